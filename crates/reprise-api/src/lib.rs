@@ -1,0 +1,1 @@
+//! Settings, status, commands, events and jobs of a box; the client.

@@ -1,0 +1,1 @@
+//! A group: feed, cursors, gates, branches, roles. Sans I/O.

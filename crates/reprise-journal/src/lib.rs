@@ -1,0 +1,1 @@
+//! The ordered journal: append, commit, recover, read, trim, index. Sans I/O.

@@ -1,0 +1,1 @@
+//! The daemon: threads, sockets, TLS, metrics, HTTP, control store.

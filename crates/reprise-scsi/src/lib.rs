@@ -1,0 +1,1 @@
+//! SCSI disk: commands, one opcode table, sense. No transport.

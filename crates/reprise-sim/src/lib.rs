@@ -1,0 +1,1 @@
+//! Development only: simulated disk, independent model, checkers.

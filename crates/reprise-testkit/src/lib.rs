@@ -1,0 +1,1 @@
+//! Development only: a small iSCSI initiator, a TCP relay, a write logger and exact-prefix checker.

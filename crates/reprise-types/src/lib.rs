@@ -1,0 +1,21 @@
+//! Newtypes that every crate of reprise shares.
+//!
+//! This crate knows no bytes on disk or wire, no I/O and no clock. What must not be mixed up has a type of its own:
+//! a [`Seq`] is not a [`Sector`], a length in bytes is not a length in sectors. Raw numbers enter only by an explicit
+//! `from_raw`.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod buf;
+mod id;
+mod position;
+mod record;
+mod size;
+mod time;
+
+pub use buf::{BufPool, PoolBuf};
+pub use id::{BoxId, BranchId, GroupId, HistoryHash, IdParseError, PoolId, VolumeId};
+pub use position::{Point, Position, Positions, Role, Seq};
+pub use record::{Extent, RecordKind, VolumeSlot};
+pub use size::{ByteLen, SECTOR_SIZE, Sector, SectorCount};
+pub use time::{Mono, Now, WallMicros};

@@ -1,1 +1,37 @@
-//! Block media: io_uring engine, direct I/O, system calls; the only crate with unsafe code.
+//! Block media: files and block devices under direct I/O, driven by io_uring from one thread.
+//!
+//! The only crate of reprise with `unsafe` code; each block says why it is sound. It moves bytes between aligned buffers
+//! and media and tells durable from not durable. It does *not* know journals, volumes, order or checksums, and it never
+//! retries a failed write or sync: that a sync failed once is what its caller must be told.
+//!
+//! * [`Media`]: an opened file or device, its size, alignment, identity and lock.
+//! * [`Ring`]: the engine of one owner thread; io_uring, or a few threads with `pwritev2` where io_uring is forbidden.
+//! * [`create_file`], [`grow_file`]: files written fully, with progress and cancel.
+//! * [`Content`]: what a medium carries already, asked before anything is overwritten.
+//! * [`calibrate`]: which of two durable writes is faster on this medium.
+//! * [`FaultPlan`]: injected faults for tests.
+#![allow(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod blocking;
+mod calibrate;
+mod create;
+mod error;
+mod fault;
+mod media;
+mod op;
+mod probe;
+mod ring;
+mod sys;
+mod threads;
+mod uring;
+
+pub use calibrate::{Calibration, Timing, calibrate};
+pub use create::{Fill, Progress, create_file, grow_file};
+pub use error::MediaError;
+pub use fault::{FaultAction, FaultPlan, FaultRule, FaultTarget};
+pub use media::{Access, Direct, Geometry, Identity, Media, MediaKind, MediaOptions};
+pub use op::{Durability, Op, Outcome};
+pub use probe::{Content, HEAD_LEN, Signature, TAIL_LEN, probe_content};
+pub use ring::{BACKLOG_MAX, Driver, Engine, EngineChoice, Pending, PendingRead, Ring, RingConfig, RingStats};

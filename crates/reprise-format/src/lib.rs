@@ -1,1 +1,44 @@
-//! Bytes to types and back: batch, segment, superblock, link frames.
+//! Bytes to types and back: journal batches, segment headers and footers, superblocks, link frames.
+//!
+//! `docs/formats.md` owns every diagram; the code points to it. Everything here is little-endian. This crate knows no
+//! disk and no socket: it turns slices into checked types and types into bytes. Bytes from outside are never trusted:
+//! a decoder returns a [`FormatError`] that says what was wrong and where.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![deny(clippy::big_endian_bytes)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod batch;
+mod cursor;
+mod error;
+pub mod link;
+pub mod segment;
+pub mod superblock;
+
+pub use error::FormatError;
+
+use reprise_types::HistoryHash;
+
+/// CRC-32C (Castagnoli), the only checksum of the formats.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
+/// Grain of payload checksums: one CRC-32C for each 4 KiB of a record's payload, counted from its start.
+pub const CRC_GRAIN: usize = 4096;
+
+/// The checksums of a payload: one for each [`CRC_GRAIN`], the last may cover less.
+pub fn payload_crcs(payload: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    payload.chunks(CRC_GRAIN).map(crc32c)
+}
+
+/// BLAKE3 truncated to 128 bits, as the history hash uses it.
+pub(crate) fn hash128(parts: &[&[u8]]) -> HistoryHash {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut out = [0u8; 16];
+    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    HistoryHash::from_raw(out)
+}

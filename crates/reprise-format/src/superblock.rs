@@ -1,0 +1,330 @@
+//! The pool's superblock and the groups' superblocks: fixed head, protobuf body. See `docs/formats.md`.
+
+use prost::Message;
+use reprise_types::PoolBuf;
+
+use crate::FormatError;
+use crate::cursor::{Reader, Writer, check_crc, fill_crc};
+
+/// Room for one copy of a superblock. A group with more volumes, branches and peers than fit is refused.
+pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
+/// Copies of a superblock. A version is written to one pair of copies, the next version to the other pair, so that a
+/// torn write leaves the version before.
+pub const SUPERBLOCK_COPIES: usize = 4;
+/// Groups of a pool, at most: bounds the superblock area to 8 MiB and the group threads of a box.
+pub const GROUPS_MAX: usize = 32;
+/// Start of the first group's superblock area.
+pub const GROUP_AREA_OFFSET: u64 = 1 << 20;
+/// Start of the first segment.
+pub const SEGMENTS_OFFSET: u64 = 16 << 20;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"rpSB");
+const VERSION: u16 = 1;
+const HEAD_LEN: usize = 64;
+const CRC_AT: usize = HEAD_LEN - 4;
+/// Incompatible features this release knows.
+pub const INCOMPATIBLE_KNOWN: u64 = 0;
+
+/// What a superblock is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum SuperblockKind {
+    /// The pool.
+    Pool = 1,
+    /// A group.
+    Group = 2,
+}
+
+/// The pool: whose cache this is and how it is cut.
+#[derive(Clone, PartialEq, Message)]
+pub struct PoolBody {
+    /// Pool id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub pool: Vec<u8>,
+    /// Box id, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub owner: Vec<u8>,
+    /// Bytes of a segment; a power of two from 1 MiB to 64 MiB.
+    #[prost(uint64, tag = "3")]
+    pub segment_len: u64,
+    /// Number of segments.
+    #[prost(uint32, tag = "4")]
+    pub segments: u32,
+    /// Group ids by slot of the superblock area; empty for a free slot.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub groups: Vec<Vec<u8>>,
+    /// Further journal devices (mirrored journal); none in this release.
+    #[prost(string, repeated, tag = "6")]
+    pub journal_devices: Vec<String>,
+}
+
+/// (branch, Seq, h).
+#[derive(Clone, PartialEq, Message)]
+pub struct PointBody {
+    /// Branch id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub branch: Vec<u8>,
+    /// Seq.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// h(seq), 16 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub hash: Vec<u8>,
+}
+
+/// A line of history.
+#[derive(Clone, PartialEq, Message)]
+pub struct BranchBody {
+    /// Branch id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    /// Parent branch and the Seq and h where this one left it; none for the first.
+    #[prost(message, optional, tag = "2")]
+    pub fork: Option<PointBody>,
+    /// True once this side has ceded the branch (see design, section 9).
+    #[prost(bool, tag = "3")]
+    pub ceded: bool,
+}
+
+/// A volume and its home.
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeBody {
+    /// Slot in the group.
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    /// Volume id, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub id: Vec<u8>,
+    /// Size in sectors.
+    #[prost(uint64, tag = "3")]
+    pub sectors: u64,
+    /// Name, for people and for the LUN's description.
+    #[prost(string, tag = "4")]
+    pub name: String,
+    /// LUN under the group's target.
+    #[prost(uint32, tag = "5")]
+    pub lun: u32,
+    /// Home legs.
+    #[prost(message, repeated, tag = "6")]
+    pub legs: Vec<LegBody>,
+    /// True for a volume that is not replicated.
+    #[prost(bool, tag = "7")]
+    pub local_only: bool,
+    /// True for a thin home.
+    #[prost(bool, tag = "8")]
+    pub thin: bool,
+}
+
+/// A home leg.
+#[derive(Clone, PartialEq, Message)]
+pub struct LegBody {
+    /// File or device.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// True for a device or image taken as it was, which is never deleted with the volume.
+    #[prost(bool, tag = "2")]
+    pub adopted: bool,
+    /// Identity of the file or device, as the media layer names it.
+    #[prost(string, tag = "3")]
+    pub identity: String,
+    /// True once the leg was detached after an error.
+    #[prost(bool, tag = "4")]
+    pub detached: bool,
+}
+
+/// First copy of a group's volumes to a mirror.
+#[derive(Clone, PartialEq, Message)]
+pub struct CopyBody {
+    /// Everything before this volume slot and sector is durable at the mirror.
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    /// See `slot`.
+    #[prost(uint64, tag = "2")]
+    pub sector: u64,
+    /// The mirror is complete once it is durable up to here; 0 while regions are still to be read.
+    #[prost(uint64, tag = "3")]
+    pub complete_at: u64,
+}
+
+/// A peer of a group.
+#[derive(Clone, PartialEq, Message)]
+pub struct PeerBody {
+    /// Box id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer: Vec<u8>,
+    /// What the peer has proved to hold durably.
+    #[prost(message, optional, tag = "2")]
+    pub durable: Option<PointBody>,
+    /// First copy that is not complete.
+    #[prost(message, optional, tag = "3")]
+    pub copy: Option<CopyBody>,
+    /// Paused by a person.
+    #[prost(bool, tag = "4")]
+    pub paused: bool,
+}
+
+/// A group: its line of history, its positions, its role.
+#[derive(Clone, PartialEq, Message)]
+pub struct GroupBody {
+    /// Group id, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub group: Vec<u8>,
+    /// Name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// 1 source, 2 mirror.
+    #[prost(uint32, tag = "3")]
+    pub role: u32,
+    /// Every line of history known, the current one last.
+    #[prost(message, repeated, tag = "4")]
+    pub branches: Vec<BranchBody>,
+    /// Records up to here may be gone; the journal begins behind it.
+    #[prost(message, optional, tag = "5")]
+    pub trimmed: Option<PointBody>,
+    /// Home holds everything up to here.
+    #[prost(uint64, tag = "6")]
+    pub applied: u64,
+    /// Home may hold records up to here.
+    #[prost(uint64, tag = "7")]
+    pub applying: u64,
+    /// The end of the log as the last recovery chose it.
+    #[prost(message, optional, tag = "8")]
+    pub seal: Option<PointBody>,
+    /// Number of recoveries; batches written since carry it.
+    #[prost(uint32, tag = "9")]
+    pub incarnation: u32,
+    /// Volumes.
+    #[prost(message, repeated, tag = "10")]
+    pub volumes: Vec<VolumeBody>,
+    /// On a source: the peers that hold or get a copy.
+    #[prost(message, repeated, tag = "11")]
+    pub peers: Vec<PeerBody>,
+    /// On a mirror: the box that feeds it, 16 bytes.
+    #[prost(bytes = "vec", tag = "12")]
+    pub feed_peer: Vec<u8>,
+    /// On a mirror: the first copy, until it is complete.
+    #[prost(message, optional, tag = "13")]
+    pub copy: Option<CopyBody>,
+    /// Why the group is fenced; empty if it is not.
+    #[prost(string, tag = "14")]
+    pub fenced: String,
+    /// Drawn at random when the group came to this box: a cloned disk shows the same one twice.
+    #[prost(bytes = "vec", tag = "15")]
+    pub instance: Vec<u8>,
+    /// Next free volume slot; slots are never used again.
+    #[prost(uint32, tag = "16")]
+    pub next_slot: u32,
+    /// Segments of this or an older generation are of an earlier life of the group.
+    #[prost(uint64, tag = "17")]
+    pub generation_floor: u64,
+}
+
+/// Encodes one copy of a superblock, padded to 4 KiB.
+///
+/// # Errors
+/// The body does not fit a copy.
+pub fn encode<B: Message>(kind: SuperblockKind, version: u64, body: &B) -> Result<PoolBuf, FormatError> {
+    let body_len = body.encoded_len();
+    if HEAD_LEN + body_len > SUPERBLOCK_COPY_LEN {
+        return Err(FormatError::Field { what: "superblock", field: "body_len", value: body_len as u64 });
+    }
+    let mut w = Writer::default();
+    w.u32(MAGIC).u16(VERSION).u16(kind as u16).u64(version).u64(0).u64(0).u32(body_len as u32).pad_to(HEAD_LEN);
+    w.bytes(&body.encode_to_vec());
+    fill_crc(&mut w.out, CRC_AT);
+    let mut buf = PoolBuf::unpooled(w.out.len().next_multiple_of(4096));
+    buf[..w.out.len()].copy_from_slice(&w.out);
+    Ok(buf)
+}
+
+/// Reads one copy: its version and body.
+///
+/// # Errors
+/// Never written, torn, rotten, of another kind, newer, or with incompatible features.
+pub fn decode<B: Message + Default>(kind: SuperblockKind, bytes: &[u8]) -> Result<(u64, B), FormatError> {
+    let what = "superblock";
+    let mut r = Reader::new(what, bytes);
+    r.magic(MAGIC)?;
+    r.version(VERSION)?;
+    let found_kind = r.u16()?;
+    let version = r.u64()?;
+    r.u64()?;
+    let incompatible = r.u64()?;
+    let body_len = r.u32()?;
+    let end = HEAD_LEN.saturating_add(body_len as usize);
+    if end > SUPERBLOCK_COPY_LEN {
+        return Err(r.field("body_len", body_len.into()));
+    }
+    let whole = bytes.get(..end).ok_or(FormatError::Short { what, need: end, have: bytes.len() })?;
+    check_crc(what, whole, CRC_AT)?;
+    if found_kind != kind as u16 {
+        return Err(r.field("kind", found_kind.into()));
+    }
+    if incompatible & !INCOMPATIBLE_KNOWN != 0 {
+        return Err(FormatError::Features { what, bits: incompatible & !INCOMPATIBLE_KNOWN });
+    }
+    let body = B::decode(&whole[HEAD_LEN..]).map_err(|source| FormatError::Message { what, source })?;
+    Ok((version, body))
+}
+
+/// Offsets of the four copies of the pool's superblock.
+pub fn pool_copies() -> [u64; SUPERBLOCK_COPIES] {
+    std::array::from_fn(|i| (i * SUPERBLOCK_COPY_LEN) as u64)
+}
+
+/// Offsets of the four copies of a group's superblock.
+///
+/// # Panics
+/// When `slot` is not below [`GROUPS_MAX`].
+pub fn group_copies(slot: usize) -> [u64; SUPERBLOCK_COPIES] {
+    assert!(slot < GROUPS_MAX, "group slot {slot}");
+    let base = GROUP_AREA_OFFSET + (slot * SUPERBLOCK_COPIES * SUPERBLOCK_COPY_LEN) as u64;
+    std::array::from_fn(|i| base + (i * SUPERBLOCK_COPY_LEN) as u64)
+}
+
+/// The pair of copies that a version is written to: even versions the first two, odd ones the last two.
+pub fn copies_of(version: u64) -> [usize; 2] {
+    if version.is_multiple_of(2) { [0, 1] } else { [2, 3] }
+}
+
+/// The newest valid copy. `copies` are what was read, none where the read failed.
+///
+/// # Errors
+/// No copy is valid. The most telling reason is given: a newer version or feature before damage, damage before absence.
+pub fn newest<B: Message + Default>(kind: SuperblockKind, copies: &[Option<Vec<u8>>]) -> Result<(u64, B), FormatError> {
+    let mut best: Option<(u64, B)> = None;
+    let mut worst = FormatError::Magic { what: "superblock" };
+    for copy in copies.iter().flatten() {
+        match decode::<B>(kind, copy) {
+            Ok((version, body)) if best.as_ref().is_none_or(|(v, _)| *v < version) => best = Some((version, body)),
+            Ok(_) => {}
+            Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => return Err(e),
+            Err(FormatError::Magic { .. }) => {}
+            Err(e) => worst = e,
+        }
+    }
+    best.ok_or(worst)
+}
+
+const _: () =
+    assert!(GROUP_AREA_OFFSET + (GROUPS_MAX * SUPERBLOCK_COPIES * SUPERBLOCK_COPY_LEN) as u64 <= SEGMENTS_OFFSET);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_valid_copy_wins_and_a_torn_pair_leaves_the_version_before() {
+        let body = |name: &str| GroupBody { name: name.into(), ..Default::default() };
+        let old = encode(SuperblockKind::Group, 4, &body("old")).unwrap().to_vec();
+        let new = encode(SuperblockKind::Group, 5, &body("new")).unwrap().to_vec();
+        let mut torn = new.clone();
+        torn[70] ^= 1;
+        let pick = |copies: [&Vec<u8>; 4]| {
+            newest::<GroupBody>(SuperblockKind::Group, &copies.map(|c| Some(c.clone()))).map(|(v, b)| (v, b.name))
+        };
+        assert_eq!(pick([&old, &old, &new, &torn]), Ok((5, "new".into())));
+        assert_eq!(pick([&old, &old, &torn, &torn]), Ok((4, "old".into())));
+        assert!(pick([&torn, &torn, &torn, &torn]).is_err());
+    }
+}

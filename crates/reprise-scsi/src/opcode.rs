@@ -31,13 +31,18 @@ pub struct Field {
     pub len: u8,
 }
 
+/// A handler that needs the logical unit.
+pub type UnitHandler = fn(&Request<'_>, &Arc<Lun>) -> Result<Action, ScsiError>;
+/// A handler that answers without a unit as well.
+pub type TargetHandler = fn(&mut Nexus, &Request<'_>, Option<&Arc<Lun>>) -> Result<Action, ScsiError>;
+
 /// What carries a command out.
 #[derive(Clone, Copy)]
 pub enum Handler {
     /// Needs the logical unit.
-    Unit(fn(&Request<'_>, &Arc<Lun>) -> Result<Action, ScsiError>),
+    Unit(UnitHandler),
     /// Answers for LUNs without a unit as well, and sees the nexus's unit attentions.
-    Target(fn(&mut Nexus, &Request<'_>, Option<&Arc<Lun>>) -> Result<Action, ScsiError>),
+    Target(TargetHandler),
 }
 
 /// One command.

@@ -1,0 +1,266 @@
+//! Login: security and operational negotiation (RFC 7143, sections 6.2, 6.3, 11.12 and 11.13).
+
+use bytes::Bytes;
+use reprise_scsi::Nexus;
+
+use crate::conn::{CloseReason, Connection, LoggedIn, Phase, Session, SessionType};
+use crate::keys::Negotiation;
+use crate::pdu::{BHS_LEN, Bhs, LOGIN_DATA_SEGMENT_MAX, op};
+use crate::text;
+
+/// Most bytes of login text over all requests of one login.
+pub const LOGIN_BYTES_MAX: usize = 32 << 10;
+/// Most login requests of one connection.
+const LOGIN_REQUESTS_MAX: u32 = 64;
+/// Longest iSCSI name (RFC 7143, section 4.2.7.1).
+const NAME_MAX: usize = 223;
+
+/// Status-Class and Status-Detail.
+mod status {
+    pub(super) const INITIATOR_ERROR: u16 = 0x0200;
+    pub(super) const AUTHENTICATION_FAILED: u16 = 0x0201;
+    pub(super) const FORBIDDEN: u16 = 0x0202;
+    pub(super) const NOT_FOUND: u16 = 0x0203;
+    pub(super) const UNSUPPORTED_VERSION: u16 = 0x0205;
+    pub(super) const MISSING_PARAMETER: u16 = 0x0207;
+    pub(super) const UNSUPPORTED_SESSION_TYPE: u16 = 0x0209;
+    pub(super) const NO_SESSION: u16 = 0x020a;
+    pub(super) const INVALID_REQUEST: u16 = 0x020b;
+}
+
+/// Security negotiation stage.
+const SECURITY: u8 = 0;
+/// Login operational negotiation stage.
+const OPERATIONAL: u8 = 1;
+/// Full feature phase.
+const FULL: u8 = 3;
+
+/// A login in progress.
+#[derive(Default)]
+pub(crate) struct Login {
+    stage: Option<u8>,
+    text: Vec<u8>,
+    bytes: usize,
+    requests: u32,
+    negotiation: Negotiation,
+    isid: [u8; 6],
+    initiator: Option<String>,
+    initiator_alias: Option<String>,
+    target: Option<String>,
+    session_type: Option<SessionType>,
+    identified: bool,
+}
+
+impl Login {
+    fn discovery(&self) -> bool {
+        self.session_type == Some(SessionType::Discovery)
+    }
+
+    /// Takes the keys of one complete request and writes the answers.
+    fn keys(&mut self, stage: u8, data: &[u8], out: &mut Vec<u8>) -> Result<(), u16> {
+        let pairs = text::parse(data).map_err(|_| status::INITIATOR_ERROR)?;
+        // Who and what first: other answers depend on the session type, wherever it stands.
+        for (key, value) in &pairs {
+            self.identity(key, value)?;
+        }
+        for (key, value) in pairs {
+            if key == "AuthMethod" {
+                if stage != SECURITY {
+                    return Err(status::INVALID_REQUEST);
+                }
+                // CHAP takes its place here: another method in this choice, and its own keys below.
+                if !value.split(',').any(|method| method == "None") {
+                    return Err(status::AUTHENTICATION_FAILED);
+                }
+                text::push(out, key, "None");
+                continue;
+            }
+            let discovery = self.discovery();
+            self.negotiation.offer(key, value, discovery, true, out).map_err(|_| status::INITIATOR_ERROR)?;
+        }
+        Ok(())
+    }
+
+    fn identity(&mut self, key: &str, value: &str) -> Result<(), u16> {
+        let name = || {
+            let fine = !value.is_empty() && value.len() <= NAME_MAX && !value.contains(char::is_control);
+            if fine { Ok(Some(String::from(value))) } else { Err(status::INITIATOR_ERROR) }
+        };
+        match key {
+            "InitiatorName" => self.initiator = name()?,
+            "TargetName" => self.target = name()?,
+            "InitiatorAlias" => self.initiator_alias = Some(String::from(value)),
+            "SessionType" => {
+                self.session_type = Some(match value {
+                    "Normal" => SessionType::Normal,
+                    "Discovery" => SessionType::Discovery,
+                    _ => return Err(status::UNSUPPORTED_SESSION_TYPE),
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    pub(crate) fn login_request(&mut self, bhs: &Bhs, data: &[u8]) {
+        if let Err(status) = self.login_step(bhs, data) {
+            self.login_reply(bhs, 0, status, Vec::new());
+            self.close(CloseReason::LoginFailed { status });
+        }
+    }
+
+    fn login_reply(&mut self, bhs: &Bhs, flags: u8, status: u16, text: Vec<u8>) {
+        let mut reply = Bhs::reply(op::LOGIN_RESPONSE, flags, bhs.itt());
+        reply.0[8..14].copy_from_slice(&bhs.0[8..14]);
+        let tsih = if flags & 0x83 == 0x83 { self.config.tsih } else { 0 };
+        reply.0[14..16].copy_from_slice(&tsih.to_be_bytes());
+        reply.0[36..38].copy_from_slice(&status.to_be_bytes());
+        self.send_pdu(reply, [Bytes::from(text)], status >> 8 == 0);
+    }
+
+    fn login_step(&mut self, bhs: &Bhs, data: &[u8]) -> Result<(), u16> {
+        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST) };
+        let (transit, goes_on) = (bhs.final_bit(), bhs.continue_bit());
+        let (stage, next) = ((bhs.flags() >> 2) & 3, bhs.flags() & 3);
+        login.requests += 1;
+        login.bytes += data.len();
+        if login.bytes > LOGIN_BYTES_MAX || login.requests > LOGIN_REQUESTS_MAX {
+            return Err(status::INITIATOR_ERROR);
+        }
+        match login.stage {
+            None => {
+                if stage > OPERATIONAL {
+                    return Err(status::INVALID_REQUEST);
+                }
+                login.stage = Some(stage);
+                login.isid.copy_from_slice(&bhs.0[8..14]);
+                self.stat_sn = bhs.get32(28);
+                self.exp_cmd_sn = bhs.get32(24);
+                self.max_cmd_sn = self.exp_cmd_sn;
+                if bhs.byte(3) > 0 {
+                    return Err(status::UNSUPPORTED_VERSION);
+                }
+                if bhs.get16(14) != 0 {
+                    // One connection per session, so there is nothing to join (and nothing to recover at level 0).
+                    return Err(status::NO_SESSION);
+                }
+            }
+            Some(current) if current != stage || bhs.0[8..14] != login.isid => return Err(status::INVALID_REQUEST),
+            Some(_) => {}
+        }
+        if bhs.ahs_len() > 0 || (transit && (goes_on || next <= stage || next == 2)) {
+            return Err(status::INVALID_REQUEST);
+        }
+        login.text.extend_from_slice(data);
+        if goes_on {
+            self.login_reply(bhs, stage << 2, 0, Vec::new());
+            return Ok(());
+        }
+        let text = std::mem::take(&mut login.text);
+        let mut out = Vec::new();
+        login.keys(stage, &text, &mut out)?;
+        if !login.identified {
+            login.identified = true;
+            let initiator = login.initiator.as_deref().ok_or(status::MISSING_PARAMETER)?;
+            if !login.discovery() {
+                let name = login.target.as_deref().ok_or(status::MISSING_PARAMETER)?;
+                let target = self.config.portal.find(name).ok_or(status::NOT_FOUND)?;
+                if !target.acl.allows(initiator) {
+                    return Err(status::FORBIDDEN);
+                }
+                if let Some(alias) = &target.alias {
+                    text::push(&mut out, "TargetAlias", alias);
+                }
+                text::push(&mut out, "TargetPortalGroupTag", &self.config.portal.group_tag.to_string());
+            }
+        }
+        if stage == OPERATIONAL || (transit && next == FULL) {
+            login.negotiation.declare(&mut out);
+        }
+        // At most 64 keys of 63 bytes with short answers: the text fits one PDU of 8192 bytes.
+        let flags = if transit { 0x80 | stage << 2 | next } else { stage << 2 };
+        if transit {
+            login.stage = Some(next);
+        }
+        if transit && next == FULL {
+            return self.finish_login(bhs, flags, out);
+        }
+        self.login_reply(bhs, flags, 0, out);
+        Ok(())
+    }
+
+    fn finish_login(&mut self, bhs: &Bhs, flags: u8, out: Vec<u8>) -> Result<(), u16> {
+        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST) };
+        let login = std::mem::take(&mut **login);
+        let params = login.negotiation.finish();
+        let discovery = login.discovery();
+        let target = if discovery { None } else { login.target.as_deref().and_then(|t| self.config.portal.find(t)) };
+        let luns = target.map(|target| target.luns.clone());
+        let mut nexus = Nexus::new();
+        if let (Some(luns), Some(attention)) = (&luns, self.config.attention) {
+            nexus.raise_all(luns, attention);
+        }
+        let info = LoggedIn {
+            session_type: if discovery { SessionType::Discovery } else { SessionType::Normal },
+            initiator: login.initiator.unwrap_or_default(),
+            initiator_alias: login.initiator_alias,
+            target: target.map(|target| target.name.clone()),
+            isid: login.isid,
+            tsih: self.config.tsih,
+            params,
+        };
+        self.login_reply(bhs, flags, 0, out);
+        // Digests are in use from the first PDU after the login (RFC 7143, section 13.1).
+        self.send.header_digest = params.header_digest;
+        self.send.data_digest = params.data_digest;
+        self.outputs.push_back(crate::conn::Output::LoggedIn(info.clone()));
+        self.phase = Phase::Full(Box::new(Session { info, params, nexus, luns }));
+        Ok(())
+    }
+}
+
+/// What the first login request wants, read without consuming it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peek {
+    /// More bytes are needed.
+    NeedMore,
+    /// A discovery session.
+    Discovery,
+    /// A session with this target.
+    Target(String),
+    /// No login request, or one that names no target: any [`Connection`] will refuse it properly.
+    Invalid,
+}
+
+/// Looks at the first bytes of a connection to find the target it is for. Needs at most 48 + 8192 bytes: a leading
+/// login request has to name the target in its first PDU (RFC 7143, section 6.3), and has no additional header.
+pub fn peek_login_target(bytes: &[u8]) -> Peek {
+    let Some(bhs) = Bhs::read(bytes) else {
+        let wrong = bytes.first().is_some_and(|first| first & 0x3f != op::LOGIN_REQUEST);
+        return if wrong { Peek::Invalid } else { Peek::NeedMore };
+    };
+    if bhs.opcode() != op::LOGIN_REQUEST || bhs.ahs_len() > 0 || bhs.data_len() > LOGIN_DATA_SEGMENT_MAX {
+        return Peek::Invalid;
+    }
+    let Some(data) = bytes.get(BHS_LEN..BHS_LEN + bhs.data_len() as usize) else { return Peek::NeedMore };
+    let mut target = None;
+    let mut discovery = false;
+    // A pair cut off by the C bit is not complete and says nothing.
+    let whole =
+        if bhs.continue_bit() { data.iter().rposition(|b| *b == 0).map_or(0, |end| end + 1) } else { data.len() };
+    let Ok(pairs) = text::parse(data.get(..whole).unwrap_or(&[])) else { return Peek::Invalid };
+    for (key, value) in pairs {
+        match (key, value) {
+            ("SessionType", "Discovery") => discovery = true,
+            ("TargetName", name) => target = Some(String::from(name)),
+            _ => {}
+        }
+    }
+    match (discovery, target) {
+        (true, _) => Peek::Discovery,
+        (false, Some(name)) => Peek::Target(name),
+        (false, None) => Peek::Invalid,
+    }
+}

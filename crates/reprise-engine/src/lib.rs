@@ -1,1 +1,20 @@
-//! A group: feed, cursors, gates, branches, roles. Sans I/O.
+//! A group: one feed, one journal, cursors. Sans I/O.
+//!
+//! [`Group`] is told what happened ([`Group::handle`] and the commands beside it) and says what is to be done
+//! ([`Group::poll_effect`]). It knows no socket, file, clock, thread or random source. The feed is a host on a source
+//! and the link on a mirror; what is durable is applied to the home by one cursor and sent to the peer by another. What
+//! happens when is in `docs/ARCHITECTURE.md`, "A write's life".
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod effect;
+mod feed;
+mod group;
+mod home;
+mod host;
+mod meta;
+mod peer;
+
+pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
+pub use group::{CommandError, Group, GroupConfig, GroupStats};
+pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};

@@ -161,6 +161,15 @@ pub struct PeerBody {
     /// Paused by a person.
     #[prost(bool, tag = "4")]
     pub paused: bool,
+    /// Our instance as the peer confirmed it last, 16 bytes (see reprise-link, `instance`).
+    #[prost(bytes = "vec", tag = "5")]
+    pub instance_acknowledged: Vec<u8>,
+    /// Our instance in use, 16 bytes.
+    #[prost(bytes = "vec", tag = "6")]
+    pub instance_current: Vec<u8>,
+    /// The peer's instance as accepted last, 16 bytes; empty before the first handshake.
+    #[prost(bytes = "vec", tag = "7")]
+    pub instance_seen: Vec<u8>,
 }
 
 /// A group: its line of history, its positions, its role.
@@ -196,26 +205,20 @@ pub struct GroupBody {
     /// Volumes.
     #[prost(message, repeated, tag = "10")]
     pub volumes: Vec<VolumeBody>,
-    /// On a source: the peers that hold or get a copy.
+    /// The other boxes of the group: on a source those that hold or get a copy, on a mirror the one that feeds it.
     #[prost(message, repeated, tag = "11")]
     pub peers: Vec<PeerBody>,
-    /// On a mirror: the box that feeds it, 16 bytes.
-    #[prost(bytes = "vec", tag = "12")]
-    pub feed_peer: Vec<u8>,
     /// On a mirror: the first copy, until it is complete.
-    #[prost(message, optional, tag = "13")]
+    #[prost(message, optional, tag = "12")]
     pub copy: Option<CopyBody>,
     /// Why the group is fenced; empty if it is not.
-    #[prost(string, tag = "14")]
+    #[prost(string, tag = "13")]
     pub fenced: String,
-    /// Drawn at random when the group came to this box: a cloned disk shows the same one twice.
-    #[prost(bytes = "vec", tag = "15")]
-    pub instance: Vec<u8>,
     /// Next free volume slot; slots are never used again.
-    #[prost(uint32, tag = "16")]
+    #[prost(uint32, tag = "14")]
     pub next_slot: u32,
     /// Segments of this or an older generation are of an earlier life of the group.
-    #[prost(uint64, tag = "17")]
+    #[prost(uint64, tag = "15")]
     pub generation_floor: u64,
 }
 

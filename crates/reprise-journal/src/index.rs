@@ -41,13 +41,12 @@ impl Index {
 
     /// Removes `start..end` from the nodes that `hit` accepts; cuts nodes that reach beyond.
     fn clear(map: &mut BTreeMap<u64, Node>, start: u64, end: u64, hit: impl Fn(Seq) -> bool) {
-        let from = match map.range(..start).next_back() {
+        let mut from = match map.range(..start).next_back() {
             Some((at, node)) if node.end > start => *at,
             _ => start,
         };
-        // The common case is one node or none: collect keys only when there are more.
         loop {
-            let next = map.range(from..end).find(|(at, n)| n.end > start && **at < end && hit(n.seq));
+            let next = map.range(from..end).find(|(_, n)| hit(n.seq));
             let Some((&at, &node)) = next else { break };
             map.remove(&at);
             if at < start {
@@ -56,6 +55,7 @@ impl Index {
             if node.end > end {
                 map.insert(end, node);
             }
+            from = node.end.min(end);
         }
     }
 

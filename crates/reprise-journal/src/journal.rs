@@ -7,10 +7,13 @@ use bytes::Bytes;
 use reprise_format::FormatError;
 use reprise_format::batch::{
     BATCH_LEN_MAX, BATCH_PAYLOAD_MAX, BATCH_RECORDS_MAX, BodyPlace, ENVELOPE_LEN, Envelope, PackRecord,
-    RECORD_PAYLOAD_MAX, pack_header, total_len,
+    RECORD_PAYLOAD_MAX, SECTOR_END_MAX, ZERO_SECTORS_MAX, pack_header, total_len,
 };
 use reprise_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader, footer_len};
-use reprise_types::{BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, Seq, WallMicros};
+use reprise_types::{
+    BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_SIZE, Sector, SectorCount,
+    Seq, WallMicros,
+};
 
 use crate::read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
 use crate::segment::Segment;
@@ -41,6 +44,9 @@ pub struct JournalStart {
     pub(crate) trimmed: Point,
     pub(crate) end: Point,
     pub(crate) segments: VecDeque<Segment>,
+    /// True if the last segment has no footer, so that batches may follow in it. A segment with a footer is never
+    /// written again: recovery would believe the footer and lose what follows.
+    pub(crate) open: bool,
     pub(crate) wall: WallMicros,
 }
 
@@ -53,6 +59,7 @@ impl JournalStart {
             trimmed: base,
             end: base,
             segments: VecDeque::new(),
+            open: false,
             wall: WallMicros::from_raw(0),
         }
     }
@@ -81,6 +88,18 @@ pub enum AppendError {
     #[error("payload of {len} bytes; a record takes up to {RECORD_PAYLOAD_MAX} in whole sectors")]
     Payload {
         /// Its length.
+        len: usize,
+    },
+    /// An extent that the kind does not take: it would be written and not be read again.
+    #[error("{kind:?} of {sectors} sectors at {sector} with {len} bytes of payload")]
+    Extent {
+        /// The kind.
+        kind: RecordKind,
+        /// First sector.
+        sector: Sector,
+        /// Length in sectors.
+        sectors: SectorCount,
+        /// Length of the payload.
         len: usize,
     },
 }
@@ -192,7 +211,7 @@ impl Journal {
             in_flight: None,
             in_flight_bytes: 0,
             next_token: 1,
-            open: !start.segments.is_empty(),
+            open: start.open,
             segments: start.segments,
             grant: None,
             tail: VecDeque::new(),
@@ -256,6 +275,17 @@ impl Journal {
         let len = record.payload.len();
         if len > RECORD_PAYLOAD_MAX || !len.is_multiple_of(512) {
             return Err(AppendError::Payload { len });
+        }
+        let Extent { sector, sectors, .. } = record.extent;
+        let in_space = sector.checked_add(sectors).is_some_and(|end| end.get() <= SECTOR_END_MAX);
+        let fits = match record.kind {
+            RecordKind::Write => len > 0 && sectors.get() == len as u64 / SECTOR_SIZE,
+            RecordKind::Zero => len == 0 && (1..=ZERO_SECTORS_MAX).contains(&sectors.get()),
+            RecordKind::FlushMark => len == 0,
+            _ => true,
+        };
+        if !in_space || !fits {
+            return Err(AppendError::Extent { kind: record.kind, sector, sectors, len });
         }
         let seq = self.written.next();
         let packed = PackRecord::new(record.kind, record.extent, record.payload);
@@ -347,7 +377,7 @@ impl Journal {
         let records = self.queue.front()?.header().records.len();
         let mut lead = None;
         if !self.room_for((bytes, 1, records)) {
-            if let Some(footer) = self.close_segment() {
+            if let Some(footer) = self.close_segment(superblock_version) {
                 return Some(footer);
             }
             let grant = self.grant.take()?;
@@ -370,9 +400,9 @@ impl Journal {
 
     /// Closes the open segment, which is full. Its footer is durable before the next segment is opened, so that a
     /// segment that has a successor never ends in doubt.
-    fn close_segment(&mut self) -> Option<JournalWrite> {
+    fn close_segment(&mut self, superblock_version: u64) -> Option<JournalWrite> {
         let full = self.segments.back().filter(|_| self.open)?;
-        let footer = full.footer(self.incarnation).encode();
+        let footer = full.footer(self.incarnation, superblock_version).encode();
         let end = segment_offset(full.header.segment, self.config.segment_len) + self.config.segment_len;
         self.open = false;
         let at = end - footer.len() as u64;
@@ -391,7 +421,7 @@ impl Journal {
             return None;
         }
         let records: Vec<PackRecord> = self.pending.drain(..count).collect();
-        self.wall = WallMicros::from_raw(now.wall.get().max(self.wall.get() + 1));
+        self.wall = WallMicros::from_raw(now.wall.get().max(self.wall.get().saturating_add(1)));
         let place = BodyPlace {
             group: self.config.group,
             branch: self.branch,
@@ -554,6 +584,21 @@ impl Journal {
         self.index_of(applied, seq)
     }
 
+    /// Bytes of journal behind `after` that are durable, as they lie on disk.
+    pub fn durable_bytes_after(&self, after: Seq) -> u64 {
+        let place = |seq: Seq| {
+            let at = self.segments.partition_point(|s| s.header.first_seq <= seq).saturating_sub(1);
+            let segment = self.segments.get(at)?;
+            let offset = match segment.batch_of(seq) {
+                Some((batch, _)) => segment.batches.get(batch)?.offset,
+                None => segment.data_end,
+            };
+            Some(at as u64 * self.config.segment_len + u64::from(offset))
+        };
+        let from = place(after.next()).unwrap_or(0);
+        place(self.durable.seq.next()).unwrap_or(from).saturating_sub(from)
+    }
+
     fn segment_of(&self, seq: Seq) -> Option<&Segment> {
         let after = self.segments.partition_point(|s| s.header.first_seq <= seq);
         self.segments.get(after.checked_sub(1)?).filter(|s| seq <= s.last_seq())
@@ -609,6 +654,7 @@ impl Journal {
             len: total_len(entry.body_len as usize),
             first_seq: before.next(),
             last_seq: Seq::from_raw(before.get() + u64::from(entry.records)),
+            h_after: entry.h_after,
         })
     }
 
@@ -673,6 +719,7 @@ impl Journal {
         let grains_end = (from + len).next_multiple_of(reprise_format::CRC_GRAIN).min(record.sectors as usize * 512);
         PieceSource::Disk(DiskPiece {
             seq,
+            h_after: entry.h_after,
             header_at: base + u64::from(entry.offset),
             header_len: ENVELOPE_LEN + entry.header_len as usize,
             payload_at: base + u64::from(record.payload_sector) * 512 + grains_at as u64,

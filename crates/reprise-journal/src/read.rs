@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_format::FormatError;
 use reprise_format::batch::{BodyHeader, ENVELOPE_LEN, check_grain};
-use reprise_types::{Sector, SectorCount, Seq};
+use reprise_types::{HistoryHash, Sector, SectorCount, Seq};
 
 use crate::Batch;
 
@@ -47,6 +47,8 @@ pub struct ReadPlan {
 pub struct DiskPiece {
     /// The record.
     pub seq: Seq,
+    /// h after the batch that holds it: names the batch, so that an older one in its place is seen.
+    pub h_after: HistoryHash,
     /// Offset in the cache of the batch's envelope.
     pub header_at: u64,
     /// Bytes from there that hold envelope and body header.
@@ -73,6 +75,9 @@ impl DiskPiece {
         let short = |need, have| FormatError::Short { what, need, have };
         let body = header.get(ENVELOPE_LEN..).ok_or(short(ENVELOPE_LEN, header.len()))?;
         let header = BodyHeader::decode(body)?;
+        if header.head.h_after != self.h_after {
+            return Err(FormatError::Field { what, field: "h_after", value: header.head.last_seq.get() });
+        }
         let place = self.seq.get().checked_sub(header.head.first_seq.get());
         let record = place.and_then(|p| header.records.get(usize::try_from(p).ok()?));
         let record = record.ok_or(FormatError::Field { what, field: "seq", value: self.seq.get() })?;
@@ -98,6 +103,23 @@ pub struct BatchPlace {
     pub first_seq: Seq,
     /// Last record.
     pub last_seq: Seq,
+    /// h after it.
+    pub h_after: HistoryHash,
+}
+
+impl BatchPlace {
+    /// Reads and checks what lies at the place, envelope and padding included.
+    ///
+    /// # Errors
+    /// The journal is rotten here: these are not the bytes of this batch.
+    pub fn verify(&self, bytes: Bytes) -> Result<Batch, FormatError> {
+        let (_, batch) = Batch::from_disk(bytes)?;
+        let head = batch.header().head;
+        if (head.first_seq, head.last_seq, head.h_after) != (self.first_seq, self.last_seq, self.h_after) {
+            return Err(FormatError::Field { what: "journal read", field: "h_after", value: head.last_seq.get() });
+        }
+        Ok(batch)
+    }
 }
 
 /// A batch to be sent or applied.

@@ -190,7 +190,7 @@ pub struct Recovered {
 /// Reads the headers of all segments of a cache.
 ///
 /// # Errors
-/// The disk's.
+/// The disk's; `Unsupported` for a header of a newer release.
 pub fn scan_segments(
     disk: &mut dyn CacheRead,
     pool: PoolId,
@@ -201,6 +201,10 @@ pub fn scan_segments(
     for segment in 0..segments {
         let bytes = disk.read(segment_offset(segment, segment_len), 512)?;
         match SegmentHeader::decode(&bytes) {
+            // A segment of a newer release that is not looked at would end a log too early.
+            Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
+                return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, e));
+            }
             Ok(header) if header.pool == pool && header.segment == segment => {
                 found.push(SegmentFound { segment, header });
             }
@@ -242,9 +246,18 @@ impl Walk<'_> {
         let Ok(footer) = Footer::decode(&bytes) else { return Ok(None) };
         let segment = Segment::from_footer(header, &footer);
         if segment.is_some() {
+            self.check_superblock(footer.superblock_version, header.segment, at)?;
             self.incarnation_seen = self.incarnation_seen.max(footer.incarnation);
         }
         Ok(segment)
+    }
+
+    fn check_superblock(&self, written: u64, segment: SegmentId, at: u64) -> Result<(), RecoverError> {
+        let found = self.found.superblock_version;
+        if written > found {
+            return Err(stop(Case::SuperblockStale, segment, at, Detail::Superblock { written, found }));
+        }
+        Ok(())
     }
 
     /// Reads the batches of a segment one by one. Gives the segment and why it ends.
@@ -272,25 +285,22 @@ impl Walk<'_> {
             match Batch::from_disk(bytes.slice(..bytes.len().min(envelope.total_len as usize))) {
                 Ok((_, batch)) => {
                     let head = batch.header().head;
-                    let old = envelope.incarnation < self.found.incarnation && head.last_seq > self.found.seal.seq;
                     let next = head.first_seq == expected
                         && head.h_before == segment.h_after()
                         && head.group == header.group
                         && head.branch == header.branch;
-                    if old {
+                    // What a recovery dropped lies behind what it kept: past the seal, or (overwritten in part, and
+                    // sealed again further on) where the history does not lead. Batches that a later one was
+                    // built on are missed by the witness and the seal, never here.
+                    let dropped = head.last_seq > self.found.seal.seq || !next;
+                    if envelope.incarnation < self.found.incarnation && dropped {
                         return Ok((segment, Case::StaleIncarnation));
                     }
                     if !next {
                         let detail = Detail::Chain { found: head.first_seq, expected };
                         return Err(stop(Case::ChainBroken, id, at, detail));
                     }
-                    if envelope.superblock_version > self.found.superblock_version {
-                        let detail = Detail::Superblock {
-                            written: envelope.superblock_version,
-                            found: self.found.superblock_version,
-                        };
-                        return Err(stop(Case::SuperblockStale, id, at, detail));
-                    }
+                    self.check_superblock(envelope.superblock_version, id, at)?;
                     self.incarnation_seen = self.incarnation_seen.max(envelope.incarnation);
                     self.wall = self.wall.max(head.wall_forced);
                     segment.push(at as u32, envelope.total_len, batch.header());
@@ -312,7 +322,10 @@ impl Walk<'_> {
             Ok(_) => Ok(Err(Case::ForeignBytes)),
             Err(FormatError::Magic { .. }) => Ok(Err(Case::CleanEnd)),
             Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
-                Err(stop(Case::NewerVersion, header.segment, at, Detail::Format(e)))
+                if Envelope::names_place(bytes, header.segment, at as u32, header.generation) {
+                    return Err(stop(Case::NewerVersion, header.segment, at, Detail::Format(e)));
+                }
+                Ok(Err(Case::ForeignBytes))
             }
             Err(_) => Ok(Err(Case::TornTail)),
         }
@@ -372,13 +385,6 @@ pub fn recover(disk: &mut dyn CacheRead, found: Found, segments: &[SegmentFound]
     loop {
         let next = own.get(&(end.seq.next(), end.hash)).filter(|h| h.generation > newest_generation);
         let Some(header) = next.copied() else { break };
-        if let Some((case, segment, offset)) = ended
-            && case == Case::TornTail
-        {
-            // The next segment is opened only when all before it is durable.
-            let detail = Detail::Chain { found: header.first_seq, expected: end.seq.next() };
-            return Err(stop(Case::RotMiddle, segment, offset, detail));
-        }
         newest_generation = header.generation;
         let segment = match walk.footer(header)? {
             Some(segment) => {
@@ -418,7 +424,10 @@ pub fn recover(disk: &mut dyn CacheRead, found: Found, segments: &[SegmentFound]
     // A segment is opened only when all before it is durable: one that lies further on means that some are lost.
     if let Some((_, h)) = own.range((end.seq.next().next(), HistoryHash::NIL)..).next() {
         let detail = Detail::Chain { found: h.first_seq, expected: end.seq.next() };
-        return Err(stop(Case::SegmentMissing, h.segment, 0, detail));
+        return Err(match ended {
+            Some((Case::TornTail, segment, offset)) => stop(Case::RotMiddle, segment, offset, detail),
+            _ => stop(Case::SegmentMissing, h.segment, 0, detail),
+        });
     }
     let bounds = [
         (
@@ -440,10 +449,26 @@ pub fn recover(disk: &mut dyn CacheRead, found: Found, segments: &[SegmentFound]
             });
         }
     }
-    let incarnation = found.incarnation.max(walk.incarnation_seen) + 1;
+    let sealed = held.iter().rev().find_map(|s| s.hash_at(found.seal.seq));
+    if let Some(hash) = sealed
+        && found.seal.branch == end.branch
+        && hash != found.seal.hash
+    {
+        let detail = Detail::Chain { found: found.seal.seq, expected: found.seal.seq };
+        return Err(RecoverError { case: Case::ChainBroken, segment: None, offset: 0, detail });
+    }
+    let incarnation = found.incarnation.max(walk.incarnation_seen).saturating_add(1);
+    let open = ended.is_some();
     let held_ids = held.iter().map(|s| s.header.segment).collect();
-    let start =
-        JournalStart { branch: end.branch, incarnation, trimmed: found.trimmed, end, segments: held, wall: walk.wall };
+    let start = JournalStart {
+        branch: end.branch,
+        incarnation,
+        trimmed: found.trimmed,
+        end,
+        segments: held,
+        open,
+        wall: walk.wall,
+    };
     Ok(Recovered { start, held: held_ids, cases: walk.cases, bytes_read: walk.bytes_read })
 }
 

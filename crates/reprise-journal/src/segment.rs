@@ -120,7 +120,7 @@ impl Segment {
         ends_here.then(|| self.batches.get(batch as usize).map(|b| b.h_after)).flatten()
     }
 
-    pub(crate) fn footer(&self, incarnation: u32) -> Footer {
+    pub(crate) fn footer(&self, incarnation: u32, superblock_version: u64) -> Footer {
         let mut records: Vec<RecordEntry> = (0u32..)
             .zip(&self.records)
             .map(|(seq_delta, r)| RecordEntry {
@@ -141,6 +141,7 @@ impl Segment {
             first_seq: self.header.first_seq,
             h_before: self.header.h_before,
             incarnation,
+            superblock_version,
             data_end: self.data_end,
             batches: self.batches.clone(),
             records,
@@ -171,13 +172,10 @@ impl Segment {
                 zero: e.zero,
             };
         }
-        let in_order = records.windows(2).all(|w| w[0].batch <= w[1].batch);
-        let all_there = records.iter().all(|r| r.batch != u32::MAX);
-        (in_order && all_there).then(|| Self {
-            header,
-            data_end: footer.data_end,
-            batches: footer.batches.clone(),
-            records,
-        })
+        // The records of each batch stand together and are as many as the batch says.
+        let counts = footer.batches.iter().map(|b| b.records as usize);
+        let mut expected = (0u32..).zip(counts).flat_map(|(batch, n)| std::iter::repeat_n(batch, n));
+        let in_order = records.iter().all(|r| expected.next() == Some(r.batch));
+        in_order.then(|| Self { header, data_end: footer.data_end, batches: footer.batches.clone(), records })
     }
 }

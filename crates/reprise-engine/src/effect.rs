@@ -1,0 +1,238 @@
+//! What goes into a group and what comes out of it.
+
+use bytes::Bytes;
+use reprise_format::link::{CloseReason, Message, Row};
+use reprise_journal::{Grant, SegmentId};
+use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
+
+/// Names a host's operation; given by the front end, never interpreted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Io(pub u64);
+
+/// Names an effect that has an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub(crate) u64);
+
+/// What a host asks of a volume.
+#[derive(Debug, Clone)]
+pub enum HostOp {
+    /// Read sectors.
+    Read(Extent),
+    /// Write sectors; `data` has their length.
+    Write {
+        /// Where.
+        extent: Extent,
+        /// What.
+        data: Bytes,
+    },
+    /// Make ranges read as zero.
+    Zero {
+        /// The volume.
+        volume: VolumeSlot,
+        /// First sector and length of each.
+        ranges: Vec<(Sector, SectorCount)>,
+    },
+    /// Write if the content is as expected, atomically.
+    CompareAndWrite {
+        /// Where.
+        extent: Extent,
+        /// Expected content.
+        verify: Bytes,
+        /// Next content.
+        data: Bytes,
+    },
+    /// Everything acknowledged before is durable when this completes.
+    Flush,
+}
+
+/// Why a host's operation did not happen. One row each in the front end's sense table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// The group is fenced after a failed journal write.
+    #[error("the group is fenced")]
+    Fenced,
+    /// This box is not the source of the group.
+    #[error("this box does not serve the group")]
+    NotSource,
+    /// The home or the journal cannot be read here.
+    #[error("unreadable at sector {0}")]
+    Unreadable(Sector),
+    /// The content is not as expected, at this byte.
+    #[error("miscompare at byte {0}")]
+    Miscompare(u32),
+    /// Not inside the volume, or no such volume.
+    #[error("out of range")]
+    Range,
+}
+
+/// The answer to a host's operation.
+#[derive(Debug)]
+pub enum HostReply {
+    /// Done, durably.
+    Done,
+    /// The bytes read, in pieces.
+    Data(Vec<Bytes>),
+}
+
+/// How the disk failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IoFault {
+    /// It said so.
+    #[error("the disk reports error {0}")]
+    Disk(i32),
+}
+
+/// How full the cache is, for all groups together, in segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheFill {
+    /// All.
+    pub total: u32,
+    /// Held by groups.
+    pub used: u32,
+    /// Kept back for records that let a full cache be left.
+    pub reserve: u32,
+}
+
+impl CacheFill {
+    /// Segments that may still be given to data.
+    pub fn free(&self) -> u32 {
+        self.total.saturating_sub(self.used).saturating_sub(self.reserve)
+    }
+
+    /// 0.0 to 1.0 of what data may use.
+    pub fn fraction(&self) -> f64 {
+        let usable = self.total.saturating_sub(self.reserve).max(1);
+        f64::from(usable.saturating_sub(self.free())) / f64::from(usable)
+    }
+}
+
+/// What the link of the group brings.
+#[derive(Debug)]
+pub enum LinkInput {
+    /// A connection to the peer was made and greeted.
+    Connected,
+    /// A message, with its payload behind 64 bytes of room where it is a batch.
+    Message(Message, Bytes),
+    /// So many bytes of bulk have left the queue.
+    Sent(u64),
+    /// The connection is gone.
+    Disconnected,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A host asks.
+    Host(Io, HostOp),
+    /// An effect is done.
+    Done(Token, Result<Bytes, IoFault>),
+    /// The allocator's answer to [`Effect::WantSegment`]; none while the cache is full.
+    Granted(Option<Grant>),
+    /// How full the cache is.
+    Cache(CacheFill),
+    /// From the link.
+    Link(LinkInput),
+    /// Time passes.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write the pieces one after the other to the cache, durably.
+    WriteCache {
+        /// For the answer.
+        token: Token,
+        /// Offset in the cache.
+        at: u64,
+        /// Pieces.
+        bufs: Vec<Bytes>,
+    },
+    /// Write a version of the group's superblock to its pair of copies, durably.
+    WriteSuperblock {
+        /// For the answer.
+        token: Token,
+        /// The version: decides the pair.
+        version: u64,
+        /// One copy.
+        copy: Bytes,
+    },
+    /// Read from the cache.
+    ReadCache {
+        /// For the answer.
+        token: Token,
+        /// Offset in the cache.
+        at: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// Read from a home.
+    ReadHome {
+        /// For the answer.
+        token: Token,
+        /// Where.
+        extent: Extent,
+    },
+    /// Write to a home, not durably.
+    WriteHome {
+        /// For the answer.
+        token: Token,
+        /// First sector.
+        extent: Extent,
+        /// Content.
+        bufs: Vec<Bytes>,
+    },
+    /// Make a home read as zero, not durably.
+    ZeroHome {
+        /// For the answer.
+        token: Token,
+        /// Where.
+        extent: Extent,
+    },
+    /// Make everything written to the homes of these volumes durable.
+    FlushHome {
+        /// For the answer.
+        token: Token,
+        /// Which.
+        volumes: Vec<VolumeSlot>,
+    },
+    /// Ask the allocator for a segment.
+    WantSegment,
+    /// Give segments back.
+    FreeSegments(Vec<SegmentId>),
+    /// Answer a host.
+    Reply(Io, Result<HostReply, HostError>),
+    /// Send to the peer; batches and regions behind each other, in this order.
+    LinkSend(Message, Vec<Bytes>),
+    /// Close the connection; the reason has been sent.
+    LinkClose(CloseReason),
+    /// Tell people.
+    Notice(Notice),
+}
+
+/// What people are told. The node turns it into events and alerts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The group is fenced: a write of its journal or superblock failed.
+    Fenced(IoFault),
+    /// A home failed; its leg is detached.
+    HomeFailed(IoFault),
+    /// The journal is rotten under a record.
+    JournalUnreadable(Seq),
+    /// The cache has no segment left: hosts wait.
+    CacheFull,
+    /// The cache has room again.
+    CacheFree,
+    /// Hosts are paced since the cache is nearly full.
+    Pacing(bool),
+    /// The link is up and its handshake decided.
+    LinkUp(Row),
+    /// The link is down.
+    LinkDown,
+    /// The link stops for this group.
+    LinkStopped(Row),
+    /// The peer broke the protocol or the histories differ.
+    LinkFault(String),
+    /// The first copy is complete.
+    CopyComplete,
+}

@@ -1,0 +1,264 @@
+//! The feed of a mirror: the link.
+
+use bytes::Bytes;
+use reprise_format::link::{CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side};
+use reprise_journal::{BodyError, Journal, JournalStart};
+use reprise_link::LinkError;
+use reprise_link::copy::CopyRegion;
+use reprise_link::handshake::{self, Consequence, rule_of};
+use reprise_link::mirror::{MirrorEvent, MirrorSession};
+use reprise_types::{Extent, Point, Seq, VolumeSlot};
+
+use crate::effect::{Effect, IoFault, LinkInput, Notice};
+use crate::group::{After, Group, Pending};
+use crate::meta::CopyState;
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum FeedStep {
+    /// A copied region was written; `life` tells connections apart.
+    Region { life: u64, region: CopyRegion },
+    /// The homes were flushed up to the cursor.
+    Flushed { life: u64, cursor: CopyCursor },
+}
+
+/// The connection that feeds the group.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    pub(crate) session: Option<MirrorSession>,
+    pub(crate) row: Option<Row>,
+    /// The offer on this connection, until the verdict.
+    offer: Option<Box<GroupOffer>>,
+    life: u64,
+    flushing: bool,
+}
+
+impl Feed {
+    pub(crate) fn disconnected(&mut self) {
+        self.session = None;
+        self.row = None;
+        self.offer = None;
+        self.flushing = false;
+        self.life += 1;
+    }
+}
+
+impl Group {
+    /// The mirror's session, for status.
+    pub fn mirror_session(&self) -> Option<&MirrorSession> {
+        self.feed.session.as_ref()
+    }
+
+    pub(crate) fn feed_input(&mut self, input: LinkInput) {
+        match input {
+            LinkInput::Connected => {
+                self.feed.disconnected();
+                if self.is_ready() && !self.is_fenced() && self.meta.peer.as_ref().is_some_and(|p| !p.paused) {
+                    self.feed.session = Some(MirrorSession::new(self.now.mono, self.config.link_window));
+                } else {
+                    self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                }
+            }
+            LinkInput::Disconnected => {
+                if self.feed.session.is_some() {
+                    self.notice(Notice::LinkDown);
+                }
+                self.feed.disconnected();
+            }
+            LinkInput::Sent(_) => {}
+            LinkInput::Message(message, payload) => self.feed_message(message, payload),
+        }
+    }
+
+    fn feed_message(&mut self, message: Message, payload: Bytes) {
+        // A batch comes behind 64 bytes of room for its envelope.
+        let room = if matches!(message, Message::Batch(_)) { 64 } else { 0 };
+        let len = (payload.len() as u64).saturating_sub(room);
+        let Some(session) = &mut self.feed.session else { return };
+        match session.handle(self.now.mono, message, len) {
+            Ok(None) => {}
+            Ok(Some(event)) => self.feed_event(event, payload),
+            Err(error) => self.feed_fault(&error),
+        }
+    }
+
+    fn feed_fault(&mut self, error: &LinkError) {
+        if !matches!(error, LinkError::Silent { .. } | LinkError::Closed { .. }) {
+            self.notice(Notice::LinkFault(error.to_string()));
+        }
+        self.flush_control();
+        self.link_close(error.close_reason().unwrap_or(CloseReason::ProtocolViolation));
+    }
+
+    fn feed_event(&mut self, event: MirrorEvent, payload: Bytes) {
+        match event {
+            MirrorEvent::Offer(offer) => {
+                let state = self.group_state(&offer);
+                self.feed.offer = Some(offer);
+                if let Some(session) = &mut self.feed.session {
+                    session.answer(state);
+                }
+            }
+            MirrorEvent::Verdict { row, start, instance_seen } => {
+                self.feed.row = Some(row);
+                let offer = self.feed.offer.take();
+                match (rule_of(row).consequence, start, &mut self.meta.peer) {
+                    (Consequence::Stream, Some(start), Some(peer)) => {
+                        peer.seen = Some(instance_seen);
+                        peer.instance = reprise_link::instance::on_confirmed(peer.instance);
+                        if let Some(offer) = offer.filter(|_| row == Row::StartCopy) {
+                            self.start_mirror(start, &offer);
+                        }
+                        self.persist(After::Nothing);
+                        self.notice(Notice::LinkUp(row));
+                    }
+                    _ => {
+                        self.notice(Notice::LinkStopped(row));
+                        self.link_close(CloseReason::Verdict);
+                    }
+                }
+            }
+            MirrorEvent::Batch { first, last } => self.feed_batch(first, last, payload),
+            MirrorEvent::Region { region, zero } => {
+                let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
+                let token = self.token(Pending::Feed(FeedStep::Region { life: self.feed.life, region }));
+                self.effects.push_back(if zero {
+                    Effect::ZeroHome { token, extent }
+                } else {
+                    Effect::WriteHome { token, extent, bufs: vec![payload] }
+                });
+            }
+            MirrorEvent::CopyDone { r1 } => {
+                if let Some(copy) = &mut self.meta.copy {
+                    copy.complete_at = Some(r1);
+                }
+            }
+        }
+    }
+
+    /// The journal of a mirror begins where the copy begins.
+    fn start_mirror(&mut self, start: Point, offer: &GroupOffer) {
+        self.meta.set_lineage(&offer.lineage);
+        self.meta.trimmed = start;
+        (self.meta.applied, self.meta.applying, self.meta.seal) = (start.seq, start.seq, start);
+        self.meta.copy = Some(CopyState { cursor: None, complete_at: None });
+        let begin = JournalStart::empty(start, self.meta.incarnation);
+        self.journal = Journal::new(self.config.journal, begin, start.seq);
+        self.journal_held = true;
+        self.persist(After::MirrorStarted);
+    }
+
+    fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {
+        self.stats.bytes_in += payload.len() as u64;
+        let fault = match self.journal.append_body(payload) {
+            Ok(range) if range == (first, last) => return,
+            Ok(_) => LinkError::Gap { first, last, received: self.journal.written() },
+            Err(BodyError::Diverged { seq, .. }) => LinkError::Diverged { at: seq },
+            Err(error) => {
+                self.notice(Notice::LinkFault(error.to_string()));
+                self.link_close(CloseReason::ProtocolViolation);
+                return;
+            }
+        };
+        if matches!(fault, LinkError::Diverged { .. }) {
+            self.notice(Notice::LinkStopped(Row::Diverged));
+        }
+        self.feed_fault(&fault);
+    }
+
+    /// What the mirror says of itself.
+    fn group_state(&self, offer: &GroupOffer) -> GroupState {
+        let peer = self.meta.peer.as_ref();
+        let known = peer.is_some_and(|p| p.peer == offer.box_id) && offer.group == self.meta.group;
+        let lineage = self.meta.lineage();
+        let lookup = |seq| self.journal.hash_at(seq);
+        GroupState {
+            group: self.meta.group,
+            box_id: self.config.this_box,
+            membership: if known { Membership::Known } else { Membership::OtherPeer },
+            role: Side::from(self.meta.role),
+            hash_at_offer: handshake::hash_at_offer(offer, &lineage, &lookup),
+            // What was received and is not durable is received again.
+            durable: (!self.meta.branches.is_empty()).then(|| self.journal.durable()),
+            lineage,
+            applied: self.meta.applied,
+            complete: self.meta.copy.is_none(),
+            copy_cursor: self.meta.copy.and_then(|c| c.cursor),
+            ceded: None,
+            instance: peer.map_or(reprise_link::instance::first([0; 16]), |p| p.instance),
+            peer_instance_seen: peer.and_then(|p| p.seen),
+        }
+    }
+
+    pub(crate) fn feed_durable(&mut self, durable: Point) {
+        if let Some(session) = &mut self.feed.session
+            && session.is_streaming()
+            && durable.seq <= session.received()
+        {
+            session.batch_durable(durable);
+        }
+    }
+
+    pub(crate) fn feed_tick(&mut self) {
+        let now = self.now.mono;
+        if let Some(session) = &mut self.feed.session
+            && now >= session.deadline()
+            && let Err(error) = session.tick(now)
+        {
+            self.feed_fault(&error);
+        }
+    }
+
+    pub(crate) fn feed_pump(&mut self) {
+        let free = u64::from(self.fill.free()) * self.config.journal.segment_len;
+        let volumes: Vec<VolumeSlot> = self.meta.volumes.iter().map(|v| v.slot).collect();
+        let Some(session) = &mut self.feed.session else { return };
+        session.set_journal_free(free);
+        let cursor = session.copy_flush_cursor().filter(|_| !self.feed.flushing);
+        let complete = session.copy_complete();
+        if let Some(cursor) = cursor {
+            self.feed.flushing = true;
+            let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, cursor }));
+            self.effects.push_back(Effect::FlushHome { token, volumes });
+        }
+        if complete && self.meta.copy.take().is_some() {
+            self.persist(After::Nothing);
+            self.notice(Notice::CopyComplete);
+        }
+        self.flush_control();
+    }
+
+    pub(crate) fn feed_step(&mut self, step: FeedStep, result: Result<Bytes, IoFault>) {
+        let life = match &step {
+            FeedStep::Region { life, .. } | FeedStep::Flushed { life, .. } => *life,
+        };
+        if life != self.feed.life {
+            return;
+        }
+        if let Err(fault) = result {
+            self.notice(Notice::HomeFailed(fault));
+            self.link_close(CloseReason::NotReady);
+            return;
+        }
+        match step {
+            FeedStep::Region { region, .. } => {
+                if let Some(session) = &mut self.feed.session {
+                    session.region_written(region.slot, region.sector);
+                }
+            }
+            FeedStep::Flushed { cursor, .. } => {
+                if let Some(copy) = &mut self.meta.copy {
+                    copy.cursor = Some(cursor);
+                }
+                self.persist(After::CopyCursor(cursor));
+            }
+        }
+    }
+
+    pub(crate) fn copy_cursor_durable(&mut self, cursor: CopyCursor) {
+        self.feed.flushing = false;
+        if let Some(session) = &mut self.feed.session {
+            session.copy_flushed(cursor);
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! The group: owner of journal, positions and cursors.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use reprise_format::link::{CloseReason, Instance};
+use reprise_format::superblock::{self, SuperblockKind};
+use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
+use reprise_types::{BoxId, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
+
+use crate::effect::{CacheFill, Effect, Event, HostError, IoFault, LinkInput, Notice, Token};
+use crate::feed::Feed;
+use crate::home::Home;
+use crate::host::Host;
+use crate::meta::{GroupMeta, PeerMeta, VolumeMeta};
+use crate::peer::Peer;
+
+/// Hosts are paced from this fill of the cache on, so that a full cache is met at walking speed and not as a wall.
+const PACE_FROM: f64 = 0.80;
+/// Longest pause between two journal writes while pacing. With 256 KiB a write this is some 12 MB/s just before full.
+const PACE_MAX_MILLIS: f64 = 20.0;
+/// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
+pub(crate) const VOLUMES_MAX: usize = 64;
+
+/// What the node gives a group at start.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupConfig {
+    /// This box.
+    pub this_box: BoxId,
+    /// Journal geometry and limits.
+    pub journal: JournalConfig,
+    /// Window that a feeding peer may fill, in bytes.
+    pub link_window: u64,
+}
+
+/// A command that cannot be done now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Only the source may.
+    #[error("this box is the mirror of the group; run the command on its source")]
+    NotSource,
+    /// There is a peer already.
+    #[error("the group has a mirror; remove it first")]
+    HasPeer,
+    /// There is none.
+    #[error("the group has no mirror")]
+    NoPeer,
+    /// A local-only volume.
+    #[error("the group holds the local-only volume {name}, which may not leave this box")]
+    LocalOnly {
+        /// The volume.
+        name: String,
+    },
+    /// Too many.
+    #[error("a group takes {VOLUMES_MAX} volumes")]
+    TooMany,
+    /// No such volume.
+    #[error("no such volume in the group")]
+    NoVolume,
+    /// Fenced.
+    #[error("the group is fenced: {reason}")]
+    Fenced {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Figures for status.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct GroupStats {
+    /// Bytes written by hosts or received from the peer.
+    pub bytes_in: u64,
+    /// Operations of hosts.
+    pub writes: u64,
+    /// Bytes read by hosts.
+    pub bytes_read: u64,
+    /// Reads of hosts.
+    pub reads: u64,
+    /// Bytes that went to homes.
+    pub bytes_applied: u64,
+    /// Body bytes handed to the link.
+    pub bytes_sent: u64,
+    /// Segments held.
+    pub segments: u64,
+    /// Extents in the index.
+    pub index_extents: u64,
+    /// Records whose tables are in memory.
+    pub records: u64,
+    /// Bytes with a Seq that are not durable.
+    pub undurable_bytes: u64,
+}
+
+/// What happens once a superblock version is durable.
+#[derive(Debug)]
+pub(crate) enum After {
+    /// The home round may write.
+    StartRound,
+    /// The home round is counted.
+    RoundApplied(Seq),
+    /// Segments may be reused.
+    Free(Vec<SegmentId>),
+    /// The copy cursor may be acknowledged.
+    CopyCursor(reprise_format::link::CopyCursor),
+    /// The mirror's journal has its beginning.
+    MirrorStarted,
+    /// Nothing waits for it.
+    Nothing,
+}
+
+/// What an effect's answer belongs to.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    Journal(WriteToken),
+    Superblock(u64),
+    Host(crate::host::PieceId),
+    Home(crate::home::HomeStep),
+    Peer(crate::peer::PeerStep),
+    Feed(crate::feed::FeedStep),
+}
+
+/// A group on this box. See the crate's head.
+#[derive(Debug)]
+pub struct Group {
+    pub(crate) config: GroupConfig,
+    pub(crate) meta: GroupMeta,
+    pub(crate) journal: Journal,
+    pub(crate) now: Now,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    next_token: u64,
+    superblock_durable: u64,
+    superblock_writing: Option<u64>,
+    superblock_dirty: bool,
+    after: VecDeque<(u64, After)>,
+    /// Reads under way that may touch segments, by start; segments freed later wait for them.
+    pub(crate) reads_open: BTreeMap<u64, u64>,
+    limbo: VecDeque<(u64, Vec<SegmentId>)>,
+    pub(crate) fill: CacheFill,
+    asked_segment: bool,
+    cache_full: bool,
+    pacing: bool,
+    pace_until: Mono,
+    /// Journal writes wait: a mirror's journal begins only when its superblock says where.
+    pub(crate) journal_held: bool,
+    pub(crate) host: Host,
+    pub(crate) home: Home,
+    pub(crate) peer: Peer,
+    pub(crate) feed: Feed,
+    pub(crate) stats: GroupStats,
+}
+
+impl Group {
+    /// Opens a group after recovery. `superblock_version` is the durable one that `meta` came from, `start` what
+    /// recovery found; the seal goes out as the first effect and nothing is served before it is durable.
+    pub fn open(
+        now: Now,
+        config: GroupConfig,
+        mut meta: GroupMeta,
+        superblock_version: u64,
+        start: JournalStart,
+    ) -> Self {
+        meta.seal = start.end();
+        let journal = Journal::new(config.journal, start, meta.applied);
+        meta.incarnation = journal.incarnation();
+        let mut group = Self {
+            config,
+            meta,
+            journal,
+            now,
+            effects: VecDeque::new(),
+            pending: BTreeMap::new(),
+            next_token: 1,
+            superblock_durable: superblock_version,
+            superblock_writing: None,
+            superblock_dirty: false,
+            after: VecDeque::new(),
+            reads_open: BTreeMap::new(),
+            limbo: VecDeque::new(),
+            fill: CacheFill::default(),
+            asked_segment: false,
+            cache_full: false,
+            pacing: false,
+            pace_until: Mono::default(),
+            journal_held: true,
+            host: Host::default(),
+            home: Home::default(),
+            peer: Peer::default(),
+            feed: Feed::default(),
+            stats: GroupStats::default(),
+        };
+        group.persist(After::MirrorStarted);
+        group.pump();
+        group
+    }
+
+    /// The superblock as it is in memory.
+    pub fn meta(&self) -> &GroupMeta {
+        &self.meta
+    }
+
+    /// True once the seal of the last recovery is durable: hosts may be served and the link may run.
+    pub fn is_ready(&self) -> bool {
+        !self.journal_held
+    }
+
+    /// True where a write of the journal or the superblock failed.
+    pub fn is_fenced(&self) -> bool {
+        self.meta.fenced.is_some()
+    }
+
+    /// The positions.
+    pub fn positions(&self) -> Positions {
+        let proven = self.meta.peer.as_ref().and_then(|p| p.durable).filter(|_| self.meta.role == Role::Source);
+        let positions = Positions {
+            trimmed: self.meta.trimmed.seq,
+            applied: self.home.applied_durable.unwrap_or(self.meta.applied).min(self.meta.applied),
+            applying: self.meta.applying,
+            durable: self.journal.durable().seq,
+            written: self.journal.written(),
+            sent: proven.map(|p| self.peer.sent().max(p.seq)),
+            peer_durable: proven.map(|p| p.seq),
+        };
+        positions.assert_ordered();
+        positions
+    }
+
+    /// The end of the durable history.
+    pub fn durable(&self) -> Point {
+        self.journal.durable()
+    }
+
+    /// Figures for status.
+    pub fn stats(&self) -> GroupStats {
+        GroupStats {
+            segments: self.journal.segments_held() as u64,
+            index_extents: self.journal.index_len() as u64,
+            records: self.journal.records_held() as u64,
+            undurable_bytes: self.journal.undurable_bytes(),
+            ..self.stats
+        }
+    }
+
+    /// The journal, to read from (inspect).
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// What happened.
+    pub fn handle(&mut self, now: Now, event: Event) {
+        self.now = now;
+        match event {
+            Event::Host(io, op) => self.host_op(io, op),
+            Event::Done(token, result) => self.done(token, result),
+            Event::Granted(grant) => self.granted(grant),
+            Event::Cache(fill) => self.fill = fill,
+            Event::Link(input) => self.link_input(input),
+            Event::Tick => self.tick(),
+        }
+        self.pump();
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    pub fn deadline(&self) -> Mono {
+        let mut at = self.now.mono.plus_millis(250);
+        if self.pace_until > self.now.mono {
+            at = at.min(self.pace_until);
+        }
+        at
+    }
+
+    pub(crate) fn token(&mut self, pending: Pending) -> Token {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.insert(token, pending);
+        Token(token)
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.effects.push_back(Effect::Notice(notice));
+    }
+
+    fn done(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let pending = self.pending.remove(&token.0).expect("an answer to an effect that was asked for");
+        match (pending, result) {
+            (Pending::Journal(_) | Pending::Superblock(_), Err(fault)) => self.fence(fault),
+            (Pending::Journal(_), _) if self.is_fenced() => {}
+            (Pending::Journal(write), Ok(_)) => {
+                let durable = self.journal.write_done(write);
+                self.on_durable(durable);
+            }
+            (Pending::Superblock(version), Ok(_)) => self.superblock_done(version),
+            (Pending::Host(piece), result) => self.host_piece(piece, result),
+            (Pending::Home(step), result) => self.home_step(step, result),
+            (Pending::Peer(step), result) => self.peer_step(step, result),
+            (Pending::Feed(step), result) => self.feed_step(step, result),
+        }
+    }
+
+    fn on_durable(&mut self, durable: Point) {
+        self.host_durable(durable.seq);
+        self.feed_durable(durable);
+        let now = self.now.mono;
+        if let Some(session) = &mut self.peer.session {
+            session.set_durable(now, durable.seq);
+        }
+        if self.fill.fraction() > PACE_FROM && self.meta.role == Role::Source {
+            let depth = ((self.fill.fraction() - PACE_FROM) / (1.0 - PACE_FROM)).min(1.0);
+            let millis = (PACE_MAX_MILLIS * depth * depth) as u64;
+            self.pace_until = now.plus_millis(millis);
+        }
+    }
+
+    /// A write of journal or superblock failed: nothing more is acknowledged, ever, before a restart proves the
+    /// journal.
+    fn fence(&mut self, fault: IoFault) {
+        if self.is_fenced() {
+            return;
+        }
+        self.meta.fenced = Some(fault.to_string());
+        self.notice(Notice::Fenced(fault));
+        self.host_fail_all(HostError::Fenced);
+        self.link_close(CloseReason::NotReady);
+    }
+
+    /// Puts the superblock as it is now on its way; `after` happens when it is durable.
+    pub(crate) fn persist(&mut self, after: After) {
+        let version = self.superblock_writing.unwrap_or(self.superblock_durable) + 1;
+        self.superblock_dirty = true;
+        self.after.push_back((version, after));
+    }
+
+    fn superblock_done(&mut self, version: u64) {
+        self.superblock_durable = version;
+        self.superblock_writing = None;
+        while let Some((_, after)) = self.after.pop_front_if(|(v, _)| *v <= version) {
+            match after {
+                After::StartRound => self.round_start(),
+                After::RoundApplied(seq) => self.round_applied(seq),
+                After::Free(segments) => self.retire(segments),
+                After::CopyCursor(cursor) => self.copy_cursor_durable(cursor),
+                After::MirrorStarted => self.journal_held = false,
+                After::Nothing => {}
+            }
+        }
+    }
+
+    /// Gives segments back once no read that began before can touch them.
+    fn retire(&mut self, segments: Vec<SegmentId>) {
+        self.limbo.push_back((self.next_token, segments));
+        self.drain_limbo();
+    }
+
+    pub(crate) fn drain_limbo(&mut self) {
+        let oldest = self.reads_open.keys().next().copied().unwrap_or(u64::MAX);
+        while let Some((_, segments)) = self.limbo.pop_front_if(|(at, _)| *at <= oldest) {
+            self.effects.push_back(Effect::FreeSegments(segments));
+        }
+    }
+
+    /// Marks a read of the cache as begun; the returned name ends it.
+    pub(crate) fn read_opened(&mut self) -> u64 {
+        let name = self.next_token;
+        self.next_token += 1;
+        self.reads_open.insert(name, name);
+        name
+    }
+
+    pub(crate) fn read_closed(&mut self, name: u64) {
+        self.reads_open.remove(&name);
+        self.drain_limbo();
+    }
+
+    fn granted(&mut self, grant: Option<Grant>) {
+        self.asked_segment = false;
+        match grant {
+            Some(grant) => {
+                self.journal.grant(grant);
+                if std::mem::take(&mut self.cache_full) {
+                    self.notice(Notice::CacheFree);
+                }
+            }
+            None if !self.cache_full && self.journal.stalled() => {
+                self.cache_full = true;
+                self.notice(Notice::CacheFull);
+            }
+            None => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        self.link_tick();
+        // A refused grant is asked for again from time to time: other groups free segments too.
+        let pacing = self.fill.fraction() > PACE_FROM && self.meta.role == Role::Source;
+        if pacing != self.pacing {
+            self.pacing = pacing;
+            self.notice(Notice::Pacing(pacing));
+        }
+        self.want_segment(true);
+    }
+
+    fn want_segment(&mut self, ticked: bool) {
+        if self.journal.wants_segment() && !self.asked_segment && (ticked || !self.cache_full) {
+            self.asked_segment = true;
+            self.effects.push_back(Effect::WantSegment);
+        }
+    }
+
+    /// Re-establishes everything that follows from the state: called after each event.
+    fn pump(&mut self) {
+        if self.is_fenced() {
+            return;
+        }
+        self.want_segment(false);
+        let paced = self.pace_until > self.now.mono && self.meta.role == Role::Source;
+        if !self.journal_held
+            && !paced
+            && let Some(write) = self.journal.poll_write(self.now, self.superblock_durable)
+        {
+            self.start_journal_write(write);
+        }
+        self.home_pump();
+        self.peer_pump();
+        self.feed_pump();
+        self.trim();
+        if self.superblock_dirty && self.superblock_writing.is_none() {
+            self.write_superblock();
+        }
+    }
+
+    fn start_journal_write(&mut self, write: JournalWrite) {
+        let token = self.token(Pending::Journal(write.token));
+        self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });
+    }
+
+    fn write_superblock(&mut self) {
+        let version = self.superblock_durable + 1;
+        self.superblock_dirty = false;
+        self.superblock_writing = Some(version);
+        let copy = superblock::encode(SuperblockKind::Group, version, &self.meta.to_body());
+        // Volumes, branches and names are bounded when they are accepted, so that it always fits.
+        let copy = copy.expect("a group's superblock fits its copy").freeze();
+        let token = self.token(Pending::Superblock(version));
+        self.effects.push_back(Effect::WriteSuperblock { token, version, copy });
+    }
+
+    fn trim(&mut self) {
+        let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
+        let held = self.meta.peer.as_ref().filter(|_| self.meta.role == Role::Source).and_then(|p| p.durable);
+        let mut to = held.map_or(applied, |p| applied.min(p.seq));
+        to = to.min(self.peer.oldest_needed());
+        if let Some((trimmed, freed)) = self.journal.trim(to) {
+            self.meta.trimmed = trimmed;
+            self.persist(After::Free(freed));
+        }
+    }
+
+    fn link_input(&mut self, input: LinkInput) {
+        match self.meta.role {
+            Role::Source => self.peer_input(input),
+            Role::Mirror => self.feed_input(input),
+        }
+    }
+
+    fn link_tick(&mut self) {
+        match self.meta.role {
+            Role::Source => self.peer_tick(),
+            Role::Mirror => self.feed_tick(),
+        }
+    }
+
+    pub(crate) fn link_close(&mut self, reason: CloseReason) {
+        if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
+            self.effects.push_back(Effect::LinkClose(reason));
+            self.notice(Notice::LinkDown);
+        }
+        self.peer.disconnected();
+        self.feed.disconnected();
+    }
+
+    fn source_only(&self) -> Result<(), CommandError> {
+        if let Some(reason) = &self.meta.fenced {
+            return Err(CommandError::Fenced { reason: reason.clone() });
+        }
+        if self.meta.role == Role::Source { Ok(()) } else { Err(CommandError::NotSource) }
+    }
+
+    /// Takes a volume whose home exists. Its slot is given here.
+    ///
+    /// # Errors
+    /// Not on the source, while a mirror is attached, or past the limit.
+    pub fn add_volume(&mut self, now: Now, mut volume: VolumeMeta) -> Result<VolumeSlot, CommandError> {
+        self.source_only()?;
+        if self.meta.peer.is_some() {
+            return Err(CommandError::HasPeer);
+        }
+        if self.meta.volumes.len() >= VOLUMES_MAX {
+            return Err(CommandError::TooMany);
+        }
+        self.now = now;
+        volume.slot = VolumeSlot::from_raw(self.meta.next_slot);
+        self.meta.next_slot += 1;
+        let slot = volume.slot;
+        self.meta.volumes.push(volume);
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(slot)
+    }
+
+    /// Lets a volume go. Everything of it must be applied ([`Self::is_applied`]); its home stays as it is.
+    ///
+    /// # Errors
+    /// Not on the source, while a mirror is attached, or no such volume.
+    pub fn remove_volume(&mut self, now: Now, slot: VolumeSlot) -> Result<VolumeMeta, CommandError> {
+        self.source_only()?;
+        if self.meta.peer.is_some() {
+            return Err(CommandError::HasPeer);
+        }
+        let at = self.meta.volumes.iter().position(|v| v.slot == slot).ok_or(CommandError::NoVolume)?;
+        self.now = now;
+        let volume = self.meta.volumes.remove(at);
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(volume)
+    }
+
+    /// True when home holds everything that has a Seq, durably.
+    pub fn is_applied(&self) -> bool {
+        self.home.is_idle() && self.meta.applied == self.journal.written() && self.superblock_settled()
+    }
+
+    /// True when the superblock on disk is the one in memory.
+    pub fn superblock_settled(&self) -> bool {
+        !self.superblock_dirty && self.superblock_writing.is_none()
+    }
+
+    /// Attaches a peer that is to get a first copy.
+    ///
+    /// # Errors
+    /// Not on the source, another peer is there, or a volume is local-only.
+    pub fn add_peer(&mut self, now: Now, peer: BoxId, instance: Instance) -> Result<(), CommandError> {
+        self.source_only()?;
+        if self.meta.peer.is_some() {
+            return Err(CommandError::HasPeer);
+        }
+        if let Some(volume) = self.meta.volumes.iter().find(|v| v.local_only) {
+            return Err(CommandError::LocalOnly { name: volume.name.clone() });
+        }
+        self.now = now;
+        self.meta.peer = Some(PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None });
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(())
+    }
+
+    /// Detaches the peer: nothing waits for it any more.
+    ///
+    /// # Errors
+    /// There is none, or this is not the source.
+    pub fn remove_peer(&mut self, now: Now) -> Result<(), CommandError> {
+        self.source_only()?;
+        self.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
+        self.now = now;
+        self.link_close(CloseReason::Removed);
+        self.meta.peer = None;
+        self.peer = Peer::default();
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(())
+    }
+
+    /// Pauses or resumes the link of the group. The cache takes what the peer does not get.
+    ///
+    /// # Errors
+    /// There is no peer.
+    pub fn set_paused(&mut self, now: Now, paused: bool) -> Result<(), CommandError> {
+        self.now = now;
+        self.meta.peer.as_mut().ok_or(CommandError::NoPeer)?.paused = paused;
+        if paused {
+            self.link_close(CloseReason::Paused);
+        }
+        self.peer.stopped = None;
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(())
+    }
+
+    /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).
+    pub fn set_instance(&mut self, now: Now, instance: Instance) {
+        self.now = now;
+        if let Some(peer) = &mut self.meta.peer {
+            peer.instance = instance;
+            self.persist(After::Nothing);
+            self.pump();
+        }
+    }
+
+    /// Oldest record that the RAM tail or the link still needs; for tests.
+    pub(crate) fn durable_seq(&self) -> Seq {
+        self.journal.durable().seq
+    }
+}

@@ -1,0 +1,289 @@
+//! The home cursor: applies what is durable, in bounded rounds.
+//!
+//! `applying` is durable before the first home write of a round and `applied` after its last flush. A round writes the
+//! newest content of each sector once, in order of address.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reprise_journal::{Batch, BatchSource, Index};
+use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
+
+use crate::effect::{Effect, IoFault, Notice};
+use crate::group::{After, Group, Pending};
+
+/// Body bytes of one round, at most: memory of the round, and how long home is a mixture.
+const ROUND_BYTES_MAX: u64 = 16 << 20;
+/// Batches of one round, at most: bounds its table.
+const ROUND_BATCHES_MAX: usize = 1024;
+/// A round begins when so much waits, or when the oldest has waited [`ROUND_WAIT_MILLIS`].
+const ROUND_BYTES_GOOD: u64 = 8 << 20;
+/// See [`ROUND_BYTES_GOOD`].
+const ROUND_WAIT_MILLIS: u64 = 200;
+/// One home write, at most: neighbouring extents are joined up to here.
+const HOME_WRITE_MAX: u64 = 1 << 20;
+/// Pieces of one home write, at most.
+const HOME_PIECES_MAX: usize = 256;
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum HomeStep {
+    Batch { index: usize },
+    Write { bytes: u64 },
+    Flush,
+}
+
+#[derive(Debug, Default)]
+enum Round {
+    #[default]
+    Idle,
+    /// Waits until `applying` is durable.
+    Announced { to: Seq },
+    /// Batches are being collected.
+    Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: u64, failed: bool },
+    /// Home is being written.
+    Write { to: Seq, missing: usize, failed: Option<IoFault>, volumes: Vec<VolumeSlot> },
+    /// Home is being flushed.
+    Flush { to: Seq },
+    /// The leg is detached.
+    Detached,
+}
+
+/// The cursor.
+#[derive(Debug, Default)]
+pub(crate) struct Home {
+    round: Round,
+    /// `applied` as the durable superblock has it, where that is behind memory.
+    pub(crate) applied_durable: Option<Seq>,
+    waiting_since: Option<Mono>,
+}
+
+impl Home {
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.round, Round::Idle) && self.applied_durable.is_none()
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        matches!(self.round, Round::Detached)
+    }
+}
+
+impl Group {
+    /// Body bytes and the Seq up to which a round from `applied` on would go.
+    fn round_target(&self) -> (u64, Seq) {
+        let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit()).unwrap_or(Seq::MAX);
+        let (mut bytes, mut to) = (0, self.meta.applied);
+        for _ in 0..ROUND_BATCHES_MAX {
+            let Some(source) = self.journal.batch_after(to) else { break };
+            let (last, len) = match &source {
+                BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
+                BatchSource::Disk(place) => (place.last_seq, place.len as u64),
+            };
+            if last > limit || (bytes > 0 && bytes + len > ROUND_BYTES_MAX) {
+                break;
+            }
+            (bytes, to) = (bytes + len, last);
+        }
+        (bytes, to)
+    }
+
+    pub(crate) fn home_pump(&mut self) {
+        if !matches!(self.home.round, Round::Idle) || self.journal_held {
+            return;
+        }
+        if self.journal.durable().seq <= self.meta.applied {
+            self.home.waiting_since = None;
+            return;
+        }
+        let since = *self.home.waiting_since.get_or_insert(self.now.mono);
+        let overdue = self.now.mono.millis_since(since) >= ROUND_WAIT_MILLIS;
+        // Counting what waits costs a walk over its batches: only when a round may be due.
+        let enough = overdue || self.journal.durable_bytes_after(self.meta.applied) >= ROUND_BYTES_GOOD;
+        if !enough {
+            return;
+        }
+        let (_, to) = self.round_target();
+        if to == self.meta.applied {
+            return;
+        }
+        self.home.waiting_since = None;
+        self.home.round = Round::Announced { to };
+        self.meta.applying = to;
+        self.persist(After::StartRound);
+    }
+
+    /// `applying` is durable: collect the round's batches.
+    pub(crate) fn round_start(&mut self) {
+        let Round::Announced { to } = self.home.round else { return };
+        let read = self.read_opened();
+        let (mut at, mut batches, mut missing) = (self.meta.applied, Vec::new(), 0);
+        while at < to {
+            let source = self.journal.batch_after(at).expect("a batch that is not applied is in the journal");
+            match source {
+                BatchSource::Ram(batch) => {
+                    at = batch.last_seq();
+                    batches.push(Some(batch));
+                }
+                BatchSource::Disk(place) => {
+                    at = place.last_seq;
+                    let token = self.token(Pending::Home(HomeStep::Batch { index: batches.len() }));
+                    self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    batches.push(None);
+                    missing += 1;
+                }
+            }
+        }
+        self.home.round = Round::Collect { to, batches, missing, read, failed: false };
+        if missing == 0 {
+            self.round_write();
+        }
+    }
+
+    pub(crate) fn home_step(&mut self, step: HomeStep, result: Result<Bytes, IoFault>) {
+        match step {
+            HomeStep::Batch { index } => {
+                let first = self.meta.applied.next();
+                let Round::Collect { batches, missing, failed, .. } = &mut self.home.round else { return };
+                *missing -= 1;
+                match result.ok().and_then(|bytes| Batch::from_disk(bytes).ok()) {
+                    Some((_, batch)) => batches[index] = Some(Arc::new(batch)),
+                    None => *failed = true,
+                }
+                if *missing > 0 {
+                    return;
+                }
+                if *failed {
+                    self.home_detach(Notice::JournalUnreadable(first));
+                } else {
+                    self.round_write();
+                }
+            }
+            HomeStep::Write { bytes } => {
+                self.stats.bytes_applied += bytes;
+                let Round::Write { to, missing, failed, volumes } = &mut self.home.round else { return };
+                *missing -= 1;
+                if let Err(fault) = result {
+                    *failed = Some(fault);
+                }
+                if *missing > 0 {
+                    return;
+                }
+                let (to, volumes, failed) = (*to, std::mem::take(volumes), *failed);
+                match failed {
+                    Some(fault) => self.home_detach(Notice::HomeFailed(fault)),
+                    None => self.round_flush(to, volumes),
+                }
+            }
+            HomeStep::Flush => {
+                let Round::Flush { to } = self.home.round else { return };
+                match result {
+                    Err(fault) => self.home_detach(Notice::HomeFailed(fault)),
+                    Ok(_) => {
+                        let before = self.home.applied_durable.unwrap_or(self.meta.applied);
+                        self.home.applied_durable = Some(before);
+                        self.home.round = Round::Idle;
+                        self.meta.applied = to;
+                        self.persist(After::RoundApplied(to));
+                    }
+                }
+            }
+        }
+    }
+
+    fn home_detach(&mut self, notice: Notice) {
+        if let Round::Collect { read, .. } = self.home.round {
+            self.read_closed(read);
+        }
+        self.home.round = Round::Detached;
+        self.notice(notice);
+    }
+
+    /// `applied` is durable: reads go to home and the journal may be trimmed.
+    pub(crate) fn round_applied(&mut self, seq: Seq) {
+        let before = self.home.applied_durable.unwrap_or(self.meta.applied);
+        self.journal.forget_applied(before, seq);
+        self.home.applied_durable = (seq < self.meta.applied).then_some(seq);
+        let applied = seq;
+        if let Some(session) = &mut self.feed.session {
+            session.set_applied(applied);
+        }
+    }
+
+    fn round_write(&mut self) {
+        let Round::Collect { to, batches, read, .. } = std::mem::take(&mut self.home.round) else { return };
+        self.read_closed(read);
+        let batches: Vec<Arc<Batch>> = batches.into_iter().flatten().collect();
+        let mut newest = Index::default();
+        for batch in &batches {
+            for (record, _) in batch.records() {
+                if record.descriptor.kind.changes_content() && self.meta.volume(record.descriptor.volume).is_some() {
+                    newest.insert(record.descriptor.extent(), record.seq);
+                }
+            }
+        }
+        let mut volumes = BTreeMap::new();
+        let mut missing = 0;
+        let mut joined: Option<(Extent, Vec<Bytes>)> = None;
+        let mut writes = Vec::new();
+        for (extent, seq) in newest.iter() {
+            volumes.insert(extent.volume, ());
+            let at = batches.partition_point(|b| b.last_seq() < seq);
+            let (record, payload) = batches[at].record(seq).expect("an indexed record is in its batch");
+            if record.descriptor.kind == RecordKind::Zero {
+                writes.extend(joined.take());
+                writes.push((extent, Vec::new()));
+                continue;
+            }
+            let skip = ((extent.sector.get() - record.descriptor.sector.get()) * 512) as usize;
+            let bytes = payload.slice(skip..skip + extent.sectors.bytes().get() as usize);
+            match &mut joined {
+                Some((whole, bufs))
+                    if whole.volume == extent.volume
+                        && whole.end() == extent.sector
+                        && (whole.sectors.get() + extent.sectors.get()) * 512 <= HOME_WRITE_MAX
+                        && bufs.len() < HOME_PIECES_MAX =>
+                {
+                    whole.sectors = SectorCount::from_raw(whole.sectors.get() + extent.sectors.get());
+                    bufs.push(bytes);
+                }
+                _ => {
+                    writes.extend(joined.take());
+                    joined = Some((extent, vec![bytes]));
+                }
+            }
+        }
+        writes.extend(joined);
+        for (extent, bufs) in writes {
+            missing += 1;
+            let bytes = extent.sectors.bytes().get();
+            let token = self.token(Pending::Home(HomeStep::Write { bytes }));
+            self.effects.push_back(if bufs.is_empty() {
+                Effect::ZeroHome { token, extent }
+            } else {
+                Effect::WriteHome { token, extent, bufs }
+            });
+        }
+        let volumes: Vec<VolumeSlot> = volumes.into_keys().collect();
+        if missing == 0 {
+            self.round_flush(to, volumes);
+        } else {
+            self.home.round = Round::Write { to, missing, failed: None, volumes };
+        }
+    }
+
+    fn round_flush(&mut self, to: Seq, volumes: Vec<VolumeSlot>) {
+        self.home.round = Round::Flush { to };
+        if volumes.is_empty() {
+            self.home_step(HomeStep::Flush, Ok(Bytes::new()));
+            return;
+        }
+        let token = self.token(Pending::Home(HomeStep::Flush));
+        self.effects.push_back(Effect::FlushHome { token, volumes });
+    }
+
+    /// True where the home leg is detached after an error.
+    pub fn home_detached(&self) -> bool {
+        self.home.is_detached()
+    }
+}

@@ -1,0 +1,366 @@
+//! The feed of a source: hosts.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
+use reprise_format::link::CloseReason;
+use reprise_journal::{DiskPiece, NewRecord, PieceSource};
+use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq};
+
+use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
+use crate::group::{Group, Pending};
+use crate::peer::{CopyRead, PeerStep};
+
+/// Sectors of zeros that are handed out without allocating.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Which bytes a piece's answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Home,
+    Header,
+    Payload,
+}
+
+/// Names a piece of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PieceId {
+    read: u64,
+    index: usize,
+    part: Part,
+}
+
+#[derive(Debug)]
+enum PieceState {
+    Ready(Vec<Bytes>),
+    Home(Sector),
+    Disk { piece: DiskPiece, sector: Sector, header: Option<Bytes>, payload: Option<Bytes> },
+}
+
+/// Whom the bytes are for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reader {
+    Host(Io),
+    Compare,
+    Copy(CopyRead),
+}
+
+#[derive(Debug)]
+struct Read {
+    reader: Reader,
+    pieces: Vec<PieceState>,
+    missing: usize,
+    newest: Seq,
+    failed: Option<HostError>,
+}
+
+#[derive(Debug)]
+struct Compare {
+    io: Io,
+    extent: Extent,
+    verify: Bytes,
+    data: Bytes,
+}
+
+/// What hosts wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    /// Answers that wait until a record is durable, in Seq order.
+    acks: VecDeque<(Seq, Io)>,
+    /// Reads by name, which is also that of the open read.
+    reads: BTreeMap<u64, Read>,
+    /// Reads that have all bytes and wait until what they saw is durable.
+    seen: Vec<(Seq, u64)>,
+    /// COMPARE AND WRITE under way, by the name of its read; each holds its range.
+    compares: BTreeMap<u64, Compare>,
+    /// Operations that wait for such a range, in order.
+    blocked: VecDeque<(Io, HostOp)>,
+}
+
+fn overlaps(a: &Extent, b: &Extent) -> bool {
+    a.volume == b.volume && a.sector < b.end() && b.sector < a.end()
+}
+
+fn touches(op: &HostOp, extent: &Extent) -> bool {
+    match op {
+        HostOp::Read(_) | HostOp::Flush => false,
+        HostOp::Write { extent: own, .. } | HostOp::CompareAndWrite { extent: own, .. } => overlaps(own, extent),
+        HostOp::Zero { volume, ranges } => ranges
+            .iter()
+            .any(|(sector, sectors)| overlaps(&Extent { volume: *volume, sector: *sector, sectors: *sectors }, extent)),
+    }
+}
+
+impl Group {
+    pub(crate) fn host_op(&mut self, io: Io, op: HostOp) {
+        if let Some(error) = self.host_refusal(&op) {
+            self.effects.push_back(Effect::Reply(io, Err(error)));
+            return;
+        }
+        let held = self.host.compares.values().any(|c| touches(&op, &c.extent));
+        let behind = self.host.blocked.iter().any(|(_, waiting)| match waiting {
+            HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } => touches(&op, extent),
+            _ => false,
+        });
+        if held || behind {
+            self.host.blocked.push_back((io, op));
+            return;
+        }
+        match op {
+            HostOp::Read(extent) => {
+                self.stats.reads += 1;
+                self.stats.bytes_read += extent.sectors.bytes().get();
+                self.start_read(Reader::Host(io), extent);
+            }
+            HostOp::Write { extent, data } => {
+                self.stats.writes += 1;
+                let seq = self.append_write(extent, &data);
+                self.host.acks.push_back((seq, io));
+            }
+            HostOp::Zero { volume, ranges } => {
+                self.stats.writes += 1;
+                let mut seq = self.journal.written();
+                for (sector, sectors) in ranges {
+                    seq = self.append_zero(Extent { volume, sector, sectors });
+                }
+                self.host.acks.push_back((seq, io));
+                self.host_durable(self.durable_seq());
+            }
+            HostOp::CompareAndWrite { extent, verify, data } => {
+                let read = self.start_read(Reader::Compare, extent);
+                self.host.compares.insert(read, Compare { io, extent, verify, data });
+                self.finish_read(read);
+            }
+            HostOp::Flush => {
+                self.host.acks.push_back((self.journal.written(), io));
+                self.host_durable(self.durable_seq());
+            }
+        }
+    }
+
+    fn host_refusal(&self, op: &HostOp) -> Option<HostError> {
+        if self.is_fenced() {
+            return Some(HostError::Fenced);
+        }
+        if self.meta.role != Role::Source {
+            return Some(HostError::NotSource);
+        }
+        let inside = |e: &Extent| {
+            let volume = self.meta.volume(e.volume);
+            let end = e.sector.checked_add(e.sectors);
+            volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
+        };
+        let fits = match op {
+            HostOp::Flush => true,
+            HostOp::Read(e) => inside(e),
+            HostOp::Write { extent, data } => inside(extent) && extent.sectors.bytes().get() == data.len() as u64,
+            HostOp::CompareAndWrite { extent, verify, data } => {
+                let len = extent.sectors.bytes().get();
+                inside(extent) && len == data.len() as u64 && len == verify.len() as u64
+            }
+            HostOp::Zero { volume, ranges } => {
+                ranges.iter().all(|(s, n)| inside(&Extent { volume: *volume, sector: *s, sectors: *n }))
+            }
+        };
+        (!fits).then_some(HostError::Range)
+    }
+
+    fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
+        self.stats.bytes_in += payload.len() as u64;
+        // Extent and length were checked, and the payload is cut to a record's size.
+        self.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
+    }
+
+    fn append_write(&mut self, extent: Extent, data: &Bytes) -> Seq {
+        let mut seq = self.journal.written();
+        for at in (0..data.len()).step_by(RECORD_PAYLOAD_MAX) {
+            let payload = data.slice(at..(at + RECORD_PAYLOAD_MAX).min(data.len()));
+            let part = Extent {
+                sector: Sector::from_raw(extent.sector.get() + at as u64 / 512),
+                sectors: SectorCount::from_raw(payload.len() as u64 / 512),
+                ..extent
+            };
+            seq = self.append(RecordKind::Write, part, payload);
+        }
+        seq
+    }
+
+    fn append_zero(&mut self, extent: Extent) -> Seq {
+        let (mut at, mut left) = (extent.sector.get(), extent.sectors.get());
+        let mut seq = self.journal.written();
+        while left > 0 {
+            let count = left.min(ZERO_SECTORS_MAX);
+            let part = Extent { sector: Sector::from_raw(at), sectors: SectorCount::from_raw(count), ..extent };
+            seq = self.append(RecordKind::Zero, part, Bytes::new());
+            at += count;
+            left -= count;
+        }
+        seq
+    }
+
+    /// Everything up to `durable` is durable: answers that waited for it go out, in order.
+    pub(crate) fn host_durable(&mut self, durable: Seq) {
+        while let Some((_, io)) = self.host.acks.pop_front_if(|(seq, _)| *seq <= durable) {
+            self.effects.push_back(Effect::Reply(io, Ok(HostReply::Done)));
+        }
+        if self.host.seen.iter().any(|(seq, _)| *seq <= durable) {
+            let (ready, waiting) =
+                std::mem::take(&mut self.host.seen).into_iter().partition(|(seq, _)| *seq <= durable);
+            self.host.seen = waiting;
+            let ready: Vec<(Seq, u64)> = ready;
+            ready.into_iter().for_each(|(_, read)| self.deliver_read(read));
+        }
+    }
+
+    pub(crate) fn host_fail_all(&mut self, error: HostError) {
+        let host = std::mem::take(&mut self.host);
+        let acks = host.acks.into_iter().map(|(_, io)| io);
+        let blocked = host.blocked.into_iter().map(|(io, _)| io);
+        let compares = host.compares.into_values().map(|c| c.io);
+        let reads = host.reads.values().filter_map(|r| match r.reader {
+            Reader::Host(io) => Some(io),
+            Reader::Compare | Reader::Copy(_) => None,
+        });
+        for io in acks.chain(blocked).chain(compares).chain(reads) {
+            self.effects.push_back(Effect::Reply(io, Err(error)));
+        }
+        host.reads.into_keys().for_each(|read| self.read_closed(read));
+    }
+
+    /// Begins a read of the newest content; gives its name.
+    pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> u64 {
+        let plan = self.journal.plan_read(extent);
+        let name = self.read_opened();
+        let mut pieces = Vec::with_capacity(plan.pieces.len());
+        let mut missing = 0;
+        for (index, piece) in plan.pieces.into_iter().enumerate() {
+            let part = Extent { sector: piece.sector, sectors: piece.sectors, ..extent };
+            let id = |part| Pending::Host(PieceId { read: name, index, part });
+            pieces.push(match piece.source {
+                PieceSource::Ram(bytes) => PieceState::Ready(vec![bytes]),
+                PieceSource::Zero => PieceState::Ready(zeros(piece.sectors)),
+                PieceSource::Home => {
+                    missing += 1;
+                    let token = self.token(id(Part::Home));
+                    self.effects.push_back(Effect::ReadHome { token, extent: part });
+                    PieceState::Home(piece.sector)
+                }
+                PieceSource::Disk(disk) => {
+                    missing += 2;
+                    let token = self.token(id(Part::Header));
+                    self.effects.push_back(Effect::ReadCache { token, at: disk.header_at, len: disk.header_len });
+                    let token = self.token(id(Part::Payload));
+                    self.effects.push_back(Effect::ReadCache { token, at: disk.payload_at, len: disk.payload_len });
+                    PieceState::Disk { piece: disk, sector: piece.sector, header: None, payload: None }
+                }
+            });
+        }
+        self.host.reads.insert(name, Read { reader, pieces, missing, newest: plan.newest, failed: None });
+        if !matches!(reader, Reader::Compare) {
+            self.finish_read(name);
+        }
+        name
+    }
+
+    pub(crate) fn host_piece(&mut self, id: PieceId, result: Result<Bytes, IoFault>) {
+        let Some(read) = self.host.reads.get_mut(&id.read) else { return };
+        read.missing -= 1;
+        let state = &mut read.pieces[id.index];
+        let at = match state {
+            PieceState::Home(sector) | PieceState::Disk { sector, .. } => *sector,
+            PieceState::Ready(_) => Sector::ZERO,
+        };
+        let mut rotten = None;
+        match (result, state) {
+            (Err(_), _) => read.failed = Some(HostError::Unreadable(at)),
+            (Ok(bytes), state @ PieceState::Home(_)) => *state = PieceState::Ready(vec![bytes]),
+            (Ok(bytes), state) => {
+                if let PieceState::Disk { piece, header, payload, .. } = state {
+                    *(if id.part == Part::Header { &mut *header } else { &mut *payload }) = Some(bytes);
+                    if let (Some(header), Some(payload)) = (&header, &payload) {
+                        match piece.verify(header, payload) {
+                            Ok(bytes) => *state = PieceState::Ready(vec![bytes]),
+                            Err(_) => {
+                                read.failed = Some(HostError::Unreadable(at));
+                                rotten = Some(piece.seq);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(seq) = rotten {
+            self.notice(Notice::JournalUnreadable(seq));
+        }
+        self.finish_read(id.read);
+    }
+
+    /// All bytes there? Then the read waits only until what it saw is durable.
+    fn finish_read(&mut self, name: u64) {
+        let durable = self.durable_seq();
+        let Some(read) = self.host.reads.get(&name).filter(|r| r.missing == 0) else { return };
+        if read.newest <= durable || read.failed.is_some() {
+            self.deliver_read(name);
+        } else {
+            self.host.seen.push((read.newest, name));
+        }
+    }
+
+    fn deliver_read(&mut self, name: u64) {
+        let Some(read) = self.host.reads.remove(&name) else { return };
+        self.read_closed(name);
+        let data = match read.failed {
+            Some(error) => Err(error),
+            None => Ok(read
+                .pieces
+                .into_iter()
+                .flat_map(|p| match p {
+                    PieceState::Ready(bytes) => bytes,
+                    PieceState::Home(_) | PieceState::Disk { .. } => Vec::new(),
+                })
+                .collect::<Vec<Bytes>>()),
+        };
+        match read.reader {
+            Reader::Host(io) => self.effects.push_back(Effect::Reply(io, data.map(HostReply::Data))),
+            Reader::Compare => self.compare(name, data),
+            Reader::Copy(of) => match data {
+                Ok(data) => self.peer_step(PeerStep::Region { of, data }, Ok(Bytes::new())),
+                // The mirror cannot become whole while the source cannot be read: the link is tried again later.
+                Err(_) => self.link_close(CloseReason::NotReady),
+            },
+        }
+    }
+
+    fn compare(&mut self, name: u64, data: Result<Vec<Bytes>, HostError>) {
+        let Some(compare) = self.host.compares.remove(&name) else { return };
+        let outcome = data.and_then(|pieces| {
+            let found = pieces.iter().flat_map(|p| p.iter());
+            match found.zip(compare.verify.iter()).position(|(a, b)| a != b) {
+                Some(at) => Err(HostError::Miscompare(u32::try_from(at).unwrap_or(u32::MAX))),
+                None => Ok(()),
+            }
+        });
+        match outcome {
+            Ok(()) => {
+                self.stats.writes += 1;
+                let seq = self.append_write(compare.extent, &compare.data);
+                self.host.acks.push_back((seq, compare.io));
+            }
+            Err(error) => self.effects.push_back(Effect::Reply(compare.io, Err(error))),
+        }
+        let blocked = std::mem::take(&mut self.host.blocked);
+        blocked.into_iter().for_each(|(io, op)| self.host_op(io, op));
+    }
+}
+
+fn zeros(sectors: SectorCount) -> Vec<Bytes> {
+    let mut left = sectors.bytes().get() as usize;
+    let mut out = Vec::with_capacity(left.div_ceil(ZEROS.len()));
+    while left > 0 {
+        let len = left.min(ZEROS.len());
+        out.push(Bytes::from_static(&ZEROS[..len]));
+        left -= len;
+    }
+    out
+}

@@ -1,0 +1,321 @@
+//! What a group keeps in its superblock, typed.
+
+use reprise_format::FormatError;
+use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce};
+use reprise_format::superblock::{BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VolumeBody};
+use reprise_types::{
+    BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, VolumeId, VolumeSlot,
+};
+
+/// A superblock whose fields are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    /// A field.
+    #[error("group superblock: field {0} is missing or malformed")]
+    Field(&'static str),
+    /// Does not decode.
+    #[error("group superblock does not decode")]
+    Format(#[from] FormatError),
+}
+
+/// A line of history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// Its id.
+    pub id: BranchId,
+    /// Where it left its parent; none for the first.
+    pub fork: Option<Point>,
+    /// Given up to the peer.
+    pub ceded: bool,
+}
+
+/// A home leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// File or device.
+    pub path: String,
+    /// Taken as it was; never deleted with the volume.
+    pub adopted: bool,
+    /// Identity of file or device as the media layer names it.
+    pub identity: String,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMeta {
+    /// Its place in the group.
+    pub slot: VolumeSlot,
+    /// Its id, the same on both boxes.
+    pub id: VolumeId,
+    /// Size.
+    pub sectors: SectorCount,
+    /// Name.
+    pub name: String,
+    /// LUN under the group's target.
+    pub lun: u16,
+    /// Where its blocks live.
+    pub legs: Vec<Leg>,
+    /// Not replicated.
+    pub local_only: bool,
+    /// Home is sparse.
+    pub thin: bool,
+}
+
+/// First copy that is not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyState {
+    /// Everything before is durable at the mirror.
+    pub cursor: Option<CopyCursor>,
+    /// R1, once known.
+    pub complete_at: Option<Seq>,
+}
+
+/// What is kept about a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerMeta {
+    /// Which box.
+    pub peer: BoxId,
+    /// What it has proved to hold; none before its first copy began.
+    pub durable: Option<Point>,
+    /// First copy under way.
+    pub copy: Option<CopyState>,
+    /// Paused by a person.
+    pub paused: bool,
+    /// Our instance towards it.
+    pub instance: Instance,
+    /// Its instance as accepted last.
+    pub seen: Option<Nonce>,
+}
+
+/// A group's superblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMeta {
+    /// Its id.
+    pub group: GroupId,
+    /// Name.
+    pub name: String,
+    /// What this box is for it.
+    pub role: Role,
+    /// Lines of history, the current one last.
+    pub branches: Vec<Branch>,
+    /// The journal begins behind it.
+    pub trimmed: Point,
+    /// Home holds everything up to here.
+    pub applied: Seq,
+    /// Home may hold records up to here.
+    pub applying: Seq,
+    /// The end as the last recovery chose it.
+    pub seal: Point,
+    /// Number of recoveries.
+    pub incarnation: u32,
+    /// Volumes by slot.
+    pub volumes: Vec<VolumeMeta>,
+    /// The other box, if there is one.
+    pub peer: Option<PeerMeta>,
+    /// On a mirror: the copy, until it is complete. A mirror without history yet has a copy without cursor.
+    pub copy: Option<CopyState>,
+    /// Fenced, with the reason.
+    pub fenced: Option<String>,
+    /// Next free slot.
+    pub next_slot: u16,
+    /// Segments up to this generation are of an earlier life of the group.
+    pub generation_floor: u64,
+}
+
+fn id16(bytes: &[u8], field: &'static str) -> Result<[u8; 16], MetaError> {
+    bytes.try_into().map_err(|_| MetaError::Field(field))
+}
+
+fn put_point(p: &Point) -> PointBody {
+    PointBody { branch: p.branch.as_bytes().to_vec(), seq: p.seq.get(), hash: p.hash.as_bytes().to_vec() }
+}
+
+fn get_point(p: &PointBody, field: &'static str) -> Result<Point, MetaError> {
+    Ok(Point {
+        branch: BranchId::from_raw(id16(&p.branch, field)?),
+        seq: Seq::from_raw(p.seq),
+        hash: HistoryHash::from_raw(id16(&p.hash, field)?),
+    })
+}
+
+fn put_copy(c: &CopyState) -> CopyBody {
+    CopyBody {
+        slot: c.cursor.map_or(0, |c| c.slot.get().into()),
+        sector: c.cursor.map_or(0, |c| c.sector.get()),
+        complete_at: c.complete_at.map_or(0, Seq::get),
+    }
+}
+
+fn get_copy(c: &CopyBody) -> Result<CopyState, MetaError> {
+    let slot = u16::try_from(c.slot).map_err(|_| MetaError::Field("copy"))?;
+    let cursor = CopyCursor { slot: VolumeSlot::from_raw(slot), sector: Sector::from_raw(c.sector) };
+    let started = c.slot != 0 || c.sector != 0;
+    Ok(CopyState {
+        cursor: started.then_some(cursor),
+        complete_at: (c.complete_at != 0).then(|| Seq::from_raw(c.complete_at)),
+    })
+}
+
+impl GroupMeta {
+    /// The current branch.
+    pub fn branch(&self) -> BranchId {
+        self.branches.last().map_or(BranchId::NIL, |b| b.id)
+    }
+
+    /// The lineage as the link speaks of it, current branch first.
+    pub fn lineage(&self) -> Vec<BranchLink> {
+        let link = |b: &Branch| BranchLink {
+            branch: b.id,
+            parent: b.fork.map_or(BranchId::NIL, |f| f.branch),
+            fork_seq: b.fork.map_or(Seq::ZERO, |f| f.seq),
+            fork_hash: b.fork.map_or(HistoryHash::NIL, |f| f.hash),
+        };
+        self.branches.iter().rev().map(link).collect()
+    }
+
+    /// Takes over a lineage from the peer.
+    pub fn set_lineage(&mut self, lineage: &[BranchLink]) {
+        let branch = |l: &BranchLink| Branch {
+            id: l.branch,
+            fork: (!l.parent.is_nil()).then_some(Point { branch: l.parent, seq: l.fork_seq, hash: l.fork_hash }),
+            ceded: false,
+        };
+        self.branches = lineage.iter().rev().map(branch).collect();
+    }
+
+    /// The volume with this slot.
+    pub fn volume(&self, slot: VolumeSlot) -> Option<&VolumeMeta> {
+        self.volumes.iter().find(|v| v.slot == slot)
+    }
+
+    /// As it stands in the superblock.
+    pub fn to_body(&self) -> GroupBody {
+        let volume = |v: &VolumeMeta| VolumeBody {
+            slot: v.slot.get().into(),
+            id: v.id.as_bytes().to_vec(),
+            sectors: v.sectors.get(),
+            name: v.name.clone(),
+            lun: v.lun.into(),
+            legs: v
+                .legs
+                .iter()
+                .map(|l| LegBody {
+                    path: l.path.clone(),
+                    adopted: l.adopted,
+                    identity: l.identity.clone(),
+                    detached: false,
+                })
+                .collect(),
+            local_only: v.local_only,
+            thin: v.thin,
+        };
+        let peer = |p: &PeerMeta| PeerBody {
+            peer: p.peer.as_bytes().to_vec(),
+            durable: p.durable.as_ref().map(put_point),
+            copy: p.copy.as_ref().map(put_copy),
+            paused: p.paused,
+            instance_acknowledged: p.instance.acknowledged.to_vec(),
+            instance_current: p.instance.current.to_vec(),
+            instance_seen: p.seen.map_or(Vec::new(), |s| s.to_vec()),
+        };
+        GroupBody {
+            group: self.group.as_bytes().to_vec(),
+            name: self.name.clone(),
+            role: if self.role == Role::Source { 1 } else { 2 },
+            branches: self
+                .branches
+                .iter()
+                .map(|b| BranchBody {
+                    id: b.id.as_bytes().to_vec(),
+                    fork: b.fork.as_ref().map(put_point),
+                    ceded: b.ceded,
+                })
+                .collect(),
+            trimmed: Some(put_point(&self.trimmed)),
+            applied: self.applied.get(),
+            applying: self.applying.get(),
+            seal: Some(put_point(&self.seal)),
+            incarnation: self.incarnation,
+            volumes: self.volumes.iter().map(volume).collect(),
+            peers: self.peer.iter().map(peer).collect(),
+            copy: self.copy.as_ref().map(put_copy),
+            fenced: self.fenced.clone().unwrap_or_default(),
+            next_slot: self.next_slot.into(),
+            generation_floor: self.generation_floor,
+        }
+    }
+
+    /// From a superblock.
+    ///
+    /// # Errors
+    /// A field that is missing or malformed.
+    pub fn from_body(body: &GroupBody) -> Result<Self, MetaError> {
+        let point = |p: &Option<PointBody>, f| p.as_ref().ok_or(MetaError::Field(f)).and_then(|p| get_point(p, f));
+        let branches = body.branches.iter().map(|b| {
+            Ok(Branch {
+                id: BranchId::from_raw(id16(&b.id, "branch")?),
+                fork: b.fork.as_ref().map(|f| get_point(f, "fork")).transpose()?,
+                ceded: b.ceded,
+            })
+        });
+        let narrow = |v: u32, field| u16::try_from(v).map_err(|_| MetaError::Field(field));
+        let volumes = body.volumes.iter().map(|v| {
+            Ok(VolumeMeta {
+                slot: VolumeSlot::from_raw(narrow(v.slot, "slot")?),
+                id: VolumeId::from_raw(id16(&v.id, "volume")?),
+                sectors: SectorCount::from_raw(v.sectors),
+                name: v.name.clone(),
+                lun: narrow(v.lun, "lun")?,
+                legs: v
+                    .legs
+                    .iter()
+                    .map(|l| Leg { path: l.path.clone(), adopted: l.adopted, identity: l.identity.clone() })
+                    .collect(),
+                local_only: v.local_only,
+                thin: v.thin,
+            })
+        });
+        let peers = body.peers.iter().map(|p| {
+            Ok(PeerMeta {
+                peer: BoxId::from_raw(id16(&p.peer, "peer")?),
+                durable: p.durable.as_ref().map(|d| get_point(d, "peer durable")).transpose()?,
+                copy: p.copy.as_ref().map(get_copy).transpose()?,
+                paused: p.paused,
+                instance: Instance {
+                    acknowledged: id16(&p.instance_acknowledged, "instance")?,
+                    current: id16(&p.instance_current, "instance")?,
+                },
+                seen: if p.instance_seen.is_empty() { None } else { Some(id16(&p.instance_seen, "seen")?) },
+            })
+        });
+        let peers = peers.collect::<Result<Vec<_>, MetaError>>()?;
+        if peers.len() > 1 {
+            return Err(MetaError::Field("peers"));
+        }
+        let meta = Self {
+            group: GroupId::from_raw(id16(&body.group, "group")?),
+            name: body.name.clone(),
+            role: match body.role {
+                1 => Role::Source,
+                2 => Role::Mirror,
+                _ => return Err(MetaError::Field("role")),
+            },
+            branches: branches.collect::<Result<_, MetaError>>()?,
+            trimmed: point(&body.trimmed, "trimmed")?,
+            applied: Seq::from_raw(body.applied),
+            applying: Seq::from_raw(body.applying),
+            seal: point(&body.seal, "seal")?,
+            incarnation: body.incarnation,
+            volumes: volumes.collect::<Result<_, MetaError>>()?,
+            peer: peers.into_iter().next(),
+            copy: body.copy.as_ref().map(get_copy).transpose()?,
+            fenced: (!body.fenced.is_empty()).then(|| body.fenced.clone()),
+            next_slot: narrow(body.next_slot, "next_slot")?,
+            generation_floor: body.generation_floor,
+        };
+        if meta.trimmed.seq > meta.applied || meta.applied > meta.applying {
+            return Err(MetaError::Field("applied"));
+        }
+        Ok(meta)
+    }
+}

@@ -1,0 +1,385 @@
+//! The peer cursor of a source: sends what is durable, and the first copy.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reprise_format::link::{self, CloseReason, CopyNeed, GroupOffer, Message, Row, Side, Volume};
+use reprise_journal::{Batch, BatchSource};
+use reprise_link::LinkError;
+use reprise_link::copy::CopyRegion;
+use reprise_link::handshake::{Consequence, rule_of};
+use reprise_link::source::{SourceEvent, SourceSession};
+use reprise_types::{Extent, Role, Sector, Seq, VolumeSlot};
+
+use crate::effect::{Effect, IoFault, LinkInput, Notice};
+use crate::group::{After, Group, Pending};
+use crate::host::Reader;
+use crate::meta::CopyState;
+
+/// Bulk bytes handed to the link thread and not yet on the wire. More would only be memory: it holds some 10 ms at
+/// 1 Gbit/s and is refilled as it drains.
+const LINK_QUEUE_BYTES: u64 = 4 << 20;
+/// Batches read ahead from disk when the peer is behind the RAM tail.
+const PREFETCH_MAX: usize = 16;
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum PeerStep {
+    Batch { first: Seq, read: u64 },
+    Region { of: CopyRead, data: Vec<Bytes> },
+}
+
+/// A region being read. `life` tells connections apart: bytes read for an earlier one are older than the view that a
+/// later one labels the same region with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CopyRead {
+    life: u64,
+    volume: VolumeSlot,
+    sector: Sector,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    first: Seq,
+    last: Seq,
+    batch: Option<Arc<Batch>>,
+}
+
+#[derive(Debug)]
+struct Region {
+    region: CopyRegion,
+    data: Option<Vec<Bytes>>,
+}
+
+/// The cursor and its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    pub(crate) session: Option<SourceSession>,
+    /// The row on which the link stopped until a person has acted; none while it may run.
+    pub(crate) stopped: Option<Row>,
+    row: Option<Row>,
+    ahead: VecDeque<Ahead>,
+    regions: VecDeque<Region>,
+    queued: u64,
+    life: u64,
+}
+
+impl Peer {
+    /// Handed to the link on this connection.
+    pub(crate) fn sent(&self) -> Seq {
+        self.session.as_ref().filter(|s| s.is_streaming()).map_or(Seq::ZERO, SourceSession::sent)
+    }
+
+    /// Nothing from here on may be trimmed even where the peer has it: it is being read.
+    pub(crate) fn oldest_needed(&self) -> Seq {
+        self.ahead.front().map_or(Seq::MAX, |a| Seq::from_raw(a.first.get() - 1))
+    }
+
+    pub(crate) fn disconnected(&mut self) {
+        self.session = None;
+        self.row = None;
+        self.ahead.clear();
+        self.regions.clear();
+        self.queued = 0;
+        self.life += 1;
+    }
+}
+
+fn failed(error: &LinkError) -> CloseReason {
+    error.close_reason().unwrap_or(CloseReason::ProtocolViolation)
+}
+
+impl Group {
+    /// What the link's handshake begins with.
+    fn offer(&self) -> Option<GroupOffer> {
+        let peer = self.meta.peer.as_ref()?;
+        let copy = match (&peer.durable, &peer.copy) {
+            (None, _) => CopyNeed::Needed,
+            (Some(_), Some(_)) => CopyNeed::UnderWay,
+            (Some(_), None) => CopyNeed::Complete,
+        };
+        Some(GroupOffer {
+            group: self.meta.group,
+            box_id: self.config.this_box,
+            role: Side::from(self.meta.role),
+            lineage: self.meta.lineage(),
+            durable: self.journal.durable(),
+            trimmed: self.meta.trimmed,
+            serving: true,
+            ceded: None,
+            copy,
+            volumes: self.link_volumes(),
+            peer_proven: peer.durable,
+            instance: peer.instance,
+            peer_instance_seen: peer.seen,
+        })
+    }
+
+    /// The volumes as the link speaks of them.
+    pub fn link_volumes(&self) -> Vec<Volume> {
+        let volume =
+            |v: &crate::VolumeMeta| Volume { id: v.id, slot: v.slot, name: v.name.clone(), sectors: v.sectors };
+        self.meta.volumes.iter().map(volume).collect()
+    }
+
+    /// The row of the handshake on this connection, or on which the link stopped.
+    pub fn link_row(&self) -> Option<Row> {
+        self.peer.stopped.or(self.peer.row).or(self.feed.row)
+    }
+
+    /// True where the node should hold a connection to the peer.
+    pub fn wants_link(&self) -> bool {
+        let peer = self.meta.peer.as_ref();
+        self.meta.role == Role::Source
+            && !self.is_fenced()
+            && self.is_ready()
+            && self.peer.stopped.is_none()
+            && peer.is_some_and(|p| !p.paused)
+    }
+
+    /// The source's session, for status.
+    pub fn source_session(&self) -> Option<&SourceSession> {
+        self.peer.session.as_ref()
+    }
+
+    pub(crate) fn peer_input(&mut self, input: LinkInput) {
+        match input {
+            LinkInput::Connected => {
+                self.peer.disconnected();
+                if let Some(offer) = self.offer().filter(|_| self.wants_link()) {
+                    self.peer.session = Some(SourceSession::new(self.now.mono, offer));
+                } else {
+                    self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                }
+            }
+            LinkInput::Disconnected => {
+                if self.peer.session.is_some() {
+                    self.notice(Notice::LinkDown);
+                }
+                self.peer.disconnected();
+            }
+            LinkInput::Sent(bytes) => self.peer.queued = self.peer.queued.saturating_sub(bytes),
+            LinkInput::Message(message, _) => {
+                let Some(mut session) = self.peer.session.take() else { return };
+                let journal = &self.journal;
+                let result = session.handle(self.now.mono, message, &|seq| journal.hash_at(seq));
+                self.peer.session = Some(session);
+                match result {
+                    Ok(Some(event)) => self.peer_event(event),
+                    Ok(None) => {}
+                    Err(error) => self.peer_fault(&error),
+                }
+            }
+        }
+    }
+
+    fn peer_fault(&mut self, error: &LinkError) {
+        if matches!(error, LinkError::Diverged { .. }) {
+            self.peer.stopped = Some(Row::Diverged);
+            self.notice(Notice::LinkStopped(Row::Diverged));
+        } else if !matches!(error, LinkError::Silent { .. } | LinkError::Closed { .. }) {
+            self.notice(Notice::LinkFault(error.to_string()));
+        }
+        self.flush_control();
+        self.link_close(failed(error));
+    }
+
+    fn peer_event(&mut self, event: SourceEvent) {
+        let Some(meta) = &mut self.meta.peer else { return };
+        match event {
+            SourceEvent::Verdict { verdict, instance_seen } => {
+                self.peer.row = Some(verdict.row);
+                match (rule_of(verdict.row).consequence, verdict.start) {
+                    (Consequence::Stream, Some(start)) => {
+                        meta.seen = Some(instance_seen);
+                        meta.instance = reprise_link::instance::on_confirmed(meta.instance);
+                        meta.durable = Some(start);
+                        if verdict.row == Row::StartCopy {
+                            meta.copy = Some(CopyState { cursor: None, complete_at: None });
+                        }
+                        self.persist(After::Nothing);
+                        self.notice(Notice::LinkUp(verdict.row));
+                    }
+                    _ => {
+                        self.peer.stopped = Some(verdict.row);
+                        self.notice(Notice::LinkStopped(verdict.row));
+                        self.flush_control();
+                        self.link_close(CloseReason::Verdict);
+                    }
+                }
+            }
+            SourceEvent::Acked { durable, .. } => {
+                meta.durable = Some(durable);
+                self.copy_settled();
+            }
+            SourceEvent::CopyAcked { cursor, .. } => {
+                if let Some(copy) = &mut meta.copy {
+                    copy.cursor = Some(cursor);
+                }
+                self.copy_settled();
+            }
+            SourceEvent::Credit => {}
+        }
+    }
+
+    fn copy_settled(&mut self) {
+        let complete = self.peer.session.as_ref().is_some_and(SourceSession::copy_complete);
+        if let Some(meta) = &mut self.meta.peer
+            && complete
+            && meta.copy.take().is_some()
+        {
+            self.persist(After::Nothing);
+            self.notice(Notice::CopyComplete);
+        }
+    }
+
+    pub(crate) fn peer_tick(&mut self) {
+        let now = self.now.mono;
+        if let Some(session) = &mut self.peer.session
+            && now >= session.deadline()
+            && let Err(error) = session.tick(now)
+        {
+            self.peer_fault(&error);
+        }
+    }
+
+    /// Control messages go out whatever waits in bulk.
+    pub(crate) fn flush_control(&mut self) {
+        if let Some(session) = &mut self.peer.session {
+            while let Some(message) = session.poll_message() {
+                self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+            }
+        }
+        if let Some(session) = &mut self.feed.session {
+            while let Some(message) = session.poll_message() {
+                self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+            }
+        }
+    }
+
+    pub(crate) fn peer_pump(&mut self) {
+        self.flush_control();
+        while self.peer.queued < LINK_QUEUE_BYTES {
+            if !self.send_region() && !self.send_batch() {
+                break;
+            }
+        }
+        self.read_regions();
+        let done = self.peer.session.as_mut().and_then(SourceSession::poll_copy_done);
+        if let Some(done) = done {
+            self.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
+        }
+    }
+
+    fn send_batch(&mut self) -> bool {
+        let Some(first) = self.peer.session.as_ref().and_then(SourceSession::next_wanted) else { return false };
+        let before = Seq::from_raw(first.get() - 1);
+        if self.peer.ahead.front().is_some_and(|a| a.first != first) {
+            self.peer.ahead.clear();
+        }
+        let batch = match self.peer.ahead.front() {
+            Some(ahead) => ahead.batch.clone(),
+            None => match self.journal.batch_after(before) {
+                Some(BatchSource::Ram(batch)) => Some(batch),
+                Some(BatchSource::Disk(_)) => None,
+                // A batch that straddles cannot be: the peer's position is always the end of one.
+                None => return false,
+            },
+        };
+        let Some(batch) = batch else {
+            self.read_ahead(before);
+            return false;
+        };
+        let Some(session) = &mut self.peer.session else { return false };
+        let bytes = batch.body_len() as u64;
+        if !session.batch_fits(bytes) {
+            return false;
+        }
+        session.batch_sent(batch.first_seq(), batch.last_seq(), bytes);
+        self.peer.ahead.pop_front();
+        self.peer.queued += bytes;
+        self.stats.bytes_sent += bytes;
+        let message = Message::Batch(link::Batch { first: batch.first_seq(), last: batch.last_seq() });
+        self.effects.push_back(Effect::LinkSend(message, batch.body().collect()));
+        if !self.peer.ahead.is_empty() {
+            self.read_ahead(batch.last_seq());
+        }
+        true
+    }
+
+    /// Keeps some batches on their way from disk.
+    fn read_ahead(&mut self, after: Seq) {
+        let mut at = self.peer.ahead.back().map_or(after, |a| a.last);
+        while self.peer.ahead.len() < PREFETCH_MAX
+            && let Some(source) = self.journal.batch_after(at)
+        {
+            match source {
+                BatchSource::Ram(batch) => {
+                    at = batch.last_seq();
+                    let (first, last) = (batch.first_seq(), batch.last_seq());
+                    self.peer.ahead.push_back(Ahead { first, last, batch: Some(batch) });
+                }
+                BatchSource::Disk(place) => {
+                    at = place.last_seq;
+                    let read = self.read_opened();
+                    let token = self.token(Pending::Peer(PeerStep::Batch { first: place.first_seq, read }));
+                    self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    self.peer.ahead.push_back(Ahead { first: place.first_seq, last: place.last_seq, batch: None });
+                }
+            }
+        }
+    }
+
+    fn read_regions(&mut self) {
+        while let Some(region) = self.peer.session.as_mut().and_then(SourceSession::next_region) {
+            self.peer.regions.push_back(Region { region, data: None });
+            let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
+            let of = CopyRead { life: self.peer.life, volume: region.slot, sector: region.sector };
+            self.start_read(Reader::Copy(of), extent);
+        }
+    }
+
+    fn send_region(&mut self) -> bool {
+        let Some(data) = self.peer.regions.front_mut().and_then(|r| r.data.take()) else { return false };
+        let Some(Region { region, .. }) = self.peer.regions.pop_front() else { return false };
+        let zero = data.iter().all(|piece| is_zero(piece));
+        let bytes = if zero { 0 } else { region.sectors.bytes().get() };
+        let Some(session) = &mut self.peer.session else { return false };
+        session.region_sent(&region, bytes);
+        self.peer.queued += bytes;
+        self.stats.bytes_sent += bytes;
+        let payload = if zero { Vec::new() } else { data };
+        self.effects.push_back(Effect::LinkSend(Message::CopyExtent(region.extent(zero)), payload));
+        true
+    }
+
+    pub(crate) fn peer_step(&mut self, step: PeerStep, result: Result<Bytes, IoFault>) {
+        match step {
+            PeerStep::Batch { first, read } => {
+                self.read_closed(read);
+                let Some(ahead) = self.peer.ahead.iter_mut().find(|a| a.first == first) else { return };
+                match result.ok().and_then(|bytes| Batch::from_disk(bytes).ok()) {
+                    Some((_, batch)) if batch.first_seq() == first => ahead.batch = Some(Arc::new(batch)),
+                    _ => {
+                        self.notice(Notice::JournalUnreadable(first));
+                        self.link_close(CloseReason::NotReady);
+                    }
+                }
+            }
+            PeerStep::Region { of, data } => {
+                let same = |r: &&mut Region| r.region.slot == of.volume && r.region.sector == of.sector;
+                if of.life == self.peer.life
+                    && let Some(region) = self.peer.regions.iter_mut().find(same)
+                {
+                    region.data = Some(data);
+                }
+            }
+        }
+    }
+}
+
+/// Compares with itself, shifted: as fast as memory.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.first().is_none_or(|b| *b == 0) && bytes.get(1..).is_none_or(|rest| rest == &bytes[..rest.len()])
+}

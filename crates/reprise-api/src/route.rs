@@ -1,0 +1,235 @@
+//! The one table of commands.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a caller may do. A larger right includes the smaller one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rights {
+    /// Look at everything but tokens.
+    ReadOnly,
+    /// Everything.
+    Admin,
+}
+
+impl Rights {
+    /// The text form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Text is no right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a right is admin or read-only")]
+pub struct RightsError;
+
+impl FromStr for Rights {
+    type Err = RightsError;
+    fn from_str(text: &str) -> Result<Self, RightsError> {
+        match text {
+            "admin" => Ok(Self::Admin),
+            "read-only" => Ok(Self::ReadOnly),
+            _ => Err(RightsError),
+        }
+    }
+}
+
+/// How a route is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// Reads; the request's fields are query parameters.
+    Get,
+    /// Changes; the request is a JSON body.
+    Post,
+}
+
+impl Verb {
+    /// The HTTP method.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// One command of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Name of the command, as in the audit line and in OpenAPI.
+    pub name: &'static str,
+    /// How it is called.
+    pub verb: Verb,
+    /// Its path.
+    pub path: &'static str,
+    /// The right it needs.
+    pub right: Rights,
+    /// The request type.
+    pub request: &'static str,
+    /// The type of the answer.
+    pub response: &'static str,
+    /// What it does, a sentence.
+    pub summary: &'static str,
+}
+
+/// Path of the OpenAPI document; needs the read-only right.
+pub const OPENAPI_PATH: &str = "/api/v1/openapi.json";
+/// Path of the Prometheus metrics; needs the read-only right where the API is served, none at the metrics port.
+pub const METRICS_PATH: &str = "/metrics";
+
+/// Calls `$callback! { ($args) rows }` with the commands a service carries out.
+macro_rules! service_commands {
+    ($callback:ident $($args:tt)*) => { $callback! { ($($args)*)
+        "Everything about the box, its groups, peers, alerts and jobs."
+        get status "/api/v1/status" ReadOnly Nothing => Status;
+        "The groups."
+        get group_list "/api/v1/groups" ReadOnly Nothing => GroupList;
+        "Makes an empty group."
+        post group_create "/api/v1/groups" Admin GroupCreate => GroupStatus;
+        "The volumes, of one group or of all."
+        get volume_list "/api/v1/volumes" ReadOnly VolumeQuery => VolumeList;
+        "One volume."
+        get volume_show "/api/v1/volumes/show" ReadOnly ByName => VolumeStatus;
+        "Makes a volume in the data half."
+        post volume_create "/api/v1/volumes" Admin VolumeCreate => VolumeStarted;
+        "Takes an existing device or image as a volume, as it is."
+        post volume_adopt "/api/v1/volumes/adopt" Admin VolumeAdopt => VolumeStarted;
+        "The paired boxes."
+        get peer_list "/api/v1/peers" ReadOnly Nothing => PeerList;
+        "Where the pairing stands."
+        get pair_status "/api/v1/pairing" ReadOnly Nothing => PairStatus;
+        "Shows a code and waits for another box."
+        post pair_listen "/api/v1/pairing/listen" Admin PairListen => PairOffer;
+        "Pairs with a box that listens; answers when it is done or has failed."
+        post pair_dial "/api/v1/pairing/dial" Admin PairDial => PairStatus;
+        "Ends the pairing that is under way; its code is void."
+        post pair_cancel "/api/v1/pairing/cancel" Admin Nothing => PairStatus;
+        "Mirrors a group to a peer, beginning with a first copy."
+        post mirror_add "/api/v1/mirrors" Admin MirrorOf => MirrorStarted;
+        "Stops sending; the cache takes the writes."
+        post mirror_pause "/api/v1/mirrors/pause" Admin MirrorOf => Done;
+        "Goes on sending."
+        post mirror_resume "/api/v1/mirrors/resume" Admin MirrorOf => Done;
+        "What happened; can wait for what happens next."
+        get event_list "/api/v1/events" ReadOnly EventQuery => EventList;
+        "The alerts."
+        get alert_list "/api/v1/alerts" ReadOnly AlertQuery => AlertList;
+        "Acknowledges an alert."
+        post alert_ack "/api/v1/alerts/ack" Admin ById => Alert;
+        "The jobs."
+        get job_list "/api/v1/jobs" ReadOnly Nothing => JobList;
+        "One job."
+        get job_show "/api/v1/jobs/show" ReadOnly ById => Job;
+        "Cancels a job; answers with the job as it is then."
+        post job_cancel "/api/v1/jobs/cancel" Admin ById => Job;
+        "The tokens, without their secrets."
+        get token_list "/api/v1/tokens" Admin Nothing => TokenList;
+        "Makes a token; its text is in the answer and nowhere else."
+        post token_create "/api/v1/tokens" Admin TokenCreate => TokenCreated;
+        "Makes a token void."
+        post token_revoke "/api/v1/tokens/revoke" Admin TokenRef => Done;
+        "Records of a group's journal, without their bytes."
+        get inspect "/api/v1/inspect" ReadOnly InspectQuery => JournalPage;
+    } };
+}
+pub(crate) use service_commands;
+
+/// Calls `$callback! { ($args) rows }` with the commands that the server carries out by itself.
+macro_rules! server_commands {
+    ($callback:ident $($args:tt)*) => { $callback! { ($($args)*)
+        "Says what an action would do and gives the token to confirm it. Changes nothing."
+        post action_preview "/api/v1/actions/preview" Admin PreviewRequest => Preview;
+        "Does an action that was previewed."
+        post action_confirm "/api/v1/actions/confirm" Admin Confirm => ActionDone;
+    } };
+}
+pub(crate) use server_commands;
+
+macro_rules! verb {
+    (get) => {
+        $crate::route::Verb::Get
+    };
+    (post) => {
+        $crate::route::Verb::Post
+    };
+}
+
+#[allow(unused_imports)]
+pub(crate) use verb;
+
+macro_rules! make_table {
+    (($const_name:ident) $($doc:literal $verb:ident $name:ident $path:literal $right:ident $req:ident => $resp:ident;)*) => {
+        const $const_name: &[Route] = &[$(Route {
+            name: stringify!($name),
+            verb: verb!($verb),
+            path: $path,
+            right: Rights::$right,
+            request: stringify!($req),
+            response: stringify!($resp),
+            summary: $doc,
+        },)*];
+    };
+}
+service_commands!(make_table SERVICE_ROUTES);
+server_commands!(make_table SERVER_ROUTES);
+
+/// Every command.
+pub fn routes() -> impl Iterator<Item = &'static Route> {
+    SERVICE_ROUTES.iter().chain(SERVER_ROUTES)
+}
+
+/// The command called `name`.
+pub fn route(name: &str) -> Option<&'static Route> {
+    routes().find(|r| r.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_calls_are_unique() {
+        let mut names = std::collections::BTreeSet::new();
+        let mut calls = std::collections::BTreeSet::new();
+        for r in routes() {
+            assert!(names.insert(r.name), "{}", r.name);
+            assert!(calls.insert((r.verb, r.path)), "{} {}", r.verb.as_str(), r.path);
+            assert!(r.path.starts_with("/api/v1/"));
+            assert!(r.summary.ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn whatever_changes_something_needs_admin() {
+        for r in routes() {
+            match r.verb {
+                Verb::Post => assert_eq!(r.right, Rights::Admin, "{}", r.name),
+                Verb::Get if r.name == "token_list" => assert_eq!(r.right, Rights::Admin),
+                Verb::Get => assert_eq!(r.right, Rights::ReadOnly, "{}", r.name),
+            }
+        }
+        assert!(Rights::Admin > Rights::ReadOnly);
+    }
+
+    #[test]
+    fn rights_have_one_text_form() {
+        for r in [Rights::Admin, Rights::ReadOnly] {
+            assert_eq!(r.to_string().parse(), Ok(r));
+            assert_eq!(serde_json::to_value(r).unwrap(), r.as_str());
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Values with a rule: names and sizes as people write them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// Longest name. An iSCSI name holds 223 bytes; ours carries a prefix and a group name, with ample room left.
+pub const NAME_LEN_MAX: usize = 48;
+
+/// The name of a group, a volume or a box: 1 to 48 characters `a-z`, `0-9`, `-` and `.`, starting with a letter or a
+/// digit. These are the characters that may stand in an iSCSI name (RFC 7143, section 4.2.7) and in a file name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+/// A name breaks the rule of [`Name`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a name: use 1 to 48 characters a-z, 0-9, '-' and '.', starting with a letter or a digit")]
+pub struct NameError {
+    /// What was given, at most 64 characters of it.
+    pub text: String,
+}
+
+impl Name {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        let starts = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if starts && text.len() <= NAME_LEN_MAX && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError { text: text.chars().take(64).collect() })
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl PartialSchema for Name {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[a-z0-9][a-z0-9.-]{0,47}$"))
+            .description(Some("Name of a group, a volume or a box."))
+            .into()
+    }
+}
+
+impl ToSchema for Name {
+    fn name() -> Cow<'static, str> {
+        "Name".into()
+    }
+}
+
+/// A size in bytes. As input it is a number of bytes or text with a binary unit (`64K`, `512M`, `1G`, `2TiB`); as
+/// output it is always the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ByteSize(u64);
+
+/// Text is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a size: write bytes, or a number with K, M, G or T (powers of 1024), such as 64M")]
+pub struct SizeError {
+    /// What was given, at most 64 characters of it.
+    pub text: String,
+}
+
+impl ByteSize {
+    /// Takes a number of bytes.
+    pub const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// The number of bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = SizeError;
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let bad = || SizeError { text: text.chars().take(64).collect() };
+        let trimmed = text.trim();
+        let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at_checked(split).ok_or_else(bad)?;
+        let shift = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kib" => 10,
+            "m" | "mib" => 20,
+            "g" | "gib" => 30,
+            "t" | "tib" => 40,
+            _ => return Err(bad()),
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(1 << shift).map(Self).ok_or_else(bad);
+        }
+        let (whole, fraction) = number.split_once('.').ok_or_else(bad)?;
+        if fraction.is_empty() || fraction.len() > 6 || !fraction.bytes().all(|b| b.is_ascii_digit()) || shift == 0 {
+            return Err(bad());
+        }
+        let scale = 10u128.pow(fraction.len() as u32);
+        let whole: u128 = whole.parse::<u64>().map_err(|_| bad())?.into();
+        let fraction: u128 = fraction.parse::<u64>().map_err(|_| bad())?.into();
+        let bytes = ((whole * scale + fraction) << shift) / scale;
+        u64::try_from(bytes).map(Self).map_err(|_| bad())
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return f.pad(&format!("{} B", self.0));
+        }
+        let mut value = self.0 as f64 / 1024.0;
+        let mut unit = 0;
+        // At 1023.95 one decimal would print "1024.0".
+        while value >= 1023.95 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let unit = UNITS.get(unit).copied().unwrap_or("EiB");
+        let text = if (value - value.round()).abs() < 0.05 {
+            format!("{value:.0} {unit}")
+        } else {
+            format!("{value:.1} {unit}")
+        };
+        f.pad(&text)
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Input {
+            Number(u64),
+            Text(String),
+        }
+        match Input::deserialize(d)? {
+            Input::Number(bytes) => Ok(Self(bytes)),
+            Input::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl PartialSchema for ByteSize {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .description(Some("Bytes. As input also text with a binary unit, such as \"64M\"."))
+            .into()
+    }
+}
+
+impl ToSchema for ByteSize {
+    fn name() -> Cow<'static, str> {
+        "ByteSize".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_follow_the_rule() {
+        for good in ["a", "pg-data", "9.lives", &"x".repeat(48)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in ["", "A", "-a", ".a", "a b", "a/b", "ä", "..", &"x".repeat(49)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_and_print() {
+        for (text, bytes) in
+            [("0", 0), ("512", 512), ("64K", 65536), ("1.5G", 3 << 29), ("2TiB", 2 << 40), (" 1 g ", 1 << 30)]
+        {
+            assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for bad in ["", "G", "1X", "-1", "1.5", "1.G", "99999999999T", "1..2G", "ä"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1 MiB"), (1536 << 20, "1.5 GiB"), ((1 << 30) - 1, "1 GiB")]
+        {
+            assert_eq!(ByteSize(bytes).to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn size_text_never_panics(text in "\\PC{0,24}") {
+            let _ = text.parse::<ByteSize>();
+            let _ = text.parse::<Name>();
+        }
+
+        #[test]
+        fn a_size_survives_json(bytes: u64) {
+            let json = serde_json::to_string(&ByteSize(bytes)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<ByteSize>(&json).unwrap(), ByteSize(bytes));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A service with canned answers, for tests of what lies between it and a caller: server, client and command line.
+#![allow(dead_code)]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use reprise_api::server::Consequences;
+use reprise_api::*;
+
+/// The canned status.
+pub fn sample() -> Status {
+    serde_json::from_str(include_str!("../golden/status.json")).expect("sample status")
+}
+
+/// Answers from [`sample`] and writes down what it was asked to do.
+#[derive(Debug, Default)]
+pub struct Scripted {
+    /// What was asked, in order.
+    pub calls: Mutex<Vec<String>>,
+    /// Part of the basis of every action; a test changes it to make previews stale.
+    pub world: AtomicU64,
+    /// Looks at the pairing and at jobs so far: they make progress by being looked at.
+    pub looks: AtomicU64,
+    /// Seconds `group_create` takes.
+    pub slow_secs: AtomicU64,
+}
+
+/// The token that may do everything.
+pub const ADMIN_TOKEN: &str = "rpr_admin";
+/// The token that may look.
+pub const READ_TOKEN: &str = "rpr_read";
+
+impl Scripted {
+    fn note(&self, text: String) {
+        self.calls.lock().expect("calls").push(text);
+    }
+
+    pub fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().expect("calls"))
+    }
+
+    fn job(&self, state: JobState) -> Job {
+        Job { state, ..sample().jobs.remove(0) }
+    }
+}
+
+fn volume() -> VolumeStatus {
+    sample().groups.remove(1).volumes.remove(0)
+}
+
+fn event(id: u64) -> Event {
+    Event {
+        id,
+        at_unix_ms: 1_790_000_000_000,
+        code: "link-up".into(),
+        severity: Severity::Info,
+        subject: "peer turin".into(),
+        text: "The link is up.".into(),
+        what_to_do: String::new(),
+    }
+}
+
+impl BoxService for Scripted {
+    async fn authenticate(&self, token: &str) -> Option<(String, Rights)> {
+        match token {
+            ADMIN_TOKEN => Some(("a".into(), Rights::Admin)),
+            READ_TOKEN => Some(("r".into(), Rights::ReadOnly)),
+            _ => None,
+        }
+    }
+
+    async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
+        if let Action::VolumeErase { volume } = action
+            && volume.as_str() == "gone"
+        {
+            return Err(ApiError::not_found("volume", volume));
+        }
+        Ok(Consequences {
+            summary: format!("This will {}.", action.subject()),
+            losses: vec!["50 GiB of data".into()],
+            basis: self.world.load(Ordering::Relaxed).to_string(),
+        })
+    }
+
+    async fn action_execute(&self, action: &Action) -> Result<ActionDone, ApiError> {
+        self.note(action.subject());
+        let job = matches!(action, Action::VolumeErase { .. }).then(|| self.job(JobState::Running));
+        Ok(ActionDone { action: action.clone(), job })
+    }
+
+    async fn status(&self, _: Nothing) -> Result<Status, ApiError> {
+        Ok(sample())
+    }
+
+    async fn group_list(&self, _: Nothing) -> Result<GroupList, ApiError> {
+        Ok(GroupList { groups: sample().groups })
+    }
+
+    async fn group_create(&self, r: GroupCreate) -> Result<GroupStatus, ApiError> {
+        tokio::time::sleep(std::time::Duration::from_secs(self.slow_secs.load(Ordering::Relaxed))).await;
+        self.note(format!("create group {}", r.name));
+        Ok(GroupStatus { name: r.name, ..sample().groups.remove(1) })
+    }
+
+    async fn volume_list(&self, r: VolumeQuery) -> Result<VolumeList, ApiError> {
+        let volumes = sample().groups.into_iter().flat_map(|g| g.volumes);
+        Ok(VolumeList { volumes: volumes.filter(|v| r.group.as_ref().is_none_or(|g| v.group == *g)).collect() })
+    }
+
+    async fn volume_show(&self, r: ByName) -> Result<VolumeStatus, ApiError> {
+        let mut volumes = sample().groups.into_iter().flat_map(|g| g.volumes);
+        volumes.find(|v| v.name == r.name).ok_or_else(|| ApiError::not_found("volume", &r.name))
+    }
+
+    async fn volume_create(&self, r: VolumeCreate) -> Result<VolumeStarted, ApiError> {
+        self.note(format!("create {r:?}"));
+        let volume = VolumeStatus { name: r.name, group: r.group, size_bytes: r.size.bytes(), ..volume() };
+        Ok(VolumeStarted { volume, job: (!r.thin).then(|| self.job(JobState::Running)) })
+    }
+
+    async fn volume_adopt(&self, r: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
+        self.note(format!("adopt {}", r.path.display()));
+        Ok(VolumeStarted { volume: VolumeStatus { name: r.name, group: r.group, ..volume() }, job: None })
+    }
+
+    async fn peer_list(&self, _: Nothing) -> Result<PeerList, ApiError> {
+        Ok(PeerList { peers: sample().peers })
+    }
+
+    async fn pair_status(&self, _: Nothing) -> Result<PairStatus, ApiError> {
+        let peer = sample().peers.remove(0);
+        let address = "127.0.0.1:3261".to_owned();
+        let state = match self.looks.fetch_add(1, Ordering::Relaxed) {
+            0 => PairState::Listening { expires_in_secs: 599 },
+            1 => PairState::Exchanging { address },
+            _ => PairState::Paired { peer_id: peer.id, peer: peer.name, address },
+        };
+        Ok(PairStatus { state })
+    }
+
+    async fn pair_listen(&self, r: PairListen) -> Result<PairOffer, ApiError> {
+        self.note(format!("listen {}", r.valid_secs));
+        let addresses = vec!["127.0.0.1:3261".into()];
+        Ok(PairOffer { code: "4711-0815".into(), addresses, expires_in_secs: r.valid_secs })
+    }
+
+    async fn pair_dial(&self, r: PairDial) -> Result<PairStatus, ApiError> {
+        self.note(format!("dial {}", r.address));
+        if r.code != "4711-0815" {
+            let error = ApiError::new(ErrorCode::PairingFailed, "the code is wrong", "ask for a fresh code");
+            return Ok(PairStatus { state: PairState::Failed { error } });
+        }
+        let peer = sample().peers.remove(0);
+        Ok(PairStatus { state: PairState::Paired { peer_id: peer.id, peer: peer.name, address: r.address } })
+    }
+
+    async fn pair_cancel(&self, _: Nothing) -> Result<PairStatus, ApiError> {
+        Ok(PairStatus { state: PairState::Cancelled })
+    }
+
+    async fn mirror_add(&self, r: MirrorOf) -> Result<MirrorStarted, ApiError> {
+        self.note(r.subject());
+        Ok(MirrorStarted { job: Some(self.job(JobState::Running)), warnings: vec!["turin is slower".into()] })
+    }
+
+    async fn mirror_pause(&self, r: MirrorOf) -> Result<Done, ApiError> {
+        self.note(format!("pause {}", r.subject()));
+        Ok(Done {})
+    }
+
+    async fn mirror_resume(&self, r: MirrorOf) -> Result<Done, ApiError> {
+        self.note(format!("resume {}", r.subject()));
+        Ok(Done {})
+    }
+
+    async fn event_list(&self, r: EventQuery) -> Result<EventList, ApiError> {
+        let after = r.after.unwrap_or(0);
+        Ok(EventList { events: vec![event(after + 1)], next_after: after + 1 })
+    }
+
+    async fn alert_list(&self, _: AlertQuery) -> Result<AlertList, ApiError> {
+        Ok(AlertList { alerts: sample().alerts })
+    }
+
+    async fn alert_ack(&self, r: ById) -> Result<Alert, ApiError> {
+        self.note(format!("ack {}", r.id));
+        Ok(Alert { id: r.id, acked: true, ..sample().alerts.remove(0) })
+    }
+
+    async fn job_list(&self, _: Nothing) -> Result<JobList, ApiError> {
+        Ok(JobList { jobs: sample().jobs })
+    }
+
+    async fn job_show(&self, r: ById) -> Result<Job, ApiError> {
+        let state = if self.looks.fetch_add(1, Ordering::Relaxed) == 0 { JobState::Running } else { JobState::Done };
+        Ok(Job { id: r.id, ..self.job(state) })
+    }
+
+    async fn job_cancel(&self, r: ById) -> Result<Job, ApiError> {
+        Ok(Job { id: r.id, ..self.job(JobState::Cancelled) })
+    }
+
+    async fn token_list(&self, _: Nothing) -> Result<TokenList, ApiError> {
+        let info = StoredToken::mint(&[1; 40], "grafana".into(), Rights::ReadOnly, 1_790_000_000_000).stored.info();
+        Ok(TokenList { tokens: vec![info] })
+    }
+
+    async fn token_create(&self, r: TokenCreate) -> Result<TokenCreated, ApiError> {
+        let minted = StoredToken::mint(&[1; 40], r.label, r.rights, 1_790_000_000_000);
+        Ok(TokenCreated { info: minted.stored.info(), token: minted.text })
+    }
+
+    async fn token_revoke(&self, r: TokenRef) -> Result<Done, ApiError> {
+        self.note(format!("revoke {}", r.id));
+        Ok(Done {})
+    }
+
+    async fn inspect(&self, r: InspectQuery) -> Result<JournalPage, ApiError> {
+        // A journal of the records 5 to 2504.
+        let from = r.from_seq.unwrap_or(5).max(5);
+        let end = (from + u64::from(r.limit.unwrap_or(PAGE_DEFAULT))).min(2505);
+        let record = |seq: u64| {
+            serde_json::from_value(serde_json::json!({
+                "seq": seq, "kind": "write", "volume": "pg-data", "sector": seq * 8, "sectors": 8,
+                "crc32c": ["deadbeef"], "wall_unix_us": 1_790_000_000_000_000u64
+            }))
+            .expect("record")
+        };
+        Ok(JournalPage { records: (from..end).map(record).collect(), next_seq: (end < 2505).then_some(end) })
+    }
+}

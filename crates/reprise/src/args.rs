@@ -1,0 +1,373 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use reprise_api::settings::DEFAULT_SOCKET;
+use reprise_api::{ByteSize, Name, Rights};
+
+/// Replicates disks in order, over any distance.
+#[derive(Debug, Parser)]
+#[command(name = "reprise", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which box to talk to, and how to answer.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Local socket of the box
+    #[arg(long, global = true, env = "REPRISE_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Box at https://HOST:PORT instead of the socket; needs a token
+    #[arg(long, global = true, env = "REPRISE_URL", value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Token for --url
+    #[arg(long, global = true, env = "REPRISE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// SHA-256 of the certificate of --url
+    #[arg(long, global = true, env = "REPRISE_FINGERPRINT", value_name = "HEX")]
+    pub(crate) fingerprint: Option<String>,
+    /// Certificate authorities (PEM) for --url, instead of a fingerprint
+    #[arg(long, global = true, env = "REPRISE_CA_FILE", value_name = "FILE", conflicts_with = "fingerprint")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Print JSON, as docs/api.md has it
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the box
+    #[cfg(feature = "daemon")]
+    Run {
+        /// Settings file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Start a pair on this machine and show what it does
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
+    /// How the box, its groups and links are
+    Status {
+        /// Show it again and again
+        #[arg(long)]
+        watch: bool,
+        /// Seconds between two looks with --watch
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        interval: u64,
+    },
+    /// Virtual disks
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Groups of volumes that share one order
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// What a peer holds of a group
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
+    /// Paired boxes
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Pair with another box: --listen on one, the address of that one on the other
+    Pair(PairArgs),
+    /// What happened
+    Events {
+        /// Go on showing what happens
+        #[arg(long)]
+        follow: bool,
+        /// At most so many old ones
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Conditions somebody should know
+    Alerts {
+        #[command(subcommand)]
+        command: Option<AlertCommand>,
+        /// Also those that are over
+        #[arg(long)]
+        cleared: bool,
+    },
+    /// Work that takes a while
+    Jobs {
+        #[command(subcommand)]
+        command: Option<JobCommand>,
+    },
+    /// Tokens for HTTPS
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Records of a group's journal, one JSON object a line
+    Inspect {
+        /// The group
+        group: Name,
+        /// From this record on
+        #[arg(long, value_name = "SEQ")]
+        from: Option<u64>,
+        /// At most so many; all if absent
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// The OpenAPI document of the API
+    Openapi,
+}
+
+/// For what destroys something.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Sure {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// For what takes a while.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Wait {
+    /// Do not wait for the job
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume
+    Create {
+        name: Name,
+        /// Its size, such as 10G
+        #[arg(long)]
+        size: ByteSize,
+        /// The group it joins; made if there is none
+        #[arg(long, default_value = "main")]
+        group: Name,
+        /// Sparse instead of written fully
+        #[arg(long)]
+        thin: bool,
+        /// Never sent to a mirror
+        #[arg(long)]
+        local_only: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take an existing device or image as a volume, as it is
+    Adopt {
+        path: PathBuf,
+        /// Name of the volume
+        #[arg(long)]
+        name: Name,
+        /// The group it joins; made if there is none
+        #[arg(long, default_value = "main")]
+        group: Name,
+        /// Never sent to a mirror
+        #[arg(long)]
+        local_only: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Destroy a volume and its content
+    Erase {
+        name: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take a volume out again; its file or device stays
+    Remove {
+        name: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List volumes
+    List {
+        /// Only of this group
+        #[arg(long)]
+        group: Option<Name>,
+    },
+    /// Show one volume
+    Show { name: Name },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Make an empty group
+    Create { name: Name },
+    /// Take an empty group away
+    Delete {
+        name: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List groups
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MirrorCommand {
+    /// Mirror a group to a peer
+    Add {
+        group: Name,
+        #[arg(long, value_name = "PEER")]
+        to: Name,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Stop sending; the cache takes the writes
+    Pause {
+        group: Name,
+        #[arg(long, value_name = "PEER")]
+        to: Name,
+    },
+    /// Go on sending
+    Resume {
+        group: Name,
+        #[arg(long, value_name = "PEER")]
+        to: Name,
+    },
+    /// Stop mirroring for good
+    Remove {
+        group: Name,
+        #[arg(long, value_name = "PEER")]
+        to: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// List paired boxes
+    List,
+    /// Forget a peer
+    Remove {
+        name: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Put a paired box in the place of one that is gone
+    Replace {
+        name: Name,
+        #[arg(long, value_name = "PEER")]
+        with: Name,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["listen", "address", "status", "cancel"])))]
+pub(crate) struct PairArgs {
+    /// Show a code and wait for the other box
+    #[arg(long)]
+    pub(crate) listen: bool,
+    /// Link address of the box that listens, HOST:PORT
+    pub(crate) address: Option<String>,
+    /// The code it shows; asked for if absent
+    #[arg(long, requires = "address")]
+    pub(crate) code: Option<String>,
+    /// Life of the code in seconds
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(30..=3600))]
+    pub(crate) valid_secs: u32,
+    /// With --listen: do not wait, only show the code
+    #[arg(long, requires = "listen")]
+    pub(crate) no_wait: bool,
+    /// Where the pairing stands
+    #[arg(long)]
+    pub(crate) status: bool,
+    /// End the pairing that is under way
+    #[arg(long)]
+    pub(crate) cancel: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertCommand {
+    /// List alerts
+    List,
+    /// Say that somebody knows
+    Ack { id: u64 },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List jobs
+    List,
+    /// Show one job
+    Show { id: u64 },
+    /// Cancel a job
+    Cancel { id: u64 },
+    /// Wait for a job, showing its progress
+    Wait { id: u64 },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token; its text is shown once
+    Create {
+        /// What it is for
+        label: String,
+        /// admin or read-only
+        #[arg(long, default_value = "read-only")]
+        rights: Rights,
+    },
+    /// List tokens
+    List,
+    /// Make a token void
+    Revoke { id: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usual_lines_are_understood() {
+        for line in [
+            "reprise status --watch --json",
+            "reprise --socket /x status",
+            "reprise volume create pg --size 10G --group db --thin --local-only --no-wait",
+            "reprise volume adopt /dev/loop0 --name old",
+            "reprise volume erase pg --yes",
+            "reprise mirror add db --to turin",
+            "reprise peer replace turin --with milan --yes",
+            "reprise pair --listen",
+            "reprise pair 192.0.2.1:3261 --code 1234",
+            "reprise alerts",
+            "reprise alerts ack 3",
+            "reprise jobs wait 3 --json",
+            "reprise token create grafana --rights read-only",
+            "reprise inspect db --from 7 --limit 10",
+            "reprise events --follow",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in [
+            "reprise",
+            "reprise pair",
+            "reprise pair --listen 192.0.2.1:1",
+            "reprise volume create UP --size 1G",
+            "reprise volume create a --size 1X",
+            "reprise token create a --rights root",
+            "reprise mirror add db",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

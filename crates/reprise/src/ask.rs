@@ -24,7 +24,7 @@ pub(crate) fn confirmed(preview: &Preview) -> anyhow::Result<bool> {
         writeln!(err, "  lost: {}", plain(loss))?;
     }
     if !io::stdin().is_terminal() {
-        return Err(Usage::new("nobody is there to confirm this: use --yes"));
+        return Err(Usage::error("nobody is there to confirm this: use --yes"));
     }
     write!(err, "Type yes to go on: ")?;
     err.flush()?;
@@ -40,7 +40,7 @@ pub(crate) fn code() -> anyhow::Result<String> {
     }
     let code = line()?;
     if code.is_empty() {
-        return Err(Usage::new("no code given: use --code"));
+        return Err(Usage::error("no code given: use --code"));
     }
     Ok(code)
 }

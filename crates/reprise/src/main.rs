@@ -40,7 +40,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn new(problem: &'static str) -> anyhow::Error {
+    pub(crate) fn error(problem: &'static str) -> anyhow::Error {
         anyhow::Error::new(Self { problem })
     }
 }

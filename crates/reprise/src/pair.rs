@@ -24,7 +24,7 @@ pub(crate) async fn run(client: &Client, json: bool, args: PairArgs) -> anyhow::
         return listen(client, json, &args).await;
     }
     let Some(address) = args.address else {
-        return Err(Usage::new("give --listen, or the address of the box that listens"));
+        return Err(Usage::error("give --listen, or the address of the box that listens"));
     };
     let code = match args.code {
         Some(code) => code,

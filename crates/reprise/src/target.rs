@@ -12,7 +12,7 @@ pub(crate) fn client(global: &Global) -> anyhow::Result<Client> {
         return Ok(Client::new(Target::Socket(global.socket.clone())));
     };
     let Some(token) = &global.token else {
-        return Err(Usage::new(
+        return Err(Usage::error(
             "--url needs --token (or REPRISE_TOKEN); make one on the box: reprise token create NAME",
         ));
     };
@@ -20,7 +20,7 @@ pub(crate) fn client(global: &Global) -> anyhow::Result<Client> {
         (Some(text), _) => Trust::fingerprint(text)?,
         (None, Some(path)) => Trust::CaFile(path.clone()),
         (None, None) => {
-            return Err(Usage::new(
+            return Err(Usage::error(
                 "--url needs --fingerprint or --ca-file; reprise status --json on the box shows it",
             ));
         }

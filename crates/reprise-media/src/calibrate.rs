@@ -15,8 +15,8 @@ use crate::{Durability, Media, Ring};
 /// Writes per way and size. With both sizes and ways this takes well under a second on a disk that is fit for its work.
 const ROUNDS: usize = 48;
 
-/// No way and size gets more time than this, so that a slow disk does not hold up a start.
-const TIME_MAX: Duration = Duration::from_millis(700);
+/// No size gets more time than this, so that a slow disk does not hold up a start.
+const TIME_MAX: Duration = Duration::from_millis(1400);
 
 /// Latency of one way at one size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,28 +68,31 @@ pub async fn calibrate(ring: &Ring, media: &Arc<Media>, offset: u64, len: u64) -
     let data = PoolBuf::unpooled(BIG).freeze();
     // The first write of an area may allocate; it is not measured.
     ring.write_then_sync(media, offset, vec![data.clone()]).await?;
-    let measure = async |bytes: usize, durability| {
-        let area = len / bytes as u64;
-        let mut times = Vec::with_capacity(ROUNDS);
+    let measure = async |bytes: usize| {
+        let area = (len / bytes as u64).min(64);
+        let mut times = [Vec::with_capacity(ROUNDS), Vec::with_capacity(ROUNDS)];
         let start = Instant::now();
+        // Both ways in turn, so that other load on the disk hits both alike.
         for round in 0..ROUNDS as u64 {
-            let at = offset + (round % area.min(64)) * bytes as u64;
-            let piece: Bytes = data.slice(..bytes);
-            let before = Instant::now();
-            ring.write_vectored(media, at, vec![piece], durability).await?;
-            times.push(before.elapsed());
+            for (way, durability) in [Durability::Dsync, Durability::ThenSync].into_iter().enumerate() {
+                let at = offset + (round % area) * bytes as u64;
+                let piece: Bytes = data.slice(..bytes);
+                let before = Instant::now();
+                ring.write_vectored(media, at, vec![piece], durability).await?;
+                times[way].push(before.elapsed());
+            }
             if start.elapsed() > TIME_MAX {
                 break;
             }
         }
-        times.sort_unstable();
-        let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
-        Ok::<_, io::Error>(Timing { median: at(50), p95: at(95), rounds: times.len() })
+        Ok::<_, io::Error>(times.map(|mut times| {
+            times.sort_unstable();
+            let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
+            Timing { median: at(50), p95: at(95), rounds: times.len() }
+        }))
     };
-    let dsync_4k = measure(4096, Durability::Dsync).await?;
-    let sync_4k = measure(4096, Durability::ThenSync).await?;
-    let dsync_256k = measure(BIG, Durability::Dsync).await?;
-    let sync_256k = measure(BIG, Durability::ThenSync).await?;
+    let [dsync_4k, sync_4k] = measure(4096).await?;
+    let [dsync_256k, sync_256k] = measure(BIG).await?;
     let sum = |a: Timing, b: Timing| a.median + b.median;
     let dsync_wins = sum(dsync_4k, dsync_256k) <= sum(sync_4k, sync_256k);
     let chosen = if dsync_wins { Durability::Dsync } else { Durability::ThenSync };

@@ -1,7 +1,7 @@
 //! Full feature phase: commands, data, NOPs, text and logout.
 
 use bytes::Bytes;
-use reprise_scsi::{Action, Cdb, DataOut, Payload, ScsiResponse, Status, Submit};
+use reprise_scsi::{Action, Cdb, DataOut, Payload, ScsiError, ScsiResponse, Status, Submit};
 use reprise_types::{Mono, PoolBuf};
 
 use crate::conn::{CloseReason, Connection, Output, PendingCommand, Phase, SessionType, TASKS_EXTRA, WINDOW_MAX};
@@ -152,6 +152,10 @@ impl Connection {
         let Phase::Full(session) = &mut self.phase else { return NOTHING };
         let Some(luns) = &session.luns else { return NOTHING };
         match session.nexus.start(luns, bhs.lun(), &Cdb::new(bhs.cdb())) {
+            Action::DataOut(out) if out.needs_exact_length() && (!write || expected != out.len()) => {
+                let tag = self.add_task(bhs, State::Drain(ScsiResponse::error(&ScsiError::DataLength)), 0);
+                (Dest::Discard, Then::CommandData(tag))
+            }
             Action::DataOut(out) if write && expected > 0 => {
                 let len = out.buffer_len();
                 self.pending = Some(PendingCommand { bhs: *bhs, out });
@@ -248,8 +252,16 @@ impl Connection {
             })
         };
         if !fits {
-            // Wrong order or place: a sequence error, which level 0 answers by ending the session.
-            self.fail(bhs, Reject::Protocol);
+            let tag = task.tag;
+            if matches!(task.state, State::Collect { .. } | State::Drain(_)) {
+                // Wrong order or place: at level 0 nothing is asked for again, the command fails (RFC 7143, section
+                // 7.9) and what else comes for it is swallowed.
+                task.unsolicited_open = false;
+                self.answer(tag, ScsiResponse::error(&ScsiError::ProtocolCrc));
+                self.remember_stray(itt);
+            } else {
+                self.fail(bhs, Reject::Protocol);
+            }
             return NOTHING;
         }
         let tag = task.tag;
@@ -337,7 +349,7 @@ impl Connection {
                 self.outputs.push_back(Output::Submit { tag, volume, op });
             }
             // Parameter data lead to an operation or an answer, never to more data.
-            Action::DataOut(_) => self.answer(tag, ScsiResponse::error(&reprise_scsi::ScsiError::Internal)),
+            Action::DataOut(_) => self.answer(tag, ScsiResponse::error(&ScsiError::Internal)),
         }
     }
 

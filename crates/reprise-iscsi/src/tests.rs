@@ -191,14 +191,17 @@ impl Host {
         while self.conn.send_pending() > 0 {
             let mut slices = [IoSlice::new(&[]); 8];
             let count = self.conn.gather(&mut slices);
-            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
-            let take = bytes.len().min(self.chunk);
-            self.inbox.extend_from_slice(&bytes[..take]);
+            let mut take = 0;
+            for slice in &slices[..count] {
+                let part = slice.len().min(self.chunk - take);
+                self.inbox.extend_from_slice(&slice[..part]);
+                take += part;
+            }
             self.conn.sent(self.now, take);
         }
-        loop {
-            let Some(bhs) = Bhs::read(&self.inbox) else { return };
-            let mut at = BHS_LEN;
+        let mut start = 0;
+        while let Some(bhs) = Bhs::read(&self.inbox[start..]) {
+            let mut at = start + BHS_LEN;
             if self.header_digest {
                 assert_eq!(self.inbox[at..at + 4], crc32c(&[&bhs.0]));
                 at += 4;
@@ -210,9 +213,10 @@ impl Host {
                 assert_eq!(self.inbox[at + padded..at + padded + 4], crc32c(&[&self.inbox[at..at + padded]]));
                 at += 4;
             }
-            self.inbox.drain(..at + padded);
+            start = at + padded;
             self.got.push_back(Got { bhs, data });
         }
+        self.inbox.drain(..start);
     }
 
     fn next(&mut self, opcode: u8) -> Got {
@@ -534,6 +538,25 @@ fn sense_data_ride_on_the_response() {
 }
 
 #[test]
+fn commands_that_need_all_their_data_refuse_other_lengths() {
+    let mut host = Host::login(portal(1), &[]);
+    let mut compare = [0; 16];
+    (compare[0], compare[13]) = (0x89, 1);
+    for (cdb, len, sense) in [
+        (compare, 1024, None),
+        (compare, 2048, Some((5, 0x0e, 3))),
+        (compare, 512, Some((5, 0x0e, 3))),
+        (cdb16(0x93, 0, 4), 512, None),
+        (cdb16(0x93, 0, 4), 256, Some((5, 0x0e, 3))),
+    ] {
+        host.command(0xa0, len as u32, &cdb, &vec![0; len]);
+        let got = host.next(op::SCSI_RESPONSE);
+        let found = got.data.get(2..16).map(|sense| (sense[2], sense[12], sense[13]));
+        assert_eq!(found, sense, "{:#x} with {len} bytes", cdb[0]);
+    }
+}
+
+#[test]
 fn a_refused_write_takes_its_unsolicited_data_first() {
     let mut host = Host::login(portal(1), &[("InitialR2T", "No")]);
     let itt = host.command(0x20, 8192, &write16(SECTORS as u32, 16), &[1; 4096]);
@@ -544,7 +567,7 @@ fn a_refused_write_takes_its_unsolicited_data_first() {
 }
 
 #[test]
-fn data_out_of_order_ends_the_session() {
+fn data_out_of_order_fails_the_command() {
     let wrong: [(u32, u32, bool, usize, &str); 5] = [
         (1, 0, false, 512, "DataSN"),
         (0, 512, false, 512, "offset"),
@@ -557,8 +580,11 @@ fn data_out_of_order_ends_the_session() {
         let itt = host.command(0xa0, 4096, &write16(0, 8), &[]);
         let ttt = host.next(op::R2T).bhs.get32(20);
         host.data_out(itt, ttt, data_sn, offset, last, &vec![0; len]);
-        assert_eq!(host.next(op::REJECT).bhs.byte(2), Reject::Protocol as u8, "{case}");
-        assert_eq!(host.closed, Some(CloseReason::Protocol(Reject::Protocol)), "{case}");
+        let got = host.next(op::SCSI_RESPONSE);
+        assert_eq!((got.data[2 + 2], got.data[2 + 12], got.data[2 + 13]), (0x0b, 0x47, 5), "{case}");
+        host.data_out(itt, ttt, data_sn + 1, 512, true, &[0; 3584]);
+        assert!(host.got.is_empty() && host.closed.is_none(), "{case}: the rest is swallowed");
+        assert_eq!(host.write(0, &[3; 4096]).bhs.byte(3), 0, "{case}");
     }
     let mut host = Host::login(portal(1), &[]);
     host.data_out(77, 5, 0, 0, true, &[0; 512]);

@@ -269,6 +269,12 @@ impl DataOut {
         self.buffer_len
     }
 
+    /// True if the command makes no sense with more or less data than [`Self::len`]: it is then refused with
+    /// [`ScsiError::DataLength`] before any data move. Other writes take what is offered and report the residual.
+    pub fn needs_exact_length(&self) -> bool {
+        matches!(self.kind, DataOutKind::CompareAndWrite { .. } | DataOutKind::WriteSame { .. })
+    }
+
     /// The volume written to.
     pub fn volume(&self) -> VolumeId {
         self.lun.volume

@@ -144,6 +144,9 @@ pub enum ScsiError {
     /// The data could not be made durable.
     #[error("write error")]
     WriteError,
+    /// The transport's expected data length does not fit the command.
+    #[error("invalid field in command information unit")]
+    DataLength,
     /// The initiator sent other data than it announced.
     #[error("data phase error")]
     DataPhase,
@@ -211,6 +214,7 @@ impl Sense {
             ScsiError::Internal => Self::new(K::AbortedCommand, 0x44, 0x00),
             ScsiError::UnrecoveredRead { lba } => Self::new(K::MediumError, 0x11, 0x00).info(lba),
             ScsiError::WriteError => Self::new(K::MediumError, 0x0c, 0x00),
+            ScsiError::DataLength => Self::new(K::IllegalRequest, 0x0e, 0x03),
             ScsiError::DataPhase => Self::new(K::AbortedCommand, 0x4b, 0x00),
             ScsiError::ProtocolCrc => Self::new(K::AbortedCommand, 0x47, 0x05),
             ScsiError::UnitAttention(attention) => Self::for_attention(attention),
@@ -307,6 +311,7 @@ mod tests {
         check(ScsiError::Internal, 0xb, 0x44, 0);
         check(ScsiError::UnrecoveredRead { lba: Some(3) }, 3, 0x11, 0);
         check(ScsiError::WriteError, 3, 0x0c, 0);
+        check(ScsiError::DataLength, 5, 0x0e, 3);
         check(ScsiError::DataPhase, 0xb, 0x4b, 0);
         check(ScsiError::ProtocolCrc, 0xb, 0x47, 5);
         check(ScsiError::UnitAttention(U::PowerOn), 6, 0x29, 0);

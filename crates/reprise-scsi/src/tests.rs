@@ -243,6 +243,9 @@ fn write_same_zeroes_or_expands() {
         assert!(matches!(got, Op::Write { data, .. } if data == vec![9; 2048]));
         assert_eq!(sense(start(unit(), &cdb_for(row, 3, 0))), INVALID_FIELD, "WSNZ");
     }
+    let no_data = [0x93, 0x09, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0];
+    let ranges = vec![(Sector::from_raw(3), SectorCount::from_raw(4))];
+    assert_eq!(submit(start(unit(), &no_data)).op, Op::Zero { ranges });
     let too_long = [0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0, 0];
     assert_eq!(sense(start(unit(), &too_long)), INVALID_FIELD);
 }

@@ -1,1 +1,8 @@
 //! The daemon: threads, sockets, TLS, metrics, HTTP, control store.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod clock;
+pub mod group;
+pub mod net;
+pub mod pool;

@@ -1,0 +1,161 @@
+//! How the rest of the box speaks with a group's thread.
+
+use std::sync::Arc;
+
+use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VolumeMeta};
+use reprise_format::link::{Instance, Row};
+use reprise_iscsi::Acl;
+use reprise_media::Media;
+use reprise_types::{BoxId, GroupId, HistoryHash, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::net;
+
+/// Commands that may wait for a group's thread. Each holds its caller, so more only means more callers.
+pub const COMMANDS_MAX: usize = 64;
+
+/// A volume's home, opened.
+#[derive(Debug, Clone)]
+pub struct HomeMedia {
+    /// The volume.
+    pub slot: VolumeSlot,
+    /// Its file or device.
+    pub media: Arc<Media>,
+}
+
+/// What a group's thread is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve an initiator: nothing has been read from the socket.
+    Iscsi(std::net::TcpStream),
+    /// Use a connection to the peer.
+    Link(Box<net::Connection>),
+    /// Take a volume; its slot is answered.
+    AddVolume(VolumeMeta, Arc<Media>, Reply<VolumeSlot>),
+    /// Let a volume go once everything of it is in its home; the home is closed when this answers.
+    RemoveVolume(VolumeSlot, Reply<VolumeMeta>),
+    /// Attach a peer.
+    AddPeer(BoxId, Instance, Reply<()>),
+    /// Detach the peer.
+    RemovePeer(Reply<()>),
+    /// Pause or resume the link.
+    SetPaused(bool, Reply<()>),
+    /// Who may log in.
+    SetAcl(Acl),
+    /// Records of the journal behind a position, oldest first.
+    Inspect {
+        /// Records after this one.
+        after: Seq,
+        /// At most so many.
+        limit: usize,
+        /// The records.
+        reply: oneshot::Sender<Vec<Inspected>>,
+    },
+    /// Finish what is under way and stop. The journal keeps what is not applied.
+    Stop(oneshot::Sender<()>),
+}
+
+/// An answer.
+pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
+
+/// A record as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// Position.
+    pub seq: Seq,
+    /// What it is.
+    pub kind: RecordKind,
+    /// The volume.
+    pub volume: VolumeSlot,
+    /// First sector.
+    pub sector: Sector,
+    /// Length.
+    pub sectors: SectorCount,
+    /// Checksums of the payload, one for each 4 KiB.
+    pub crcs: Vec<u32>,
+    /// Source wall clock of its batch, microseconds since 1970.
+    pub wall_micros: u64,
+    /// h after the batch, on the last record of a batch.
+    pub hash: Option<HistoryHash>,
+}
+
+/// A session of an initiator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Name of the initiator.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: String,
+}
+
+/// The link of a group as it is now.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LinkView {
+    /// A connection is there and data flows.
+    pub streaming: bool,
+    /// The peer's address.
+    pub address: String,
+    /// Row of the handshake, or on which the link stopped.
+    pub row: Option<Row>,
+    /// The node should hold a connection (source only).
+    pub wanted: bool,
+    /// Smoothed round trip.
+    pub rtt_micros: Option<u64>,
+    /// Copy: sectors done and all.
+    pub copy: Option<(u64, u64)>,
+    /// Frame bytes sent and received on this connection, and payload before compression.
+    pub bytes_out: u64,
+    /// See `bytes_out`.
+    pub bytes_in: u64,
+    /// See `bytes_out`.
+    pub payload_out: u64,
+    /// See `bytes_out`.
+    pub payload_in: u64,
+    /// Credit left in bytes, and in bytes of the receiver's journal.
+    pub credit: (u64, u64),
+    /// Age of the oldest acknowledged write that is not durable at the peer; 0 where there is none.
+    pub lag_millis: u64,
+    /// Bytes of journal that are not durable at the peer.
+    pub lag_bytes: u64,
+}
+
+/// A group as it is now; renewed several times a second.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its superblock.
+    pub meta: Arc<GroupMeta>,
+    /// Positions.
+    pub positions: Positions,
+    /// Figures.
+    pub stats: GroupStats,
+    /// The seal of the last recovery is durable and hosts are served.
+    pub ready: bool,
+    /// A home leg is detached after an error.
+    pub home_detached: bool,
+    /// The link.
+    pub link: LinkView,
+    /// Sessions.
+    pub sessions: Vec<SessionInfo>,
+    /// Bytes of the buffer pool in use.
+    pub buffers: u64,
+}
+
+/// A group's thread.
+#[derive(Debug)]
+pub struct GroupHandle {
+    /// The group.
+    pub id: GroupId,
+    /// Commands to its thread.
+    pub commands: mpsc::Sender<Command>,
+    /// What it is now.
+    pub snapshot: watch::Receiver<Snapshot>,
+}
+
+/// What a group tells people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupNotice {
+    /// The group.
+    pub group: GroupId,
+    /// What.
+    pub notice: Notice,
+}

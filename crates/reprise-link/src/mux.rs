@@ -77,6 +77,11 @@ impl Muxer {
         !self.control.is_empty()
     }
 
+    /// Gives up all bulk, also a message of which a part has been sent: the connection is to be closed.
+    pub fn abandon_bulk(&mut self) {
+        self.bulk.clear();
+    }
+
     /// Bytes of the next chunk with its header, or none: what a throttle has to pay for bulk.
     pub fn next_bulk_len(&self) -> Option<usize> {
         let next = self.bulk.front().filter(|_| self.control.is_empty())?;

@@ -1,0 +1,399 @@
+//! One connection after its greeting: a reader and a writer, with bounded queues to and from the owner.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reprise_format::link::{Frame, Message, MessageKind, Stream};
+use reprise_link::mux::{AssembleError, Assembler, CONTROL_QUEUE_MAX, Muxer, Payload, headroom};
+use reprise_link::throttle::TokenBucket;
+use reprise_types::{BufPool, Mono, PoolBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_rustls::TlsStream;
+
+use super::NetError;
+use super::compress::{COMPRESS_BYTES_MIN, Compressor, inflate};
+
+/// Bulk messages between the owner and the writer. The owner counts what it has handed over as sent, so few.
+const BULK_COMMANDS_MAX: usize = 2;
+
+/// Events on their way to the owner; when they are many the socket is not read and the peer waits.
+const EVENTS_MAX: usize = 64;
+
+/// Compressed messages that wait to be decompressed, in order.
+const INFLATING_MAX: usize = 2;
+
+/// Bytes read from TLS at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// How long to wait when the buffer pool is empty. Credit keeps that from happening; it must only not be fatal.
+pub(super) const POOL_RETRY: Duration = Duration::from_millis(2);
+
+/// How long a last message may take to go out when the owner closes.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
+
+/// What comes from a connection.
+#[derive(Debug)]
+// The large variant is the one that comes all the time; a box for each would be an allocation per message.
+#[allow(clippy::large_enum_variant)]
+pub enum LinkEvent {
+    /// A message, with its payload if its kind has one: in an aligned buffer, for a batch after
+    /// [`reprise_link::mux::BATCH_HEADROOM`] bytes of room, else from its start.
+    Message {
+        /// The message.
+        message: Message,
+        /// What stands beside it.
+        payload: Option<PoolBuf>,
+    },
+    /// The connection is over; nothing comes after it.
+    Closed {
+        /// Why; none where this end closed it.
+        error: Option<NetError>,
+    },
+}
+
+/// What a connection has carried, for status and metrics.
+#[derive(Debug, Default)]
+pub struct LinkCounters {
+    /// Bytes of frames written, before TLS.
+    pub bytes_out: AtomicU64,
+    /// Bytes of frames read, after TLS.
+    pub bytes_in: AtomicU64,
+    /// Payload bytes handed over for sending, before compression.
+    pub payload_out: AtomicU64,
+    /// Payload bytes received, after decompression.
+    pub payload_in: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Bulk {
+    message: Message,
+    payload: Bytes,
+}
+
+/// Sends on one connection. Dropping it, or [`Self::close`], ends the connection after the control messages that were
+/// queued have gone out; bulk is given up.
+#[derive(Debug)]
+pub struct LinkHandle {
+    control: mpsc::Sender<Message>,
+    bulk: mpsc::Sender<Bulk>,
+    rate: watch::Sender<u64>,
+    healthy: Arc<AtomicBool>,
+    counters: Arc<LinkCounters>,
+}
+
+impl LinkHandle {
+    /// Queues a control message. False where the queue is full or the connection is over: it cannot be saved then, drop
+    /// it.
+    pub fn send_control(&self, message: Message) -> bool {
+        debug_assert!(message.kind().stream() == Stream::Control);
+        self.control.try_send(message).is_ok()
+    }
+
+    /// Queues a bulk message; false, and nothing queued, where there is no room or the connection is over.
+    #[must_use]
+    pub fn try_send_bulk(&self, message: Message, payload: Bytes) -> bool {
+        debug_assert!(message.kind().stream() == Stream::Bulk);
+        let len = payload.len() as u64;
+        let queued = self.bulk.try_send(Bulk { message, payload }).is_ok();
+        if queued {
+            self.counters.payload_out.fetch_add(len, Ordering::Relaxed);
+        }
+        queued
+    }
+
+    /// True where [`Self::try_send_bulk`] has room.
+    pub fn has_bulk_room(&self) -> bool {
+        self.bulk.capacity() > 0
+    }
+
+    /// Waits for room; false when the connection is over.
+    pub async fn bulk_room(&self) -> bool {
+        self.bulk.reserve().await.is_ok()
+    }
+
+    /// Limits bulk to so many bytes a second; 0 for no limit.
+    pub fn set_rate_limit(&self, bytes_per_sec: u64) {
+        self.rate.send_replace(bytes_per_sec);
+    }
+
+    /// The handshake of the group, or of the boxes, is through: should this connection break, dialling starts over with
+    /// the shortest wait.
+    pub fn set_healthy(&self) {
+        self.healthy.store(true, Ordering::Relaxed);
+    }
+
+    /// What it has carried.
+    pub fn counters(&self) -> &Arc<LinkCounters> {
+        &self.counters
+    }
+
+    /// Ends the connection.
+    pub fn close(self) {}
+}
+
+/// A connection's outer end.
+pub(super) struct Started {
+    pub(super) handle: LinkHandle,
+    pub(super) events: mpsc::Receiver<LinkEvent>,
+    pub(super) healthy: Arc<AtomicBool>,
+    /// Ends when the connection is over.
+    pub(super) over: JoinHandle<()>,
+}
+
+/// Starts reader and writer. `left_over` was read behind the greeting.
+pub(super) fn start(
+    stream: TlsStream<TcpStream>,
+    left_over: Vec<u8>,
+    first: Vec<Message>,
+    pool: BufPool,
+    zstd_level: i32,
+) -> Started {
+    let (control_tx, control_rx) = mpsc::channel(CONTROL_QUEUE_MAX / 2);
+    let (bulk_tx, bulk_rx) = mpsc::channel(BULK_COMMANDS_MAX);
+    let (event_tx, event_rx) = mpsc::channel(EVENTS_MAX);
+    let (rate_tx, rate_rx) = watch::channel(0);
+    let healthy = Arc::new(AtomicBool::new(false));
+    let counters = Arc::new(LinkCounters::default());
+    let (read_half, write_half) = tokio::io::split(stream);
+    let reader = Reader { stream: read_half, events: event_tx.clone(), pool, counters: counters.clone() };
+    let writer = Writer {
+        stream: write_half,
+        control: control_rx,
+        bulk: bulk_rx,
+        rate: rate_rx,
+        zstd_level,
+        counters: counters.clone(),
+    };
+    let over = tokio::spawn(async move {
+        for message in first {
+            // The channel is empty and longer than what was read with the greeting.
+            let _ = event_tx.send(LinkEvent::Message { message, payload: None }).await;
+        }
+        // Whichever ends first ends the connection: the other is dropped with its half of the socket.
+        let error = tokio::select! {
+            error = reader.run(left_over) => Some(error),
+            result = writer.run() => result.err(),
+        };
+        let _ = event_tx.send(LinkEvent::Closed { error }).await;
+    });
+    let handle = LinkHandle { control: control_tx, bulk: bulk_tx, rate: rate_tx, healthy: healthy.clone(), counters };
+    Started { handle, events: event_rx, healthy, over }
+}
+
+struct Reader {
+    stream: ReadHalf<TlsStream<TcpStream>>,
+    events: mpsc::Sender<LinkEvent>,
+    pool: BufPool,
+    counters: Arc<LinkCounters>,
+}
+
+struct Inflating {
+    message: Message,
+    kind: MessageKind,
+    payload: Payload,
+}
+
+impl Reader {
+    async fn run(self, left_over: Vec<u8>) -> NetError {
+        let (inflate_tx, inflate_rx) = mpsc::channel(INFLATING_MAX);
+        let bulk_events = self.events.clone();
+        let (pool, counters) = (self.pool.clone(), self.counters.clone());
+        tokio::select! {
+            error = self.read(left_over, inflate_tx) => error,
+            error = deliver_bulk(inflate_rx, bulk_events, pool, counters) => error,
+        }
+    }
+
+    async fn read(mut self, mut pending: Vec<u8>, bulk: mpsc::Sender<Inflating>) -> NetError {
+        let mut assembler = Assembler::default();
+        let mut chunk = vec![0u8; READ_BYTES];
+        loop {
+            let mut at = 0;
+            loop {
+                let (frame, used) = match Frame::decode(pending.get(at..).unwrap_or_default()) {
+                    Ok(Some(found)) => found,
+                    Ok(None) => break,
+                    Err(error) => return AssembleError::from(error).into(),
+                };
+                let done = match assembler.accept(&frame, &mut |len| self.pool.try_alloc(len)) {
+                    Err(AssembleError::NoBuffer { .. }) => {
+                        tokio::time::sleep(POOL_RETRY).await;
+                        continue;
+                    }
+                    Err(error) => return error.into(),
+                    Ok(done) => done,
+                };
+                let kind = frame.kind;
+                at += used;
+                let Some((message, payload)) = done else { continue };
+                // Control does not wait for what is being decompressed.
+                let delivered = match kind.stream() {
+                    Stream::Control => self.events.send(LinkEvent::Message { message, payload: None }).await.is_ok(),
+                    Stream::Bulk => bulk.send(Inflating { message, kind, payload }).await.is_ok(),
+                };
+                if !delivered {
+                    return NetError::OwnerGone;
+                }
+            }
+            pending.drain(..at);
+            match self.stream.read(&mut chunk).await {
+                Ok(0) => return NetError::PeerClosed,
+                Ok(len) => {
+                    self.counters.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                    pending.extend_from_slice(&chunk[..len]);
+                }
+                Err(error) => return NetError::Io { what: "read", source: error },
+            }
+        }
+    }
+}
+
+/// Decompresses bulk messages on a thread for that and delivers them in order.
+async fn deliver_bulk(
+    mut incoming: mpsc::Receiver<Inflating>,
+    events: mpsc::Sender<LinkEvent>,
+    pool: BufPool,
+    counters: Arc<LinkCounters>,
+) -> NetError {
+    while let Some(Inflating { message, kind, payload }) = incoming.recv().await {
+        let payload = match payload {
+            Payload::None => None,
+            Payload::Plain(buf) => Some(buf),
+            Payload::Zstd { bytes, raw_len } => {
+                let pool = pool.clone();
+                let work = spawn_blocking(move || inflate(&bytes, raw_len as usize, headroom(kind), &pool));
+                match work.await {
+                    Ok(Ok(buf)) => Some(buf),
+                    Ok(Err(error)) => return NetError::Payload { source: Box::new(error) },
+                    Err(_) => return NetError::Stopping,
+                }
+            }
+        };
+        let len = payload.as_ref().map_or(0, |buf| buf.len() - headroom(kind));
+        counters.payload_in.fetch_add(len as u64, Ordering::Relaxed);
+        if events.send(LinkEvent::Message { message, payload }).await.is_err() {
+            return NetError::OwnerGone;
+        }
+    }
+    // The reader is gone, and with it the connection.
+    std::future::pending().await
+}
+
+struct Writer {
+    stream: WriteHalf<TlsStream<TcpStream>>,
+    control: mpsc::Receiver<Message>,
+    bulk: mpsc::Receiver<Bulk>,
+    rate: watch::Receiver<u64>,
+    zstd_level: i32,
+    counters: Arc<LinkCounters>,
+}
+
+type Compressing = JoinHandle<(Option<Compressor>, Bulk, Option<Bytes>)>;
+
+async fn compressed(work: &mut Option<Compressing>) -> Option<(Option<Compressor>, Bulk, Option<Bytes>)> {
+    match work {
+        Some(handle) => {
+            let done = handle.await;
+            *work = None;
+            done.ok()
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl Writer {
+    async fn run(mut self) -> Result<(), NetError> {
+        let mut muxer = Muxer::default();
+        let mut compressor = Compressor::new(self.zstd_level).ok();
+        let mut compressing: Option<Compressing> = None;
+        let started = Instant::now();
+        let clock = || Mono::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let mut bucket = TokenBucket::new(clock(), 0, 0);
+        let (mut control_open, mut bulk_open) = (true, true);
+        let mut out = Vec::new();
+        loop {
+            if self.rate.has_changed().unwrap_or(false) {
+                let rate = *self.rate.borrow_and_update();
+                // A quarter of a second of burst: smooth, and large enough for the timer's grain.
+                bucket = TokenBucket::new(clock(), rate, (rate / 4).max(1));
+            }
+            // When a frame may go: at once, when the throttle allows it, or not before something comes.
+            let paid = muxer.next_bulk_len().map(|len| bucket.take(clock(), len as u64));
+            let wait = match (muxer.is_empty(), paid) {
+                (true, _) => None,
+                (false, Some(Err(at))) => Some(Duration::from_nanos(at.since(clock()))),
+                (false, _) => Some(Duration::ZERO),
+            };
+            if wait == Some(Duration::ZERO) {
+                // Control that has come meanwhile goes first; the throttle then pays a chunk of bulk twice, once in a while.
+                while let Ok(message) = self.control.try_recv() {
+                    muxer.push(&message, Bytes::new(), None).map_err(|_| NetError::ControlFlood)?;
+                }
+                out.clear();
+                muxer.write_frame(&mut out);
+                self.write(&out).await?;
+                if compressing.as_ref().is_none_or(|work| !work.is_finished()) && !self.bulk_waits(&muxer, &compressing)
+                {
+                    continue;
+                }
+            }
+            if !control_open && !bulk_open && compressing.is_none() && muxer.is_empty() {
+                let _ = tokio::time::timeout(CLOSE_LINGER, self.stream.shutdown()).await;
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                message = self.control.recv(), if control_open => match message {
+                    Some(message) => {
+                        muxer.push(&message, Bytes::new(), None).map_err(|_| NetError::ControlFlood)?;
+                    }
+                    None => {
+                        // The owner is gone: its last control messages are out or in the muxer, bulk is given up.
+                        (control_open, bulk_open, compressing) = (false, false, None);
+                        muxer.abandon_bulk();
+                    }
+                },
+                done = compressed(&mut compressing), if compressing.is_some() => {
+                    let (back, bulk, packed) = done.ok_or(NetError::Stopping)?;
+                    compressor = back;
+                    let raw_len = bulk.payload.len() as u32;
+                    let (payload, from) = packed.map_or((bulk.payload, None), |packed| (packed, Some(raw_len)));
+                    muxer.push(&bulk.message, payload, from).map_err(|_| NetError::ControlFlood)?;
+                }
+                bulk = self.bulk.recv(), if bulk_open && compressing.is_none() && muxer.has_bulk_room() => match bulk {
+                    None => bulk_open = false,
+                    Some(bulk) => match compressor.take_if(|_| bulk.payload.len() >= COMPRESS_BYTES_MIN) {
+                        None => {
+                            muxer.push(&bulk.message, bulk.payload, None).map_err(|_| NetError::ControlFlood)?;
+                        }
+                        Some(mut zstd) => {
+                            compressing = Some(spawn_blocking(move || {
+                                let packed = zstd.compress(&bulk.payload);
+                                (Some(zstd), bulk, packed)
+                            }));
+                        }
+                    },
+                },
+                () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+                _ = self.rate.changed(), if wait.is_some_and(|w| !w.is_zero()) && control_open => {}
+            }
+        }
+    }
+
+    fn bulk_waits(&self, muxer: &Muxer, compressing: &Option<Compressing>) -> bool {
+        compressing.is_none() && muxer.has_bulk_room() && !self.bulk.is_empty()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), NetError> {
+        let io = |source| NetError::Io { what: "write", source };
+        self.stream.write_all(bytes).await.map_err(io)?;
+        self.stream.flush().await.map_err(io)?;
+        self.counters.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

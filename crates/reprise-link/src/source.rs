@@ -119,7 +119,9 @@ impl SourceSession {
                 Ok(None)
             }
             Message::Close(Close { reason, detail }) => Err(LinkError::Closed { reason, detail }),
-            Message::GroupState(state) if self.phase == Phase::AwaitState => self.on_state(&state, history).map(Some),
+            Message::GroupState(state) if self.phase == Phase::AwaitState => {
+                self.on_state(now, &state, history).map(Some)
+            }
             Message::Ack(ack) if streaming => self.on_ack(&ack, history),
             Message::CopyAck(ack) if streaming => self.on_copy_ack(ack.cursor).map(Some),
             Message::Credit(credit) if streaming => {
@@ -143,6 +145,7 @@ impl SourceSession {
 
     fn on_state(
         &mut self,
+        now: Mono,
         state: &reprise_format::link::GroupState,
         history: &impl HistoryLookup,
     ) -> Result<SourceEvent, LinkError> {
@@ -161,7 +164,9 @@ impl SourceSession {
                 let cursor = if verdict.row == Row::ContinueCopy { state.copy_cursor } else { None };
                 self.copy = Some(CopySource::new(&self.offer.volumes, cursor));
             }
+            // What waits already counts from now on.
             self.lag = LagMeter::new(start.seq);
+            self.lag.note(now, self.durable);
         }
         Ok(SourceEvent::Verdict { verdict, instance_seen: state.instance.current })
     }

@@ -26,6 +26,10 @@ pub const BATCH_PAYLOAD_MAX: usize = 256 << 10;
 pub const BATCH_RECORDS_MAX: usize = 512;
 /// Length of a zero record, at most: 512 GiB. A longer range becomes several records.
 pub const ZERO_SECTORS_MAX: u64 = 1 << 30;
+/// Volumes end before this sector (48 bits, 128 PiB), so that footer and index may pack an address with a volume.
+pub const SECTOR_END_MAX: u64 = 1 << 48;
+/// No Seq passes this: 2^62 records outlive every disk, and arithmetic on what a disk or peer says cannot overflow.
+pub const SEQ_MAX: u64 = 1 << 62;
 /// Largest body header: all descriptors and checksums of a full batch.
 pub const BODY_HEADER_MAX: usize =
     (BODY_FIXED_LEN + BATCH_RECORDS_MAX * (DESCRIPTOR_LEN + 4) + BATCH_PAYLOAD_MAX / CRC_GRAIN * 4)
@@ -74,6 +78,16 @@ impl Envelope {
         out
     }
 
+    /// True where the bytes name this place and generation. The fields stand there in every version, so that this can
+    /// be asked before the version is known.
+    pub fn names_place(bytes: &[u8], segment: u32, offset: u32, generation: u64) -> bool {
+        let mut place = [0; 16];
+        place[..4].copy_from_slice(&segment.to_le_bytes());
+        place[4..8].copy_from_slice(&offset.to_le_bytes());
+        place[8..].copy_from_slice(&generation.to_le_bytes());
+        bytes.get(16..32) == Some(&place[..])
+    }
+
     /// Reads an envelope from the first 64 bytes.
     ///
     /// # Errors
@@ -82,10 +96,12 @@ impl Envelope {
         let what = "batch envelope";
         let mut r = Reader::new(what, bytes);
         r.magic(ENVELOPE_MAGIC)?;
-        r.version(VERSION)?;
         let have = bytes.len();
         let head = bytes.get(..ENVELOPE_LEN).ok_or(FormatError::Short { what, need: ENVELOPE_LEN, have })?;
+        // The checksum stands at the same place in every version and comes first: behind the end of a log lie old
+        // payload bytes, which a host chose, and those must not look like a newer release.
         check_crc(what, head, ENVELOPE_CRC_AT)?;
+        r.version(VERSION)?;
         r.u16()?;
         let envelope = Self {
             total_len: r.u32()?,
@@ -168,7 +184,8 @@ impl Descriptor {
         }
         let too_long = kind == RecordKind::Zero && sectors.get() > ZERO_SECTORS_MAX;
         let empty = kind.changes_content() && sectors.get() == 0;
-        if too_long || empty || sector.checked_add(sectors).is_none() {
+        let beyond = sector.checked_add(sectors).is_none_or(|end| end.get() > SECTOR_END_MAX);
+        if too_long || empty || beyond {
             return Err(r.field("sectors", sectors.get()));
         }
         Ok((Self { kind, volume, sector, sectors, payload_len }, payload_offset))
@@ -272,7 +289,8 @@ impl BodyHeader {
         if count == 0 || count > BATCH_RECORDS_MAX {
             return Err(r.field("record_count", record_count.into()));
         }
-        if first_seq == Seq::ZERO || first_seq.checked_add(count as u64 - 1) != Some(last_seq) {
+        let last = first_seq.checked_add(count as u64 - 1);
+        if first_seq == Seq::ZERO || last != Some(last_seq) || last_seq.get() > SEQ_MAX {
             return Err(r.field("last_seq", last_seq.get()));
         }
         if payload_len as usize > BATCH_PAYLOAD_MAX || crc_count as usize > BATCH_PAYLOAD_MAX / 512 {

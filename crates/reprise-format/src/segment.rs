@@ -5,6 +5,7 @@ use reprise_types::{
 };
 
 use crate::FormatError;
+use crate::batch::SEQ_MAX;
 use crate::cursor::{Reader, Writer, check_crc, fill_crc};
 
 /// Bytes kept at the start of a segment for its header. The header itself fills 512, so that no crash can tear it
@@ -74,13 +75,18 @@ impl SegmentHeader {
         let branch = BranchId::from_raw(r.take()?);
         let segment = r.u32()?;
         r.u32()?;
+        let generation = r.u64()?;
+        let first_seq = r.u64()?;
+        if first_seq == 0 || first_seq > SEQ_MAX {
+            return Err(r.field("first_seq", first_seq));
+        }
         Ok(Self {
             pool,
             group,
             branch,
             segment,
-            generation: r.u64()?,
-            first_seq: Seq::from_raw(r.u64()?),
+            generation,
+            first_seq: Seq::from_raw(first_seq),
             h_before: HistoryHash::from_raw(r.take()?),
         })
     }
@@ -130,7 +136,7 @@ impl RecordEntry {
 }
 
 /// What a segment holds, written when the segment is full: a restart reads it instead of the batches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Footer {
     /// The group.
     pub group: GroupId,
@@ -144,6 +150,8 @@ pub struct Footer {
     pub h_before: HistoryHash,
     /// Incarnation of the last batch.
     pub incarnation: u32,
+    /// Version of the group's superblock when this was written: a superblock with a smaller one is stale.
+    pub superblock_version: u64,
     /// Byte offset behind the last batch.
     pub data_end: u32,
     /// The batches in order.
@@ -185,7 +193,7 @@ impl Footer {
         t.u32(FOOTER_MAGIC).u16(VERSION).u16(0).u32(tables_len as u32).u32(self.segment).u64(self.generation);
         t.bytes(self.group.as_bytes()).u64(self.first_seq.get()).bytes(self.h_before.as_bytes());
         t.u32(self.incarnation).u32(self.data_end).u32(self.batches.len() as u32).u32(self.records.len() as u32);
-        t.u32(crate::crc32c(&w.out)).pad_to(TRAILER_LEN);
+        t.u32(crate::crc32c(&w.out)).u32(0).u64(self.superblock_version).pad_to(TRAILER_LEN);
         let mut buf = PoolBuf::unpooled(len);
         buf[..tables_len].copy_from_slice(&w.out);
         buf[tables_len..].copy_from_slice(&t.out);
@@ -239,6 +247,11 @@ impl Footer {
         let batch_count = r.u32()? as usize;
         let record_count = r.u32()? as usize;
         let expected = r.u32()?;
+        r.u32()?;
+        let superblock_version = r.u64()?;
+        if first_seq == Seq::ZERO || first_seq.get() > SEQ_MAX {
+            return Err(r.field("first_seq", first_seq.get()));
+        }
         let found = crate::crc32c(tables);
         if found != expected {
             return Err(FormatError::Checksum { what, found, expected });
@@ -277,7 +290,8 @@ impl Footer {
             }
             records.push(record);
         }
-        Ok(Self { group, segment, generation, first_seq, h_before, incarnation, data_end, batches, records })
+        let head = Self { group, segment, generation, first_seq, h_before, ..Self::default() };
+        Ok(Self { incarnation, superblock_version, data_end, batches, records, ..head })
     }
 }
 
@@ -293,6 +307,7 @@ mod tests {
             first_seq: Seq::from_raw(100),
             h_before: HistoryHash::from_raw([2; 16]),
             incarnation: 3,
+            superblock_version: 8,
             data_end: 12288,
             batches: vec![BatchEntry {
                 offset: 4096,

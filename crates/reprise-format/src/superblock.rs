@@ -322,7 +322,7 @@ mod tests {
         let old = encode(SuperblockKind::Group, 4, &body("old")).unwrap().to_vec();
         let new = encode(SuperblockKind::Group, 5, &body("new")).unwrap().to_vec();
         let mut torn = new.clone();
-        torn[70] ^= 1;
+        torn[66] ^= 1;
         let pick = |copies: [&Vec<u8>; 4]| {
             newest::<GroupBody>(SuperblockKind::Group, &copies.map(|c| Some(c.clone()))).map(|(v, b)| (v, b.name))
         };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
 
+use crate::planted::{Planted, has};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Node {
     end: u64,
@@ -52,7 +54,7 @@ impl Index {
             if at < start {
                 map.insert(at, Node { end: start, seq: node.seq });
             }
-            if node.end > end {
+            if node.end > end && !has(Planted::IndexCut) {
                 map.insert(end, node);
             }
             from = node.end.min(end);

@@ -11,6 +11,11 @@
 mod batch;
 mod index;
 mod journal;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[allow(dead_code, unreachable_pub)]
+mod planted;
 mod read;
 mod recover;
 mod segment;

@@ -9,6 +9,7 @@ use reprise_format::batch::{BATCH_ALIGN, BATCH_LEN_MAX, ENVELOPE_LEN, Envelope};
 use reprise_format::segment::{Footer, SEGMENT_HEADER_LEN, SegmentHeader, TRAILER_LEN};
 use reprise_types::{GroupId, HistoryHash, Point, PoolId, Seq, WallMicros};
 
+use crate::planted::{Planted, has};
 use crate::segment::Segment;
 use crate::{Batch, JournalStart, SegmentId, segment_offset};
 
@@ -293,7 +294,7 @@ impl Walk<'_> {
                     // sealed again further on) where the history does not lead. Batches that a later one was
                     // built on are missed by the witness and the seal, never here.
                     let dropped = head.last_seq > self.found.seal.seq || !next;
-                    if envelope.incarnation < self.found.incarnation && dropped {
+                    if envelope.incarnation < self.found.incarnation && dropped && !has(Planted::IncarnationIgnored) {
                         return Ok((segment, Case::StaleIncarnation));
                     }
                     if !next {

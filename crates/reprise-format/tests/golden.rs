@@ -4,6 +4,8 @@
 //! missing and never touches one that is there: a difference is a format change, and needs a version and a file
 //! of its own. The link's are in `golden/link`, with tests beside the code.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -47,7 +49,7 @@ fn records() -> Vec<PackRecord> {
     RecordKind::ALL
         .into_iter()
         .map(|kind| match kind {
-            RecordKind::Write => PackRecord::new(kind, extent(1, 0x1234_5678_9a, 9), fill(9 * 512, 1)),
+            RecordKind::Write => PackRecord::new(kind, extent(1, 0x12_3456_789a, 9), fill(9 * 512, 1)),
             RecordKind::Zero => PackRecord::new(kind, extent(2, 7, 1 << 30), Bytes::new()),
             RecordKind::FlushMark | RecordKind::VolumeRemoved => PackRecord::new(kind, extent(0, 0, 0), Bytes::new()),
             RecordKind::IntervalExtent => PackRecord::new(kind, extent(1, 64, 2), fill(1024, 5)),

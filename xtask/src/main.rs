@@ -1,1 +1,56 @@
-fn main() {}
+//! `cargo xtask ...`: set-up, tests, demo and benchmarks.
+//!
+//! It starts cargo and the programs of the project and counts what they say; it links none of the product's crates, so
+//! that it is built in seconds and cannot be broken by them.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod checks;
+mod demo;
+mod fuzz;
+mod lint;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup                          install what the others need (Debian, as root), or say what is missing
+  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, e2e, fuzz
+  demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
+  bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
+  lint                           fmt, clippy and docs, warnings as errors
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let outcome = match command {
+        "setup" => setup::run(),
+        "test" => test::run(rest),
+        "demo" => demo::run(rest),
+        "bench" => bench::run(rest),
+        "lint" => lint::run(),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprint!("unknown command {other:?}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the tests, the demo and the benchmarks need from Debian.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, find_program, is_root};
+
+/// How one sees that a package is there.
+enum Sign {
+    /// A program.
+    Program(&'static str),
+    /// A module of QEMU, in a folder that has the architecture in its name.
+    QemuModule(&'static str),
+}
+
+/// Package, sign, what for.
+const NEEDED: &[(&str, Sign, &str)] = &[
+    ("libiscsi-bin", Sign::Program("iscsi-perf"), "an initiator for tests and benchmarks"),
+    ("qemu-utils", Sign::Program("qemu-img"), "copies images, measures"),
+    ("qemu-block-extra", Sign::QemuModule("block-iscsi.so"), "lets qemu-img speak iSCSI"),
+    ("tgt", Sign::Program("tgtd"), "what the benchmarks compare with"),
+    ("e2fsprogs", Sign::Program("mkfs.ext4"), "makes and checks file systems"),
+    ("iproute2", Sign::Program("tc"), "shapes the link of the benchmarks"),
+    ("util-linux", Sign::Program("unshare"), "network namespaces of the benchmarks"),
+    ("mount", Sign::Program("losetup"), "loop devices of the tests"),
+];
+
+impl Sign {
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Program(name) => find_program(name).is_some(),
+            Self::QemuModule(name) => {
+                let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|e| e.path());
+                folders.chain([Path::new("/usr/lib").to_owned()]).any(|f| f.join("qemu").join(name).is_file())
+            }
+        }
+    }
+}
+
+/// Installs what is missing, or says what to install. Quiet when all is there.
+pub(crate) fn ensure() -> Result<()> {
+    let missing: Vec<_> = NEEDED.iter().filter(|(_, sign, _)| !sign.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|(package, ..)| *package).collect();
+    let install = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    for (package, _, what_for) in &missing {
+        eprintln!("missing: {package} ({what_for})");
+    }
+    if !is_root() {
+        bail!("run this as root, then again: {install}");
+    }
+    if find_program("apt-get").is_none() {
+        bail!("this is no Debian; install what the packages {} hold", packages.join(", "));
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "Dpkg::Use-Pty=0"]);
+        command
+    };
+    process::run(apt().arg("update")).context("refresh the package lists")?;
+    // A package that starts a service would put it on the default ports of this machine, where nobody asked for it.
+    let no_start = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !no_start.exists();
+    if ours {
+        std::fs::write(no_start, "#!/bin/sh\nexit 101\n").context("keep services from starting")?;
+        process::run(Command::new("chmod").arg("755").arg(no_start))?;
+    }
+    let installed = process::run(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages));
+    if ours {
+        std::fs::remove_file(no_start).context("let services start again")?;
+    }
+    installed.context("install packages")?;
+    if let Some((package, ..)) = missing.iter().find(|(_, sign, _)| !sign.is_there()) {
+        bail!("{package} is installed and what is needed of it is not there");
+    }
+    eprintln!("installed: {}", packages.join(" "));
+    Ok(())
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run() -> Result<()> {
+    ensure()?;
+    println!("all that tests, demo and benchmarks need is there");
+    Ok(())
+}

@@ -245,8 +245,15 @@ impl Group {
         &self.journal
     }
 
-    /// What happened.
+    /// What happened, and what follows from it.
     pub fn handle(&mut self, now: Now, event: Event) {
+        self.take(now, event);
+        self.pump();
+    }
+
+    /// What happened. What follows from it waits for [`Self::settle`], so that what a host sends at one time goes into
+    /// one batch.
+    pub fn take(&mut self, now: Now, event: Event) {
         self.now = now;
         match event {
             Event::Host(io, op) => self.host_op(io, op),
@@ -256,6 +263,11 @@ impl Group {
             Event::Link(input) => self.link_input(input),
             Event::Tick => self.tick(),
         }
+    }
+
+    /// Does what follows from all events taken.
+    pub fn settle(&mut self, now: Now) {
+        self.now = now;
         self.pump();
     }
 

@@ -32,6 +32,24 @@ pub fn payload_crcs(payload: &[u8]) -> impl Iterator<Item = u32> + '_ {
     payload.chunks(CRC_GRAIN).map(crc32c)
 }
 
+/// The CRC-32C of a whole payload of `len` bytes from the checksums of its grains.
+pub fn combine_crcs(crcs: &[u32], len: usize) -> u32 {
+    let mut left = len;
+    let mut whole: Option<u32> = None;
+    for crc in crcs {
+        let grain = left.min(CRC_GRAIN);
+        left -= grain;
+        whole = Some(match whole {
+            None => *crc,
+            Some(before) => {
+                let algorithm = crc_fast::CrcAlgorithm::Crc32Iscsi;
+                crc_fast::checksum_combine(algorithm, before.into(), (*crc).into(), grain as u64) as u32
+            }
+        });
+    }
+    whole.unwrap_or_else(|| crc32c(&[]))
+}
+
 /// BLAKE3 truncated to 128 bits, as the history hash uses it.
 pub(crate) fn hash128(parts: &[&[u8]]) -> HistoryHash {
     let mut hasher = blake3::Hasher::new();
@@ -41,4 +59,18 @@ pub(crate) fn hash128(parts: &[&[u8]]) -> HistoryHash {
     let mut out = [0u8; 16];
     out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     HistoryHash::from_raw(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grains_combine_to_the_checksum_of_the_whole() {
+        for len in [0usize, 1, 512, 4096, 4097, 10_000, 65_536] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+            let crcs: Vec<u32> = payload_crcs(&bytes).collect();
+            assert_eq!(combine_crcs(&crcs, len), crc32c(&bytes), "{len} bytes");
+        }
+    }
 }

@@ -6,3 +6,4 @@ pub mod clock;
 pub mod group;
 pub mod net;
 pub mod pool;
+pub mod portal;

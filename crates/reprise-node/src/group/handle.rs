@@ -71,8 +71,8 @@ pub struct Inspected {
     pub sector: Sector,
     /// Length.
     pub sectors: SectorCount,
-    /// Checksums of the payload, one for each 4 KiB.
-    pub crcs: Vec<u32>,
+    /// CRC-32C of the whole payload.
+    pub crc: u32,
     /// Source wall clock of its batch, microseconds since 1970.
     pub wall_micros: u64,
     /// h after the batch, on the last record of a batch.

@@ -1,7 +1,13 @@
 //! A group's thread: it carries out what the engine decides, with the sockets and the disk of that group.
 
+mod disk;
 mod handle;
+mod iscsi;
+mod link;
+mod owner;
+mod thread;
 
 pub use handle::{
     COMMANDS_MAX, Command, GroupHandle, GroupNotice, HomeMedia, Inspected, LinkView, Reply, SessionInfo, Snapshot,
 };
+pub use thread::{GroupDeps, Limits, TargetConfig, spawn};

@@ -1,0 +1,330 @@
+//! Serves one initiator: moves bytes between its socket, the protocol and the group.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reprise_engine::{Event, HostError, HostOp, HostReply};
+use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, Target, TaskTag};
+use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, NotReady, Op, ScsiError, TargetPort};
+use reprise_types::{Extent, Role, VolumeId, VolumeSlot};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::owner::Owner;
+use crate::clock;
+
+/// Pieces of one gathered send.
+const SEND_PIECES_MAX: usize = 64;
+/// Reads of the socket before other tasks of the thread get their turn.
+const READS_PER_TURN: usize = 8;
+
+/// One initiator's session.
+pub(super) struct Session {
+    pub(super) connection: RefCell<Connection>,
+    wake: Notify,
+    pub(super) address: String,
+}
+
+impl Session {
+    /// The engine's answer.
+    pub(super) fn reply(&self, tag: TaskTag, reply: Result<HostReply, HostError>) {
+        let completion = match reply {
+            Ok(HostReply::Done) => Completion::Done,
+            Ok(HostReply::Data(parts)) => Completion::DataParts(parts),
+            Err(error) => Completion::Failed(scsi_error(error)),
+        };
+        self.connection.borrow_mut().complete(clock::now().mono, tag, completion);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.connection.borrow_mut().close(reason);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn set_luns(&self, luns: LunMap) {
+        self.connection.borrow_mut().set_luns(luns);
+        self.wake.notify_one();
+    }
+}
+
+fn scsi_error(error: HostError) -> ScsiError {
+    match error {
+        HostError::Fenced => ScsiError::Fenced,
+        HostError::NotSource => ScsiError::NotReady(NotReady::Unavailable),
+        HostError::Unreadable(sector) => ScsiError::UnrecoveredRead { lba: Some(sector.get()) },
+        HostError::Miscompare(at) => ScsiError::Miscompare { offset: at.into() },
+        HostError::Range => ScsiError::LbaOutOfRange { lba: 0 },
+    }
+}
+
+impl Owner {
+    /// The group's LUNs as they are now.
+    pub(super) fn luns(&self) -> LunMap {
+        let group = self.group.borrow();
+        let unavailable = group.meta().role == Role::Mirror;
+        let port = TargetPort {
+            target_name: self.deps.target.name.clone(),
+            group: 1,
+            relative_port: 1,
+            alua: if unavailable { AluaState::Unavailable } else { AluaState::ActiveOptimized },
+        };
+        let units = group.meta().volumes.iter().map(|v| {
+            let mut lun = Lun::new(v.id, v.sectors, BlockSize::B512);
+            lun.thin = v.thin;
+            lun.not_ready = unavailable.then_some(NotReady::Unavailable);
+            (v.lun, lun)
+        });
+        // LUN numbers are given once per group and stay below the limit.
+        LunMap::new(port, units).expect("LUN numbers of a group are unique")
+    }
+
+    fn portal(&self) -> Arc<Portal> {
+        let target = Target {
+            name: self.deps.target.name.clone(),
+            alias: Some(self.deps.name.clone()),
+            addresses: self.deps.target.addresses.clone(),
+            acl: self.acl.borrow().clone(),
+            luns: self.luns(),
+        };
+        Arc::new(Portal { group_tag: 1, targets: vec![target] })
+    }
+
+    fn slot_of(&self, volume: VolumeId) -> Option<VolumeSlot> {
+        self.group.borrow().meta().volumes.iter().find(|v| v.id == volume).map(|v| v.slot)
+    }
+
+    /// A session with the same initiator name and ISID takes the place of the older one (RFC 7143, section 6.3.5).
+    fn reinstate(&self, own: &Rc<Session>) {
+        let Some(info) = own.connection.borrow().logged_in().cloned() else { return };
+        for other in self.live_sessions() {
+            if Rc::ptr_eq(&other, own) {
+                continue;
+            }
+            let same = other
+                .connection
+                .borrow()
+                .logged_in()
+                .is_some_and(|i| i.isid == info.isid && i.initiator.eq_ignore_ascii_case(&info.initiator));
+            if same {
+                other.close(CloseReason::Reinstated);
+            }
+        }
+    }
+
+    fn submit_host(self: &Rc<Self>, session: &Rc<Session>, tag: TaskTag, volume: VolumeId, op: Op) {
+        let Some(slot) = self.slot_of(volume) else {
+            session.connection.borrow_mut().complete(
+                clock::now().mono,
+                tag,
+                Completion::Failed(ScsiError::LunNotSupported),
+            );
+            return;
+        };
+        let extent = |sector, sectors| Extent { volume: slot, sector, sectors };
+        let of_len = |len: usize| reprise_types::SectorCount::from_raw(len as u64 / 512);
+        let op = match op {
+            Op::Read { sector, sectors } => HostOp::Read(extent(sector, sectors)),
+            Op::Write { sector, data, .. } => HostOp::Write { extent: extent(sector, of_len(data.len())), data },
+            Op::Zero { ranges } => HostOp::Zero { volume: slot, ranges },
+            Op::CompareAndWrite { sector, verify, write } => {
+                HostOp::CompareAndWrite { extent: extent(sector, of_len(write.len())), verify, data: write }
+            }
+            Op::Flush => HostOp::Flush,
+        };
+        let io = self.register(session, tag);
+        self.take(Event::Host(io, op));
+    }
+}
+
+enum Turn {
+    /// Nothing more until something happens.
+    Idle,
+    /// More may be there already.
+    Again,
+    /// A buffer is wanted and the pool is empty.
+    NoBuffer,
+    Over,
+}
+
+struct Server {
+    owner: Rc<Owner>,
+    session: Rc<Session>,
+    stream: TcpStream,
+    wanted: Option<u32>,
+}
+
+impl Server {
+    /// Carries out what the protocol wants.
+    fn outputs(&mut self) -> Option<CloseReason> {
+        let mut submitted = false;
+        loop {
+            let output = self.session.connection.borrow_mut().poll_output();
+            let Some(output) = output else { break };
+            match output {
+                Output::Submit { tag, volume, op } => {
+                    submitted = true;
+                    self.owner.submit_host(&self.session, tag, volume, op);
+                }
+                Output::NeedBuffer { len } => {
+                    self.wanted = Some(len);
+                    self.grant();
+                }
+                // Reads and writes complete by themselves; the protocol drops what it no longer wants.
+                Output::Abort { .. } => {}
+                Output::LoggedIn(info) => {
+                    tracing::info!(
+                        initiator = %info.initiator, address = %self.session.address, group = %self.owner.deps.name,
+                        "initiator logged in"
+                    );
+                    self.owner.reinstate(&self.session);
+                }
+                Output::Reset { scope, attention, cold } => {
+                    for other in self.owner.live_sessions() {
+                        if !Rc::ptr_eq(&other, &self.session) {
+                            other.connection.borrow_mut().external_reset(scope, attention, cold);
+                            other.wake.notify_one();
+                        }
+                    }
+                }
+                Output::Close(reason) => return Some(reason),
+            }
+        }
+        if submitted {
+            self.owner.settle();
+        }
+        None
+    }
+
+    /// True if no buffer is wanted any more.
+    fn grant(&mut self) -> bool {
+        let Some(len) = self.wanted else { return true };
+        let Some(buf) = self.owner.buffers.try_alloc(len as usize) else { return false };
+        self.wanted = None;
+        self.session.connection.borrow_mut().grant_buffer(clock::now().mono, buf);
+        true
+    }
+
+    fn send(&self) -> io::Result<()> {
+        loop {
+            let mut connection = self.session.connection.borrow_mut();
+            let sent = {
+                let mut slices = [IoSlice::new(&[]); SEND_PIECES_MAX];
+                let count = connection.gather(&mut slices);
+                if count == 0 {
+                    return Ok(());
+                }
+                self.stream.try_write_vectored(&slices[..count])
+            };
+            match sent {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => connection.sent(clock::now().mono, n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// One read of the socket.
+    fn receive(&self) -> io::Result<Turn> {
+        let mut connection = self.session.connection.borrow_mut();
+        let read = match connection.recv_target() {
+            RecvTarget::Staging(buf) | RecvTarget::Payload(buf) => self.stream.try_read(buf),
+            RecvTarget::Blocked => return Ok(Turn::Idle),
+            RecvTarget::Closed => return Ok(Turn::Idle),
+        };
+        match read {
+            Ok(0) => Ok(Turn::Over),
+            Ok(n) => {
+                connection.received(clock::now().mono, n);
+                Ok(Turn::Again)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Turn::Idle),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn turn(&mut self) -> io::Result<Turn> {
+        let mut last = Turn::Idle;
+        for _ in 0..READS_PER_TURN {
+            last = self.receive()?;
+            if self.outputs().is_some() {
+                return Ok(Turn::Over);
+            }
+            self.send()?;
+            if !matches!(last, Turn::Again) {
+                break;
+            }
+        }
+        Ok(if self.wanted.is_some() { Turn::NoBuffer } else { last })
+    }
+
+    async fn run(&mut self) -> io::Result<()> {
+        loop {
+            let turn = self.turn()?;
+            match turn {
+                Turn::Over => return Ok(()),
+                Turn::Again => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Turn::Idle | Turn::NoBuffer => {}
+            }
+            let (blocked, unsent, deadline) = {
+                let connection = self.session.connection.borrow();
+                (connection.is_blocked(), connection.send_pending() > 0, connection.next_deadline())
+            };
+            let now = clock::now().mono;
+            let sleep = deadline.map_or(Duration::from_secs(60), |d| Duration::from_nanos(d.since(now)));
+            let freed = self.owner.buffers_free.clone();
+            tokio::select! {
+                () = self.session.wake.notified() => {}
+                ready = self.stream.readable(), if !blocked => ready?,
+                ready = self.stream.writable(), if unsent => ready?,
+                () = async { if matches!(turn, Turn::NoBuffer) { freed.notified().await } else { pending().await } } => {
+                    self.grant();
+                }
+                () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {
+                    self.session.connection.borrow_mut().tick(clock::now().mono);
+                }
+            }
+            if matches!(turn, Turn::NoBuffer) {
+                self.grant();
+            }
+        }
+    }
+}
+
+/// Serves an initiator from its first byte on.
+pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream) {
+    let address = stream.peer_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
+    let local = stream.local_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
+    let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%error, %address, "initiator's socket cannot be used");
+            return;
+        }
+    };
+    let _ = stream.set_nodelay(true);
+    let tsih = owner.next_tsih.get();
+    owner.next_tsih.set(tsih.checked_add(1).unwrap_or(1));
+    let config = Config::new(owner.portal(), local, tsih);
+    let session = Rc::new(Session {
+        connection: RefCell::new(Connection::new(config, clock::now().mono)),
+        wake: Notify::new(),
+        address,
+    });
+    owner.sessions.borrow_mut().push(Rc::downgrade(&session));
+    let mut server = Server { owner, session, stream, wanted: None };
+    let result = server.run().await;
+    let address = &server.session.address;
+    match result {
+        Ok(()) => tracing::info!(%address, group = %server.owner.deps.name, "initiator's connection ended"),
+        Err(error) => tracing::info!(%address, %error, group = %server.owner.deps.name, "initiator's connection broke"),
+    }
+}

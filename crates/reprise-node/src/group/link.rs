@@ -1,0 +1,128 @@
+//! The group's end of a connection to the peer.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use reprise_engine::LinkInput;
+use reprise_format::link::{Message, Stream};
+use tokio::sync::Notify;
+
+use super::owner::Owner;
+use crate::net::{Connection, LinkCounters, LinkEvent, LinkHandle};
+
+/// A connection in use. Dropping it ends the connection.
+pub(super) struct LinkConn {
+    handle: LinkHandle,
+    bulk: RefCell<VecDeque<(Message, Bytes, u64)>>,
+    more: Notify,
+    pub(super) address: String,
+}
+
+impl LinkConn {
+    /// Queues a message. The engine bounds the bulk that is queued.
+    pub(super) fn send(&self, message: Message, payload: Vec<Bytes>) {
+        if message.kind().stream() == Stream::Control {
+            self.handle.send_control(message);
+            return;
+        }
+        let bytes: u64 = payload.iter().map(|p| p.len() as u64).sum();
+        let payload = match payload.len() {
+            0 => Bytes::new(),
+            1 => payload.into_iter().next().unwrap_or_default(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(bytes as usize);
+                payload.iter().for_each(|p| whole.extend_from_slice(p));
+                whole.freeze()
+            }
+        };
+        self.bulk.borrow_mut().push_back((message, payload, bytes));
+        self.more.notify_one();
+    }
+
+    pub(super) fn counters(&self) -> &Arc<LinkCounters> {
+        self.handle.counters()
+    }
+
+    pub(super) fn set_healthy(&self) {
+        self.handle.set_healthy();
+    }
+
+    /// Moves queued bulk to the link's thread as it has room. Ends with the connection.
+    async fn pump(self: Rc<Self>, owner: Rc<Owner>) {
+        loop {
+            let next = self.bulk.borrow_mut().pop_front();
+            let Some((message, payload, bytes)) = next else {
+                self.more.notified().await;
+                continue;
+            };
+            if !self.handle.bulk_room().await {
+                return;
+            }
+            // There is room and nobody else sends; a refusal means that the connection is over.
+            if !self.handle.try_send_bulk(message, payload) {
+                return;
+            }
+            owner.link_input(LinkInput::Sent(bytes));
+        }
+    }
+}
+
+/// Serves a connection until it ends or another takes its place.
+pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
+    let Connection { handle, mut events, address, .. } = connection;
+    let link = Rc::new(LinkConn {
+        handle,
+        bulk: RefCell::default(),
+        more: Notify::new(),
+        address: address.to_string(),
+    });
+    let older = owner.link.borrow_mut().replace(link.clone());
+    if older.is_some() {
+        owner.link_input(LinkInput::Disconnected);
+    }
+    drop(older);
+    let weak = Rc::downgrade(&link);
+    let pump = tokio::task::spawn_local(link.clone().pump(owner.clone()));
+    drop(link);
+    owner.link_input(LinkInput::Connected);
+    loop {
+        // A closed connection is dropped by the owner; what still comes of it is nobody's.
+        let current = || match (weak.upgrade(), owner.link.borrow().as_ref()) {
+            (Some(own), Some(now)) => Rc::ptr_eq(&own, now),
+            _ => false,
+        };
+        if !current() {
+            break;
+        }
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => continue,
+        };
+        if !current() {
+            break;
+        }
+        match event {
+            Some(LinkEvent::Message { message, payload }) => {
+                let payload = payload.map_or_else(Bytes::new, reprise_types::PoolBuf::freeze);
+                owner.link_input(LinkInput::Message(message, payload));
+            }
+            Some(LinkEvent::Closed { error }) => {
+                if let Some(error) = error {
+                    tracing::info!(group = %owner.deps.name, %error, "link ended");
+                }
+                drop(owner.link.borrow_mut().take());
+                owner.link_input(LinkInput::Disconnected);
+                break;
+            }
+            None => {
+                drop(owner.link.borrow_mut().take());
+                owner.link_input(LinkInput::Disconnected);
+                break;
+            }
+        }
+    }
+    pump.abort();
+}

@@ -1,0 +1,164 @@
+//! The owner of a group on its thread: events in, effects carried out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
+use reprise_iscsi::{Acl, TaskTag};
+use reprise_media::{Durability, Media, Ring};
+use reprise_types::{BufPool, VolumeSlot};
+use tokio::sync::{Notify, mpsc};
+
+use super::handle::GroupNotice;
+use super::iscsi::Session;
+use super::link::LinkConn;
+use super::thread::GroupDeps;
+use crate::clock;
+
+/// Everything of a group that lives on its thread.
+pub(super) struct Owner {
+    pub(super) deps: GroupDeps,
+    pub(super) group: RefCell<Group>,
+    pub(super) ring: Ring,
+    pub(super) durability: Cell<Durability>,
+    pub(super) slot: usize,
+    pub(super) homes: RefCell<HashMap<VolumeSlot, Arc<Media>>>,
+    /// Buffers for what hosts write.
+    pub(super) buffers: BufPool,
+    /// Woken when a buffer comes back.
+    pub(super) buffers_free: Arc<Notify>,
+    /// Operations of hosts that are with the engine.
+    ios: RefCell<HashMap<u64, (Rc<Session>, TaskTag)>>,
+    next_io: Cell<u64>,
+    pub(super) sessions: RefCell<Vec<Weak<Session>>>,
+    pub(super) acl: RefCell<Acl>,
+    pub(super) next_tsih: Cell<u16>,
+    pub(super) link: RefCell<Option<Rc<LinkConn>>>,
+    notices: mpsc::Sender<GroupNotice>,
+    /// Woken when a volume's state may have changed.
+    pub(super) changed: Notify,
+    busy: Cell<bool>,
+    waiting: RefCell<VecDeque<Event>>,
+}
+
+impl Owner {
+    pub(super) fn new(deps: GroupDeps, slot: usize, group: Group, ring: Ring) -> Rc<Self> {
+        let buffers = BufPool::new(deps.limits.buffer_bytes);
+        let buffers_free = Arc::new(Notify::new());
+        let wake = buffers_free.clone();
+        buffers.set_on_free(Arc::new(move || wake.notify_waiters()));
+        let homes = deps.homes.iter().map(|h| (h.slot, h.media.clone())).collect();
+        Rc::new(Self {
+            group: RefCell::new(group),
+            ring,
+            durability: Cell::new(Durability::Dsync),
+            slot,
+            homes: RefCell::new(homes),
+            buffers,
+            buffers_free,
+            ios: RefCell::default(),
+            next_io: Cell::new(1),
+            sessions: RefCell::default(),
+            acl: RefCell::new(deps.target.acl.clone()),
+            next_tsih: Cell::new(1),
+            link: RefCell::default(),
+            notices: deps.notices.clone(),
+            changed: Notify::new(),
+            busy: Cell::new(false),
+            waiting: RefCell::default(),
+            deps,
+        })
+    }
+
+    /// Names an operation of a host.
+    pub(super) fn register(&self, session: &Rc<Session>, tag: TaskTag) -> Io {
+        let io = self.next_io.get();
+        self.next_io.set(io + 1);
+        self.ios.borrow_mut().insert(io, (session.clone(), tag));
+        Io(io)
+    }
+
+    /// Takes an event without what follows from it; [`Self::settle`] must come soon.
+    pub(super) fn take(&self, event: Event) {
+        self.group.borrow_mut().take(clock::now(), event);
+    }
+
+    /// Does what follows from the events taken.
+    pub(super) fn settle(self: &Rc<Self>) {
+        self.group.borrow_mut().settle(clock::now());
+        self.drain();
+    }
+
+    /// An event and what follows from it.
+    pub(super) fn event(self: &Rc<Self>, event: Event) {
+        if self.busy.get() {
+            // Carried out by the loop that is already draining.
+            self.waiting.borrow_mut().push_back(event);
+            return;
+        }
+        self.group.borrow_mut().handle(clock::now(), event);
+        self.drain();
+    }
+
+    pub(super) fn done(self: &Rc<Self>, token: Token, result: Result<Bytes, IoFault>) {
+        self.event(Event::Done(token, result));
+    }
+
+    fn drain(self: &Rc<Self>) {
+        if self.busy.replace(true) {
+            return;
+        }
+        loop {
+            let effect = self.group.borrow_mut().poll_effect();
+            if let Some(effect) = effect {
+                self.carry_out(effect);
+                continue;
+            }
+            let event = self.waiting.borrow_mut().pop_front();
+            let Some(event) = event else { break };
+            self.group.borrow_mut().handle(clock::now(), event);
+        }
+        self.busy.set(false);
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Reply(io, reply) => {
+                let found = self.ios.borrow_mut().remove(&io.0);
+                if let Some((session, tag)) = found {
+                    session.reply(tag, reply);
+                }
+            }
+            Effect::LinkSend(message, payload) => {
+                if let Some(link) = self.link.borrow().as_ref() {
+                    link.send(message, payload);
+                }
+            }
+            Effect::LinkClose(reason) => {
+                tracing::info!(group = %self.deps.name, ?reason, "link closed");
+                drop(self.link.borrow_mut().take());
+            }
+            Effect::Notice(notice) => {
+                let group = self.group.borrow().meta().group;
+                // Bounded: whoever reads is slow or gone, and the state itself is in the snapshot.
+                let _ = self.notices.try_send(GroupNotice { group, notice });
+            }
+            disk => self.carry_out_disk(disk),
+        }
+    }
+
+    /// Gives the engine what the link brought.
+    pub(super) fn link_input(self: &Rc<Self>, input: LinkInput) {
+        self.event(Event::Link(input));
+    }
+
+    /// Sessions that are there.
+    pub(super) fn live_sessions(&self) -> Vec<Rc<Session>> {
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.retain(|s| s.strong_count() > 0);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+}

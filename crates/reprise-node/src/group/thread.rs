@@ -1,0 +1,352 @@
+//! Starts a group's thread and serves its commands.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reprise_engine::{Event, Group, GroupConfig, VolumeMeta};
+use reprise_iscsi::{Acl, CloseReason};
+use reprise_journal::{Batch, BatchSource, JournalConfig};
+use reprise_media::{Media, Ring, RingConfig, calibrate};
+use reprise_types::{BoxId, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::handle::{
+    COMMANDS_MAX, Command, GroupHandle, GroupNotice, HomeMedia, Inspected, LinkView, Reply, SessionInfo, Snapshot,
+};
+use super::owner::Owner;
+use super::{iscsi, link};
+use crate::clock;
+use crate::pool::{Allocator, OpenedGroup};
+
+/// The engine's clock ticks this often: bounds pacing, rounds and heartbeats.
+const TICK: Duration = Duration::from_millis(20);
+/// The snapshot is renewed at every so many ticks.
+const TICKS_PER_SNAPSHOT: u32 = 5;
+
+/// The group's target.
+#[derive(Debug, Clone)]
+pub struct TargetConfig {
+    /// iSCSI name.
+    pub name: String,
+    /// Portal addresses, `host:port`.
+    pub addresses: Vec<String>,
+    /// Who may log in.
+    pub acl: Acl,
+}
+
+/// Memory of a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes taken from initiators and not yet released. At the limit a session reads no further, so the initiator
+    /// waits.
+    pub buffer_bytes: u64,
+    /// Durable batches kept for the cursors.
+    pub ram_tail_bytes: u64,
+    /// Window granted to a feeding peer.
+    pub link_window: u64,
+}
+
+/// What a group's thread is given.
+#[derive(Debug, Clone)]
+pub struct GroupDeps {
+    /// Name, for the log.
+    pub name: String,
+    /// This box.
+    pub this_box: BoxId,
+    /// The pool.
+    pub pool: PoolId,
+    /// The cache.
+    pub cache: Arc<Media>,
+    /// Bytes of a segment.
+    pub segment_len: u64,
+    /// Who holds which segment.
+    pub allocator: Allocator,
+    /// Opened homes.
+    pub homes: Vec<HomeMedia>,
+    /// The target.
+    pub target: TargetConfig,
+    /// Where notices go.
+    pub notices: mpsc::Sender<GroupNotice>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Starts the thread of a recovered group.
+///
+/// # Errors
+/// No thread, runtime or io_uring to be had.
+pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandle> {
+    let id = opened.meta.group;
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let config = GroupConfig {
+        this_box: deps.this_box,
+        journal: JournalConfig {
+            pool: deps.pool,
+            group: id,
+            segment_len: deps.segment_len,
+            ram_tail_max: ByteLen::from_raw(deps.limits.ram_tail_bytes),
+        },
+        link_window: deps.limits.link_window,
+    };
+    let slot = opened.slot;
+    let group = Group::open(clock::now(), config, opened.meta, opened.superblock_version, opened.start);
+    let first = Snapshot {
+        meta: Arc::new(group.meta().clone()),
+        positions: group.positions(),
+        stats: group.stats(),
+        ready: false,
+        home_detached: false,
+        link: LinkView::default(),
+        sessions: Vec::new(),
+        buffers: 0,
+    };
+    let (publish, snapshot) = watch::channel(first);
+    let (started, result) = std::sync::mpsc::channel();
+    let name = format!("group-{}", deps.name.chars().take(9).collect::<String>());
+    std::thread::Builder::new().name(name).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async move {
+            match Ring::spawn_local(RingConfig::default()) {
+                Ok(ring) => {
+                    let _ = started.send(Ok(()));
+                    let owner = Owner::new(deps, slot, group, ring);
+                    run(owner, inbox, publish).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    })?;
+    result.recv().map_err(std::io::Error::other)??;
+    Ok(GroupHandle { id, commands, snapshot })
+}
+
+/// Measures which way of writing durably is the faster one, in the last copy of an unused superblock slot.
+async fn choose_durability(owner: &Rc<Owner>) {
+    const SCRATCH: u64 = 256 << 10;
+    let offset = reprise_format::superblock::SEGMENTS_OFFSET - SCRATCH;
+    match calibrate(&owner.ring, &owner.deps.cache, offset, SCRATCH).await {
+        Ok(found) => {
+            tracing::info!(group = %owner.deps.name, calibration = %found, "durable write chosen");
+            owner.durability.set(found.chosen);
+        }
+        Err(error) => tracing::warn!(group = %owner.deps.name, %error, "durable write not calibrated"),
+    }
+}
+
+async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watch::Sender<Snapshot>) {
+    choose_durability(&owner).await;
+    owner.settle();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut ticks = 0u32;
+    loop {
+        tokio::select! {
+            command = inbox.recv() => match command {
+                Some(Command::Stop(done)) => {
+                    stop(&owner).await;
+                    let _ = done.send(());
+                    return;
+                }
+                Some(command) => serve(&owner, command),
+                None => return stop(&owner).await,
+            },
+            _ = tick.tick() => {
+                owner.event(Event::Cache(owner.deps.allocator.fill()));
+                owner.event(Event::Tick);
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
+                    publish.send_replace(snapshot(&owner));
+                }
+            }
+        }
+    }
+}
+
+/// Ends sessions and link; what has a Seq becomes durable, what is not applied stays in the journal.
+async fn stop(owner: &Rc<Owner>) {
+    owner.live_sessions().iter().for_each(|s| s.close(CloseReason::Shutdown));
+    drop(owner.link.borrow_mut().take());
+    for _ in 0..500 {
+        let quiet = {
+            let group = owner.group.borrow();
+            group.is_fenced() || (group.durable().seq == group.journal().written() && group.superblock_settled())
+        };
+        if quiet && owner.ring.outstanding() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tracing::warn!(group = %owner.deps.name, "stopped with disk operations under way");
+}
+
+fn serve(owner: &Rc<Owner>, command: Command) {
+    let now = clock::now();
+    match command {
+        Command::Iscsi(stream) => {
+            tokio::task::spawn_local(iscsi::serve(owner.clone(), stream));
+        }
+        Command::Link(connection) => {
+            tokio::task::spawn_local(link::serve(owner.clone(), *connection));
+        }
+        Command::AddVolume(volume, media, reply) => {
+            let added = owner.group.borrow_mut().add_volume(now, volume);
+            if let Ok(slot) = added {
+                owner.homes.borrow_mut().insert(slot, media);
+            }
+            owner.settle();
+            luns_changed(owner);
+            let _ = reply.send(added);
+        }
+        Command::RemoveVolume(slot, reply) => {
+            tokio::task::spawn_local(remove_volume(owner.clone(), slot, reply));
+        }
+        Command::AddPeer(peer, instance, reply) => {
+            let result = owner.group.borrow_mut().add_peer(now, peer, instance);
+            owner.settle();
+            let _ = reply.send(result);
+        }
+        Command::RemovePeer(reply) => {
+            let result = owner.group.borrow_mut().remove_peer(now);
+            owner.settle();
+            let _ = reply.send(result);
+        }
+        Command::SetPaused(paused, reply) => {
+            let result = owner.group.borrow_mut().set_paused(now, paused);
+            owner.settle();
+            let _ = reply.send(result);
+        }
+        Command::SetAcl(acl) => *owner.acl.borrow_mut() = acl,
+        Command::Inspect { after, limit, reply } => {
+            tokio::task::spawn_local(inspect(owner.clone(), after, limit, reply));
+        }
+        // Taken before.
+        Command::Stop(done) => drop(done),
+    }
+}
+
+fn luns_changed(owner: &Rc<Owner>) {
+    let luns = owner.luns();
+    owner.live_sessions().iter().for_each(|s| s.set_luns(luns.clone()));
+}
+
+/// A volume goes only when its home holds everything: then file or device can be used without the box.
+async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMeta>) {
+    let removed = owner.group.borrow_mut().remove_volume(clock::now(), slot);
+    if removed.is_ok() {
+        luns_changed(&owner);
+        owner.settle();
+        // Records of it that are not applied are applied still: its home is open until then.
+        while !owner.group.borrow().is_applied() && !owner.group.borrow().is_fenced() {
+            tokio::time::sleep(TICK).await;
+        }
+        owner.homes.borrow_mut().remove(&slot);
+    }
+    let _ = reply.send(removed);
+}
+
+async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sender<Vec<Inspected>>) {
+    let mut out = Vec::new();
+    let mut at = after.max(owner.group.borrow().journal().trimmed().seq);
+    while out.len() < limit {
+        let source = owner.group.borrow().journal().batch_holding(at.next());
+        let batch = match source {
+            None => break,
+            Some(BatchSource::Ram(batch)) => batch,
+            Some(BatchSource::Disk(place)) => {
+                let read = owner.ring.read(&owner.deps.cache, place.at, PoolBuf::unpooled(place.len));
+                let (result, buf) = read.await;
+                match result.ok().and_then(|()| Batch::from_disk(buf.freeze()).ok()) {
+                    Some((_, batch)) => Arc::new(batch),
+                    None => break,
+                }
+            }
+        };
+        let head = batch.header().head;
+        for record in batch.header().records.iter().filter(|r| r.seq > at) {
+            let d = &record.descriptor;
+            out.push(Inspected {
+                seq: record.seq,
+                kind: d.kind,
+                volume: d.volume,
+                sector: d.sector,
+                sectors: d.sectors,
+                crc: reprise_format::combine_crcs(&record.crcs, d.payload_len as usize),
+                wall_micros: head.wall_forced.get(),
+                hash: (record.seq == head.last_seq).then_some(head.h_after),
+            });
+        }
+        at = head.last_seq;
+    }
+    out.truncate(limit);
+    let _ = reply.send(out);
+}
+
+fn snapshot(owner: &Rc<Owner>) -> Snapshot {
+    let group = owner.group.borrow();
+    let now = clock::now();
+    let mut view = LinkView { row: group.link_row(), wanted: group.wants_link(), ..LinkView::default() };
+    if let Some(session) = group.source_session() {
+        view.streaming = session.is_streaming();
+        view.rtt_micros = session.rtt_micros();
+        view.copy = session.copy_progress().map(|p| (p.done, p.total));
+        view.credit = session.credit_left();
+        view.lag_millis = session.lag_ms(now.mono);
+    }
+    if let Some(session) = group.mirror_session() {
+        view.streaming = session.is_streaming();
+        view.rtt_micros = session.rtt_micros();
+        view.copy = session.copy_progress().map(|p| (p.done, p.total));
+    }
+    let positions = group.positions();
+    if let Some(peer) = positions.peer_durable.filter(|_| group.meta().role == Role::Source) {
+        view.lag_bytes = group.journal().durable_bytes_after(peer);
+        if !view.streaming && peer < positions.durable {
+            let oldest = group.journal().wall_of(peer.next()).map_or(0, |w| w.get());
+            view.lag_millis = now.wall.get().saturating_sub(oldest) / 1000;
+        }
+    }
+    if let Some(link) = owner.link.borrow().as_ref() {
+        view.address = link.address.clone();
+        let c = link.counters();
+        view.bytes_out = c.bytes_out.load(Ordering::Relaxed);
+        view.bytes_in = c.bytes_in.load(Ordering::Relaxed);
+        view.payload_out = c.payload_out.load(Ordering::Relaxed);
+        view.payload_in = c.payload_in.load(Ordering::Relaxed);
+        if view.streaming {
+            link.set_healthy();
+        }
+    }
+    let session = |s: &Rc<iscsi::Session>| {
+        let info = s.connection.borrow();
+        let initiator = info.logged_in()?.initiator.clone();
+        Some(SessionInfo { initiator, address: s.address.clone() })
+    };
+    Snapshot {
+        meta: Arc::new(group.meta().clone()),
+        positions,
+        stats: group.stats(),
+        ready: group.is_ready(),
+        home_detached: group.home_detached(),
+        link: view,
+        sessions: owner.live_sessions().iter().filter_map(session).collect(),
+        buffers: owner.buffers.used(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_of_a_group_may_move_between_threads() {
+        fn check<T: Send>() {}
+        check::<Arc<Media>>();
+        check::<Command>();
+    }
+}

@@ -1,0 +1,205 @@
+//! The iSCSI portal: accepts initiators, answers discovery, and gives each session to the thread of its group.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reprise_iscsi::{Acl, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target};
+use reprise_scsi::{AluaState, LunMap, TargetPort};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::clock;
+use crate::group::Command;
+
+/// Connections that have not logged in, at most: beyond, a connection is closed at once.
+const STRANGERS_MAX: usize = 64;
+/// Time for the first login request.
+const LOGIN_TIME: Duration = Duration::from_secs(15);
+/// Largest first login PDU.
+const PEEK_MAX: usize = 48 + 8192;
+
+/// Where sessions for a target go.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// iSCSI name.
+    pub name: String,
+    /// Who may see it.
+    pub acl: Acl,
+    /// Its portal addresses; none: where the initiator connected.
+    pub addresses: Vec<String>,
+    /// The group's thread.
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// The targets, shared with whoever changes them.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    routes: Arc<Mutex<Vec<Route>>>,
+}
+
+impl Targets {
+    /// Replaces all routes.
+    pub fn set(&self, routes: Vec<Route>) {
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+
+    fn get(&self) -> Vec<Route> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The running portal. Dropping it closes its sockets.
+#[derive(Debug)]
+pub struct Portal {
+    addresses: Vec<SocketAddr>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Portal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Portal {
+    /// Listens at every address, on a thread of its own.
+    ///
+    /// # Errors
+    /// An address cannot be used.
+    pub fn start(listen: Vec<SocketAddr>, targets: Targets) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("portal")
+            .enable_all()
+            .build()?;
+        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+        let mut addresses = Vec::new();
+        for address in listen {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            let error = |e: io::Error| io::Error::new(e.kind(), format!("listen at {address}: {e}"));
+            socket.bind(&address.into()).map_err(error)?;
+            socket.listen(128)?;
+            socket.set_nonblocking(true)?;
+            let listener: StdListener = socket.into();
+            addresses.push(listener.local_addr()?);
+            let (targets, strangers) = (targets.clone(), strangers.clone());
+            runtime.spawn(async move {
+                match TcpListener::from_std(listener) {
+                    Ok(listener) => accept(listener, targets, strangers).await,
+                    Err(error) => tracing::error!(%error, "portal cannot listen"),
+                }
+            });
+        }
+        Ok(Self { addresses, runtime: Some(runtime) })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+}
+
+async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphore>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others must end first.
+                tracing::warn!(%error, "initiator cannot be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = strangers.clone().try_acquire_owned() else { continue };
+        let targets = targets.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Ok(Err(error)) = tokio::time::timeout(LOGIN_TIME, greet(stream, targets)).await {
+                tracing::debug!(%error, "initiator went away before it logged in");
+            }
+        });
+    }
+}
+
+/// Looks at the first login request without taking it, and sends the connection where it belongs.
+async fn greet(stream: TcpStream, targets: Targets) -> io::Result<()> {
+    let mut buf = vec![0; PEEK_MAX];
+    let mut seen = 0;
+    loop {
+        stream.readable().await?;
+        let have = stream.peek(&mut buf).await?;
+        if have == 0 {
+            return Ok(());
+        }
+        match peek_login_target(&buf[..have]) {
+            Peek::NeedMore if have < PEEK_MAX => {
+                if have == seen {
+                    // The socket stays readable: wait for more without spinning.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                seen = have;
+            }
+            Peek::Target(name) => {
+                let route = targets.get().into_iter().find(|r| r.name.eq_ignore_ascii_case(&name));
+                return match route {
+                    Some(route) => {
+                        let stream = stream.into_std()?;
+                        route.commands.send(Command::Iscsi(stream)).await.map_err(io::Error::other)
+                    }
+                    None => discovery(stream, &targets).await,
+                };
+            }
+            Peek::Discovery | Peek::Invalid | Peek::NeedMore => return discovery(stream, &targets).await,
+        }
+    }
+}
+
+/// Serves discovery, and refuses properly what names no target of ours.
+async fn discovery(stream: TcpStream, targets: &Targets) -> io::Result<()> {
+    let target = |r: Route| {
+        let port =
+            TargetPort { target_name: r.name.clone(), group: 1, relative_port: 1, alua: AluaState::ActiveOptimized };
+        let luns = LunMap::new(port, []).map_err(io::Error::other)?;
+        Ok(Target { name: r.name, alias: None, addresses: r.addresses, acl: r.acl, luns })
+    };
+    let list = targets.get().into_iter().map(target).collect::<io::Result<Vec<_>>>()?;
+    let portal = Arc::new(reprise_iscsi::Portal { group_tag: 1, targets: list });
+    let local = stream.local_addr()?.to_string();
+    let mut stream = stream;
+    let mut connection = Connection::new(Config::new(portal, local, 1), clock::now().mono);
+    loop {
+        while let Some(output) = connection.poll_output() {
+            if let Output::Close(_) = output {
+                return stream.shutdown().await;
+            }
+        }
+        let mut out = Vec::new();
+        {
+            let mut slices = [io::IoSlice::new(&[]); 16];
+            let count = connection.gather(&mut slices);
+            slices[..count].iter().for_each(|s| out.extend_from_slice(s));
+        }
+        if !out.is_empty() {
+            stream.write_all(&out).await?;
+            connection.sent(clock::now().mono, out.len());
+            continue;
+        }
+        stream.readable().await?;
+        let read = match connection.recv_target() {
+            RecvTarget::Staging(buf) | RecvTarget::Payload(buf) => stream.try_read(buf),
+            RecvTarget::Blocked | RecvTarget::Closed => return Ok(()),
+        };
+        match read {
+            Ok(0) => return Ok(()),
+            Ok(n) => connection.received(clock::now().mono, n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

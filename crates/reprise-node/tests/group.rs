@@ -1,0 +1,176 @@
+//! One box without its service: pool, group thread, portal, and a real iSCSI initiator.
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use reprise_engine::{Branch, GroupMeta, Leg, VolumeMeta};
+use reprise_format::batch::hash_start;
+use reprise_iscsi::Acl;
+use reprise_media::{Fill, Media, MediaOptions, create_file};
+use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limits, TargetConfig};
+use reprise_node::pool::{Pool, PoolConfig};
+use reprise_node::portal::{Portal, Route, Targets};
+use reprise_testkit::initiator::{LoginOptions, Session};
+use reprise_types::{
+    BoxId, BranchId, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
+};
+use tokio::sync::{mpsc, oneshot};
+
+const IQN: &str = "iqn.2026-11.io.reprise:test";
+const SIZE: u64 = 64 << 20;
+
+struct Box1 {
+    group: GroupHandle,
+    _portal: Portal,
+    address: SocketAddr,
+}
+
+fn start(dir: &Path) -> Box1 {
+    let this_box = BoxId::from_raw([7; 16]);
+    let config = PoolConfig {
+        cache: dir.join("cache"),
+        data: dir.join("data"),
+        cache_len: Some(ByteLen::from_raw(128 << 20)),
+    };
+    let pool = Pool::open(&config, this_box).unwrap();
+    let home = config.data.join("v1.home");
+    if !home.exists() {
+        create_file(&home, ByteLen::from_raw(SIZE), Fill::Zeroed, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    }
+    let media = Media::open(&home, MediaOptions::exclusive()).unwrap();
+    let opened = match pool.groups().first() {
+        Some(slot) => pool.open_group(slot.group).unwrap(),
+        None => {
+            let group = GroupId::from_raw([3; 16]);
+            let branch = BranchId::from_raw([4; 16]);
+            let base = Point { branch, seq: Seq::ZERO, hash: hash_start(group) };
+            let volume = VolumeMeta {
+                slot: VolumeSlot::from_raw(0),
+                id: VolumeId::from_raw([5; 16]),
+                sectors: SectorCount::from_raw(SIZE / 512),
+                name: "v1".into(),
+                lun: 0,
+                legs: vec![Leg { path: home.display().to_string(), adopted: false, identity: String::new() }],
+                local_only: false,
+                thin: false,
+            };
+            let meta = GroupMeta {
+                group,
+                name: "test".into(),
+                role: Role::Source,
+                branches: vec![Branch { id: branch, fork: None, ceded: false }],
+                trimmed: base,
+                applied: Seq::ZERO,
+                applying: Seq::ZERO,
+                seal: base,
+                incarnation: 1,
+                volumes: vec![volume],
+                peer: None,
+                copy: None,
+                fenced: None,
+                next_slot: 1,
+                generation_floor: 0,
+            };
+            pool.create_group(meta).unwrap()
+        }
+    };
+    let (notices, _notices) = mpsc::channel(16);
+    let deps = GroupDeps {
+        name: "test".into(),
+        this_box,
+        pool: pool.id(),
+        cache: pool.cache().clone(),
+        segment_len: pool.segment_len(),
+        allocator: pool.allocator().clone(),
+        homes: vec![HomeMedia { slot: VolumeSlot::from_raw(0), media: Arc::clone(&media) }],
+        target: TargetConfig { name: IQN.into(), addresses: Vec::new(), acl: Acl::Open },
+        notices,
+        limits: Limits { buffer_bytes: 64 << 20, ram_tail_bytes: 8 << 20, link_window: 32 << 20 },
+    };
+    let group = group::spawn(opened, deps).unwrap();
+    let targets = Targets::default();
+    targets.set(vec![Route {
+        name: IQN.into(),
+        acl: Acl::Open,
+        addresses: Vec::new(),
+        commands: group.commands.clone(),
+    }]);
+    let portal = Portal::start(vec!["127.0.0.1:0".parse().unwrap()], targets).unwrap();
+    let address = portal.addresses()[0];
+    Box1 { group, _portal: portal, address }
+}
+
+async fn stop(b: Box1) {
+    let (tx, rx) = oneshot::channel();
+    b.group.commands.send(Command::Stop(tx)).await.unwrap();
+    rx.await.unwrap();
+    // The thread gives its media back as it ends.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+}
+
+fn block(seed: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i as u64 / 8).wrapping_mul(0x9e37_79b9) ^ seed) as u8).collect()
+}
+
+/// Writes through iSCSI more than the cache holds, reads it back, restarts, reads it back again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_written_is_read_back_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = start(dir.path());
+    let session = Session::login(b.address, &LoginOptions::new(IQN)).await.unwrap();
+    session.clear_attentions(0).await.unwrap();
+    assert_eq!(session.read_capacity(0).await.unwrap().bytes(), SIZE);
+    let mut expected = vec![0u8; SIZE as usize];
+    let mut seed = 1u64;
+    for round in 0..6u64 {
+        let mut writes = Vec::new();
+        for i in 0..150u64 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let len = [512usize, 4096, 66_048, 262_144, 300_032][(seed >> 33) as usize % 5];
+            let lba = (seed >> 20) % (SIZE / 512 - len as u64 / 512);
+            // Writes in flight together do not overlap: each keeps to its own stripe.
+            let stripe = SIZE / 512 / 150;
+            let lba = if len as u64 / 512 <= stripe { i * stripe + lba % (stripe - len as u64 / 512 + 1) } else { continue };
+            let data = block(seed ^ round, len);
+            let at = lba as usize * 512;
+            expected[at..at + len].copy_from_slice(&data);
+            writes.push(session.write(0, lba, (len / 512) as u32, data.into()));
+        }
+        for write in writes {
+            write.await.unwrap();
+        }
+        check(&session, &expected).await;
+    }
+    session.unmap(0, &[(1000, 5000)]).await.unwrap();
+    expected[1000 * 512..6000 * 512].fill(0);
+    check(&session, &expected).await;
+    drop(session);
+    stop(b).await;
+    let b = start(dir.path());
+    let session = Session::login(b.address, &LoginOptions::new(IQN)).await.unwrap();
+    session.clear_attentions(0).await.unwrap();
+    check(&session, &expected).await;
+    // Everything reaches the home by itself.
+    for _ in 0..500 {
+        let at = b.group.snapshot.borrow().positions;
+        if at.applied == at.written {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let at = b.group.snapshot.borrow().positions;
+    assert_eq!(at.applied, at.written);
+    drop(session);
+    stop(b).await;
+    assert!(std::fs::read(dir.path().join("data/v1.home")).unwrap() == expected, "home is not what was written");
+}
+
+async fn check(session: &Session, expected: &[u8]) {
+    let chunk = 256 << 10;
+    for at in (0..expected.len()).step_by(chunk) {
+        let got = session.read(0, at as u64 / 512, (chunk / 512) as u32, 512).await.unwrap();
+        assert!(got[..] == expected[at..at + chunk], "difference in the chunk at {at}");
+    }
+}

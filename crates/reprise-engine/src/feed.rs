@@ -29,6 +29,7 @@ pub(crate) struct Feed {
     pub(crate) row: Option<Row>,
     /// The offer on this connection, until the verdict.
     offer: Option<Box<GroupOffer>>,
+    answered: bool,
     life: u64,
     flushing: bool,
 }
@@ -93,11 +94,9 @@ impl Group {
     fn feed_event(&mut self, event: MirrorEvent, payload: Bytes) {
         match event {
             MirrorEvent::Offer(offer) => {
-                let state = self.group_state(&offer);
                 self.feed.offer = Some(offer);
-                if let Some(session) = &mut self.feed.session {
-                    session.answer(state);
-                }
+                self.feed.answered = false;
+                self.answer_offer();
             }
             MirrorEvent::Verdict { row, start, instance_seen } => {
                 self.feed.row = Some(row);
@@ -109,7 +108,7 @@ impl Group {
                         if let Some(offer) = offer.filter(|_| row == Row::StartCopy) {
                             self.start_mirror(start, &offer);
                         }
-                        self.persist(After::Nothing);
+                        self.hold_link();
                         self.notice(Notice::LinkUp(row));
                     }
                     _ => {
@@ -166,6 +165,18 @@ impl Group {
         self.feed_fault(&fault);
     }
 
+    /// Answers the offer once everything received on earlier connections is durable: the source goes on behind what
+    /// the answer says, and the journal behind what it has.
+    fn answer_offer(&mut self) {
+        let settled = self.journal.durable().seq == self.journal.written() && !self.journal_held;
+        let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
+        let state = self.group_state(offer);
+        self.feed.answered = true;
+        if let Some(session) = &mut self.feed.session {
+            session.answer(state);
+        }
+    }
+
     /// What the mirror says of itself.
     fn group_state(&self, offer: &GroupOffer) -> GroupState {
         let peer = self.meta.peer.as_ref();
@@ -210,6 +221,7 @@ impl Group {
     }
 
     pub(crate) fn feed_pump(&mut self) {
+        self.answer_offer();
         let free = u64::from(self.fill.free()) * self.config.journal.segment_len;
         let volumes: Vec<VolumeSlot> = self.meta.volumes.iter().map(|v| v.slot).collect();
         let Some(session) = &mut self.feed.session else { return };

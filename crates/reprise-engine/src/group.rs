@@ -103,6 +103,8 @@ pub(crate) enum After {
     CopyCursor(reprise_format::link::CopyCursor),
     /// The mirror's journal has its beginning.
     MirrorStarted,
+    /// The peer's instance is stored: messages may go out. Names the connection.
+    LinkOpen(u64),
     /// Nothing waits for it.
     Nothing,
 }
@@ -142,6 +144,10 @@ pub struct Group {
     pace_until: Mono,
     /// Journal writes wait: a mirror's journal begins only when its superblock says where.
     pub(crate) journal_held: bool,
+    /// Counts connections.
+    pub(crate) link_life: u64,
+    /// Messages wait: each end stores what instance of the other it saw before the other is told.
+    pub(crate) link_held: bool,
     pub(crate) host: Host,
     pub(crate) home: Home,
     pub(crate) peer: Peer,
@@ -182,6 +188,8 @@ impl Group {
             pacing: false,
             pace_until: Mono::default(),
             journal_held: true,
+            link_life: 0,
+            link_held: false,
             host: Host::default(),
             home: Home::default(),
             peer: Peer::default(),
@@ -356,9 +364,16 @@ impl Group {
                 After::Free(segments) => self.retire(segments),
                 After::CopyCursor(cursor) => self.copy_cursor_durable(cursor),
                 After::MirrorStarted => self.journal_held = false,
-                After::Nothing => {}
+                After::LinkOpen(life) if life == self.link_life => self.link_held = false,
+                After::LinkOpen(_) | After::Nothing => {}
             }
         }
+    }
+
+    /// Holds messages of this connection until the superblock as it is now is durable.
+    pub(crate) fn hold_link(&mut self) {
+        self.link_held = true;
+        self.persist(After::LinkOpen(self.link_life));
     }
 
     /// Gives segments back once no read that began before can touch them.
@@ -472,6 +487,10 @@ impl Group {
     }
 
     fn link_input(&mut self, input: LinkInput) {
+        if matches!(input, LinkInput::Connected | LinkInput::Disconnected) {
+            self.link_life += 1;
+            self.link_held = false;
+        }
         match self.meta.role {
             Role::Source => self.peer_input(input),
             Role::Mirror => self.feed_input(input),

@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     ahead: VecDeque<Ahead>,
     regions: VecDeque<Region>,
     queued: u64,
+    /// The peer has stored our instance on this connection.
+    confirmed: bool,
     life: u64,
 }
 
@@ -193,12 +195,12 @@ impl Group {
                 match (rule_of(verdict.row).consequence, verdict.start) {
                     (Consequence::Stream, Some(start)) => {
                         meta.seen = Some(instance_seen);
-                        meta.instance = reprise_link::instance::on_confirmed(meta.instance);
                         meta.durable = Some(start);
                         if verdict.row == Row::StartCopy {
                             meta.copy = Some(CopyState { cursor: None, complete_at: None });
                         }
-                        self.persist(After::Nothing);
+                        self.peer.confirmed = false;
+                        self.hold_link();
                         self.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {
@@ -211,6 +213,11 @@ impl Group {
             }
             SourceEvent::Acked { durable, .. } => {
                 meta.durable = Some(durable);
+                // The mirror acknowledges only after it has stored the instance that this box showed.
+                if !std::mem::replace(&mut self.peer.confirmed, true) {
+                    meta.instance = reprise_link::instance::on_confirmed(meta.instance);
+                    self.persist(After::Nothing);
+                }
                 self.copy_settled();
             }
             SourceEvent::CopyAcked { cursor, .. } => {
@@ -246,6 +253,9 @@ impl Group {
 
     /// Control messages go out whatever waits in bulk.
     pub(crate) fn flush_control(&mut self) {
+        if self.link_held {
+            return;
+        }
         if let Some(session) = &mut self.peer.session {
             while let Some(message) = session.poll_message() {
                 self.effects.push_back(Effect::LinkSend(message, Vec::new()));
@@ -260,13 +270,14 @@ impl Group {
 
     pub(crate) fn peer_pump(&mut self) {
         self.flush_control();
-        while self.peer.queued < LINK_QUEUE_BYTES {
+        while !self.link_held && self.peer.queued < LINK_QUEUE_BYTES {
             if !self.send_region() && !self.send_batch() {
                 break;
             }
         }
         self.read_regions();
-        let done = self.peer.session.as_mut().and_then(SourceSession::poll_copy_done);
+        let open = self.peer.session.as_mut().filter(|_| !self.link_held);
+        let done = open.and_then(SourceSession::poll_copy_done);
         if let Some(done) = done {
             self.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
         }

@@ -73,12 +73,8 @@ impl LinkConn {
 /// Serves a connection until it ends or another takes its place.
 pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
     let Connection { handle, mut events, address, .. } = connection;
-    let link = Rc::new(LinkConn {
-        handle,
-        bulk: RefCell::default(),
-        more: Notify::new(),
-        address: address.to_string(),
-    });
+    let link =
+        Rc::new(LinkConn { handle, bulk: RefCell::default(), more: Notify::new(), address: address.to_string() });
     let older = owner.link.borrow_mut().replace(link.clone());
     if older.is_some() {
         owner.link_input(LinkInput::Disconnected);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reprise_engine::{Event, Group, GroupConfig, VolumeMeta};
+use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
 use reprise_journal::{Batch, BatchSource, JournalConfig};
 use reprise_media::{Media, Ring, RingConfig, calibrate};
@@ -201,7 +201,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             }
             owner.settle();
             luns_changed(owner);
-            let _ = reply.send(added);
+            answer(owner, reply, added);
         }
         Command::RemoveVolume(slot, reply) => {
             tokio::task::spawn_local(remove_volume(owner.clone(), slot, reply));
@@ -209,17 +209,17 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         Command::AddPeer(peer, instance, reply) => {
             let result = owner.group.borrow_mut().add_peer(now, peer, instance);
             owner.settle();
-            let _ = reply.send(result);
+            answer(owner, reply, result);
         }
         Command::RemovePeer(reply) => {
             let result = owner.group.borrow_mut().remove_peer(now);
             owner.settle();
-            let _ = reply.send(result);
+            answer(owner, reply, result);
         }
         Command::SetPaused(paused, reply) => {
             let result = owner.group.borrow_mut().set_paused(now, paused);
             owner.settle();
-            let _ = reply.send(result);
+            answer(owner, reply, result);
         }
         Command::SetAcl(acl) => *owner.acl.borrow_mut() = acl,
         Command::Inspect { after, limit, reply } => {
@@ -228,6 +228,17 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         // Taken before.
         Command::Stop(done) => drop(done),
     }
+}
+
+/// Answers a command once what it changed is durable.
+fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, CommandError>) {
+    let owner = owner.clone();
+    tokio::task::spawn_local(async move {
+        while result.is_ok() && !owner.group.borrow().superblock_settled() && !owner.group.borrow().is_fenced() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let _ = reply.send(result);
+    });
 }
 
 fn luns_changed(owner: &Rc<Owner>) {

@@ -4,7 +4,7 @@
 
 use reprise_sim::{Feed, JournalHarness, Totals};
 
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 104;
 const CUTS_PER_SEED: u64 = 20;
 
 fn run(seed: u64) -> Totals {

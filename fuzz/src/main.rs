@@ -24,7 +24,7 @@ const TARGETS: &[Target] = &[
     ("iscsi_pdu", 256, "seeds/iscsi", reprise_iscsi::fuzz_pdu),
     ("iscsi_text", 512, "seeds/iscsi", reprise_iscsi::fuzz_text),
     ("iscsi_login", 512, "seeds/iscsi", reprise_iscsi::fuzz_login),
-    ("iscsi_connection", 160, "seeds/iscsi", reprise_iscsi::fuzz_connection),
+    ("iscsi_connection", 112, "seeds/iscsi", reprise_iscsi::fuzz_connection),
     ("scsi_cdb", 128, "seeds/scsi", reprise_scsi::fuzz_cdb),
     ("settings", 512, "seeds/settings", settings),
 ];

@@ -173,7 +173,7 @@ impl JournalHarness {
         let mut harness = Self {
             seed,
             dsync: rng.one_in(2),
-            lazy: rng.one_in(3),
+            lazy: rng.one_in(5),
             rng,
             power,
             cache,

@@ -233,7 +233,9 @@ impl Group {
             let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, cursor }));
             self.effects.push_back(Effect::FlushHome { token, volumes });
         }
-        if complete && self.meta.copy.take().is_some() {
+        if let Some(copy) = self.meta.copy.take_if(|_| complete) {
+            // Regions hold content up to R1: home is a mixture until everything up to there is applied.
+            self.meta.applying = self.meta.applying.max(copy.complete_at.unwrap_or(self.meta.applying));
             self.persist(After::Nothing);
             self.notice(Notice::CopyComplete);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reprise_journal::{Batch, BatchSource, Index};
+use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
 use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, Notice};
@@ -29,7 +29,7 @@ const HOME_PIECES_MAX: usize = 256;
 /// What an answer is to.
 #[derive(Debug)]
 pub(crate) enum HomeStep {
-    Batch { index: usize },
+    Batch { index: usize, place: BatchPlace },
     Write { bytes: u64 },
     Flush,
 }
@@ -74,13 +74,19 @@ impl Group {
     fn round_target(&self) -> (u64, Seq) {
         let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit()).unwrap_or(Seq::MAX);
         let (mut bytes, mut to) = (0, self.meta.applied);
-        for _ in 0..ROUND_BATCHES_MAX {
+        for count in 0.. {
+            if count >= ROUND_BATCHES_MAX && to >= self.meta.applying {
+                break;
+            }
             let Some(source) = self.journal.batch_after(to) else { break };
             let (last, len) = match &source {
                 BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
                 BatchSource::Disk(place) => (place.last_seq, place.len as u64),
             };
-            if last > limit || (bytes > 0 && bytes + len > ROUND_BYTES_MAX) {
+            // After a crash inside a round home is a mixture up to the old `applying`, which no later round may fall
+            // short of.
+            let full = bytes > 0 && bytes + len > ROUND_BYTES_MAX && to >= self.meta.applying;
+            if last > limit || full {
                 break;
             }
             (bytes, to) = (bytes + len, last);
@@ -109,7 +115,7 @@ impl Group {
         }
         self.home.waiting_since = None;
         self.home.round = Round::Announced { to };
-        self.meta.applying = to;
+        self.meta.applying = self.meta.applying.max(to);
         self.persist(After::StartRound);
     }
 
@@ -127,7 +133,7 @@ impl Group {
                 }
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
-                    let token = self.token(Pending::Home(HomeStep::Batch { index: batches.len() }));
+                    let token = self.token(Pending::Home(HomeStep::Batch { index: batches.len(), place }));
                     self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
                     batches.push(None);
                     missing += 1;
@@ -142,12 +148,12 @@ impl Group {
 
     pub(crate) fn home_step(&mut self, step: HomeStep, result: Result<Bytes, IoFault>) {
         match step {
-            HomeStep::Batch { index } => {
+            HomeStep::Batch { index, place } => {
                 let first = self.meta.applied.next();
                 let Round::Collect { batches, missing, failed, .. } = &mut self.home.round else { return };
                 *missing -= 1;
-                match result.ok().and_then(|bytes| Batch::from_disk(bytes).ok()) {
-                    Some((_, batch)) => batches[index] = Some(Arc::new(batch)),
+                match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
+                    Some(batch) => batches[index] = Some(Arc::new(batch)),
                     None => *failed = true,
                 }
                 if *missing > 0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reprise_format::link::{self, CloseReason, CopyNeed, GroupOffer, Message, Row, Side, Volume};
-use reprise_journal::{Batch, BatchSource};
+use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
@@ -26,7 +26,7 @@ const PREFETCH_MAX: usize = 16;
 /// What an answer is to.
 #[derive(Debug)]
 pub(crate) enum PeerStep {
-    Batch { first: Seq, read: u64 },
+    Batch { place: BatchPlace, read: u64 },
     Region { of: CopyRead, data: Vec<Bytes> },
 }
 
@@ -334,7 +334,7 @@ impl Group {
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
                     let read = self.read_opened();
-                    let token = self.token(Pending::Peer(PeerStep::Batch { first: place.first_seq, read }));
+                    let token = self.token(Pending::Peer(PeerStep::Batch { place, read }));
                     self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
                     self.peer.ahead.push_back(Ahead { first: place.first_seq, last: place.last_seq, batch: None });
                 }
@@ -367,11 +367,12 @@ impl Group {
 
     pub(crate) fn peer_step(&mut self, step: PeerStep, result: Result<Bytes, IoFault>) {
         match step {
-            PeerStep::Batch { first, read } => {
+            PeerStep::Batch { place, read } => {
+                let first = place.first_seq;
                 self.read_closed(read);
                 let Some(ahead) = self.peer.ahead.iter_mut().find(|a| a.first == first) else { return };
-                match result.ok().and_then(|bytes| Batch::from_disk(bytes).ok()) {
-                    Some((_, batch)) if batch.first_seq() == first => ahead.batch = Some(Arc::new(batch)),
+                match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
+                    Some(batch) => ahead.batch = Some(Arc::new(batch)),
                     _ => {
                         self.notice(Notice::JournalUnreadable(first));
                         self.link_close(CloseReason::NotReady);

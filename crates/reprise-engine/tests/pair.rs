@@ -9,7 +9,9 @@ use reprise_engine::*;
 use reprise_format::batch::hash_start;
 use reprise_format::link::{Message, Stream};
 use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
-use reprise_journal::{CacheRead, Found, Grant, JournalConfig, JournalStart, recover, scan_segments, segment_offset};
+use reprise_journal::{
+    CacheRead, Found, Grant, JournalConfig, JournalStart, PieceSource, recover, scan_segments, segment_offset,
+};
 use reprise_types::*;
 
 const SEGMENT: u64 = 1 << 20;
@@ -102,10 +104,13 @@ struct Pair {
     outstanding: Vec<(u64, u16, u64, u64, Option<u8>)>,
     /// Per volume and sector: what it may read as. One value where all is acknowledged.
     model: Vec<Vec<Vec<u8>>>,
+    /// The source's history: what each record made of its sectors.
+    history: Vec<(u16, u64, u64, u8)>,
     acked: u64,
     crashes: u64,
     cuts: u64,
     copies: u64,
+    views: u64,
 }
 
 fn config(id: BoxId) -> GroupConfig {
@@ -320,10 +325,12 @@ impl Pair {
             next_io: 1,
             outstanding: Vec::new(),
             model: vec![vec![vec![0]; HOME_SECTORS as usize]; 2],
+            history: Vec::new(),
             acked: 0,
             crashes: 0,
             cuts: 0,
             copies: 0,
+            views: 0,
         }
     }
 
@@ -439,7 +446,66 @@ impl Pair {
             }
         }
         self.outstanding.push((io.0, volume, sector, sectors, value));
+        if let Some(value) = value {
+            let piece = if value == 0 { sectors } else { 512 };
+            for at in (0..sectors).step_by(piece as usize) {
+                self.history.push((volume, sector + at, piece.min(sectors - at), value));
+            }
+        }
         self.event(0, Event::Host(io, op));
+        let written = self.nodes[0].group.as_ref().unwrap().journal().written();
+        assert_eq!(written.get() as usize, self.history.len(), "the harness counts records as the engine does");
+    }
+
+    /// Any moment from `applying` to `durable` reads as the source's history up to it.
+    fn check_view(&mut self, n: usize) {
+        let Some(group) = &self.nodes[n].group else { return };
+        if !group.is_ready() || group.meta().branches.is_empty() || group.meta().copy.is_some() {
+            return;
+        }
+        let at = group.positions();
+        let span = at.durable.since(at.applying) + 1;
+        let seq = Seq::from_raw(at.applying.get() + self.rng.below(span));
+        let volume = self.rng.below(2) as u16;
+        let mut image = vec![0u8; HOME_SECTORS as usize];
+        for (v, sector, sectors, value) in &self.history[..seq.get() as usize] {
+            if *v == volume {
+                image[*sector as usize..(*sector + *sectors) as usize].fill(*value);
+            }
+        }
+        let whole = Extent {
+            volume: VolumeSlot::from_raw(volume),
+            sector: Sector::ZERO,
+            sectors: SectorCount::from_raw(HOME_SECTORS),
+        };
+        let journal = group.journal();
+        let plan = journal.plan_with(&journal.index_at(at.applied, seq), whole);
+        let node = &self.nodes[n];
+        for piece in plan.pieces {
+            let (first, count) = (piece.sector.get() as usize, piece.sectors.get() as usize);
+            let cut = |at: u64, len: usize| Bytes::copy_from_slice(&node.cache.live[at as usize..at as usize + len]);
+            let bytes = match piece.source {
+                PieceSource::Home => {
+                    Bytes::copy_from_slice(&node.homes[volume as usize].live[first * 512..(first + count) * 512])
+                }
+                PieceSource::Zero => Bytes::from(vec![0; count * 512]),
+                PieceSource::Ram(bytes) => bytes,
+                PieceSource::Disk(d) => {
+                    d.verify(&cut(d.header_at, d.header_len), &cut(d.payload_at, d.payload_len)).unwrap()
+                }
+            };
+            for (i, sector) in bytes.chunks(512).enumerate() {
+                let expected = image[first + i];
+                let same = sector.iter().all(|b| *b == expected);
+                let s = first + i;
+                assert!(
+                    same,
+                    "box {n} at {seq} of {at:?}: volume {volume} sector {s} is {}, not {expected}",
+                    sector[0]
+                );
+            }
+        }
+        self.views += 1;
     }
 
     fn step(&mut self) {
@@ -504,6 +570,11 @@ impl Pair {
         }
         self.nodes[n].open(self.now);
         self.drain(n);
+        if n == 0 {
+            let written = self.nodes[0].group.as_ref().unwrap().journal().written();
+            self.history.truncate(written.get() as usize);
+        }
+        self.check_view(n);
     }
 
     fn settled(&self) -> bool {
@@ -545,6 +616,10 @@ impl Pair {
             if self.rng.chance(2) {
                 self.cut(None);
             }
+            if self.rng.chance(10) {
+                let n = self.rng.below(2) as usize;
+                self.check_view(n);
+            }
             if self.rng.chance(1) {
                 let n = self.rng.below(2) as usize;
                 self.crash(n);
@@ -581,7 +656,7 @@ fn a_pair_converges_whatever_is_killed_or_cut() {
     let chosen = std::env::var("REPRISE_SEED").ok().map(|s| s.parse::<u64>().expect("a number"));
     let count = std::env::var("REPRISE_SEEDS").ok().map_or(60, |s| s.parse::<u64>().expect("a number"));
     let seeds: Vec<u64> = chosen.map_or_else(|| (1..=count).collect(), |s| vec![s]);
-    let (mut acked, mut crashes, mut cuts, mut copies) = (0, 0, 0, 0);
+    let (mut acked, mut crashes, mut cuts, mut copies, mut views) = (0, 0, 0, 0, 0);
     for seed in seeds {
         println!("seed {seed}");
         let mut pair = Pair::new(seed);
@@ -591,6 +666,9 @@ fn a_pair_converges_whatever_is_killed_or_cut() {
         crashes += pair.crashes;
         cuts += pair.cuts;
         copies += pair.copies;
+        views += pair.views;
     }
-    println!("{acked} operations acknowledged, {crashes} power cuts, {cuts} link cuts, {copies} copies complete");
+    println!(
+        "{acked} operations acknowledged, {crashes} power cuts, {cuts} link cuts, {copies} copies complete, {views} moments compared"
+    );
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
-use reprise_journal::{Batch, BatchSource, JournalConfig};
+use reprise_journal::{BatchSource, JournalConfig};
 use reprise_media::{Media, Ring, RingConfig, calibrate};
 use reprise_types::{BoxId, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -272,8 +272,8 @@ async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sen
             Some(BatchSource::Disk(place)) => {
                 let read = owner.ring.read(&owner.deps.cache, place.at, PoolBuf::unpooled(place.len));
                 let (result, buf) = read.await;
-                match result.ok().and_then(|()| Batch::from_disk(buf.freeze()).ok()) {
-                    Some((_, batch)) => Arc::new(batch),
+                match result.ok().and_then(|()| place.verify(buf.freeze()).ok()) {
+                    Some(batch) => Arc::new(batch),
                     None => break,
                 }
             }

@@ -7,3 +7,8 @@ pub mod group;
 pub mod net;
 pub mod pool;
 pub mod portal;
+mod run;
+pub mod service;
+pub mod store;
+
+pub use run::run;

@@ -1,0 +1,268 @@
+//! The daemon: opens what the settings name, serves until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use reprise_api::Settings;
+use reprise_api::client::certificate_fingerprint;
+use reprise_api::server::{bind_unix, serve_https, serve_metrics, serve_unix};
+use reprise_api::settings::PoolLayout;
+use reprise_types::{BufPool, ByteLen};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::net::{LinkNet, NetConfig};
+use crate::pool::{Pool, PoolConfig};
+use crate::portal;
+use crate::service::{Inner, Node, Parts, QUEUE_MAX};
+use crate::store::{Identity, Store, write_secret};
+
+/// Level of zstd on the link: the fastest one saves nearly as much as the next ones and never slows a fast line.
+const ZSTD_LEVEL: i32 = 1;
+/// Threads of the control plane. The data path has its own.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs the box until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from serving: settings, identity, pool, addresses in use.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    start_log(&settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("start the control threads")?;
+    let result = runtime.block_on(serve(settings));
+    // What still waits for a disk must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+fn start_log(settings: &Settings) {
+    let level = settings.log.level.as_str();
+    // Libraries speak only when something is wrong.
+    let filter = format!("{level},sled=warn,rustls=warn,hyper=warn,h2=warn,tokio=warn,mio=warn");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    // A process that has a log already, such as a test, keeps it.
+    let _ = if settings.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+}
+
+/// What the settings say about the pool: where it is, and how much volumes may take.
+fn pool_config(settings: &Settings) -> anyhow::Result<(PoolConfig, Option<u64>)> {
+    let half = settings.pool.size.map(|size| size.bytes() / 2 / 4096 * 4096);
+    match settings.pool.layout() {
+        Some(PoolLayout::Dir(dir)) => {
+            let config =
+                PoolConfig { cache: dir.join("cache"), data: dir.join("data"), cache_len: half.map(ByteLen::from_raw) };
+            Ok((config, half))
+        }
+        Some(PoolLayout::Halves { cache, data }) => {
+            if data.exists() && !data.is_dir() {
+                bail!(
+                    "pool.data {} is no folder: put a file system (XFS) on the device, mount it, and name the folder",
+                    data.display()
+                );
+            }
+            let config =
+                PoolConfig { cache: cache.to_owned(), data: data.to_owned(), cache_len: half.map(ByteLen::from_raw) };
+            Ok((config, None))
+        }
+        Some(PoolLayout::Disk(disk)) => bail!(
+            "pool.disk {} is not possible in this version: cut the disk into two partitions, give the first one as pool.cache, put a file \
+             system (XFS) on the second one, mount it, and give that folder as pool.data; or give a folder as pool.dir",
+            disk.display()
+        ),
+        None => bail!("the settings do not say what the pool is made of: give pool.cache and pool.data, or pool.dir"),
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let state = settings.state_dir();
+    let (config, data_limit) = pool_config(&settings)?;
+    let identity = Identity::open(&state).context("open the box's identity")?;
+    if let Some(dir) = config.cache.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    }
+    // The lock on the cache comes first: a second daemon on the same pool ends here and touches nothing else.
+    let box_id = identity.box_id;
+    let pool = tokio::task::spawn_blocking(move || Pool::open(&config, box_id))
+        .await?
+        .context("open the pool (if another daemon runs on it, stop that one first)")?;
+    Inner::sweep_partial_homes(pool.data());
+    let store = Arc::new(Store::open(&state).context("open the control store")?);
+
+    let buffers = settings.limits.buffers.bytes();
+    let link_buffers = BufPool::new((buffers / 2).max(2 * reprise_link::mirror::WINDOW_BYTES_MIN));
+    let (net_tx, net_events) = mpsc::channel(QUEUE_MAX);
+    let (notices, notice_rx) = mpsc::channel(QUEUE_MAX);
+    let targets = portal::Targets::default();
+    let portal = portal::Portal::start(settings.iscsi.listen.clone(), targets.clone())
+        .with_context(|| format!("listen for iSCSI on {}", list(&settings.iscsi.listen)))?;
+    let portals = portal.addresses().iter().map(ToString::to_string).collect();
+    let mut run = [0; 16];
+    getrandom::fill(&mut run).map_err(|e| anyhow::anyhow!("draw random bytes: {e}"))?;
+    let net = LinkNet::start(
+        NetConfig {
+            listen: settings.link.listen,
+            key: identity.key.clone(),
+            box_id,
+            box_name: settings.name.to_string(),
+            firmware: env!("CARGO_PKG_VERSION").to_owned(),
+            run,
+            peers: store.clone(),
+            pool: link_buffers.clone(),
+            zstd_level: ZSTD_LEVEL,
+        },
+        net_tx,
+    )
+    .with_context(|| format!("listen for peers on {}", settings.link.listen))?;
+
+    let node = Node::new(Parts {
+        settings: settings.clone(),
+        identity,
+        store,
+        pool,
+        net,
+        link_buffers,
+        targets,
+        portals,
+        notices,
+        data_limit,
+    });
+    let starting = node.clone();
+    tokio::task::spawn_blocking(move || starting.start_groups()).await?;
+    node.spawn_watchers(notice_rx, net_events);
+    let (stop, stopped) = watch::channel(false);
+    let listeners = start_api(&settings, &state, &node, &stopped).await?;
+    tracing::info!(r#box = %settings.name, id = %box_id, "serving");
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+    // No session comes in any more, then the groups finish what is under way.
+    tokio::task::spawn_blocking(move || drop(portal)).await?;
+    node.stop().await;
+    let _ = stop.send(true);
+    for listener in listeners {
+        let _ = listener.await;
+    }
+    let _ = std::fs::remove_file(&settings.api.socket);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+async fn start_api(
+    settings: &Settings,
+    state: &Path,
+    node: &Node,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+    let service = Arc::new(node.clone());
+    let mut listeners = Vec::new();
+    let socket = bind_unix(&settings.api.socket).context("listen on the API's socket")?;
+    node.set_endpoints(|e| e.socket = Some(settings.api.socket.display().to_string()));
+    listeners.push(tokio::spawn(serve_unix(socket, service.clone(), stop.clone())));
+    if let Some(address) = settings.api.https {
+        let (tls, fingerprint) = https_config(settings, state).context("prepare HTTPS")?;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen for HTTPS on {address}"))?;
+        let address = listener.local_addr()?;
+        node.set_endpoints(|e| {
+            e.https = Some(format!("https://{address}"));
+            e.https_fingerprint = Some(fingerprint);
+        });
+        listeners.push(tokio::spawn(serve_https(listener, Arc::new(tls), service.clone(), stop.clone())));
+    }
+    if let Some(address) = settings.metrics.listen {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen for metrics on {address}"))?;
+        let address = listener.local_addr()?;
+        node.set_endpoints(|e| e.metrics = Some(format!("http://{address}{}", reprise_api::route::METRICS_PATH)));
+        listeners.push(tokio::spawn(serve_metrics(listener, service, stop.clone())));
+    }
+    Ok(listeners)
+}
+
+/// The certificate that is named, or one that the box makes for itself once, and its SHA-256.
+fn https_config(settings: &Settings, state: &Path) -> anyhow::Result<(ServerConfig, String)> {
+    let (cert, key) = match (&settings.api.https_cert, &settings.api.https_key) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+        _ => own_certificate(settings, state)?,
+    };
+    let chain = CertificateDer::pem_file_iter(&cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("read certificate {}", cert.display()))?;
+    let key = PrivateKeyDer::from_pem_file(&key).with_context(|| format!("read key {}", key.display()))?;
+    let first = chain.first().with_context(|| format!("{} holds no certificate", cert.display()))?;
+    let fingerprint = hex::encode(certificate_fingerprint(first));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .context("use certificate and key")?;
+    Ok((config, fingerprint))
+}
+
+fn own_certificate(settings: &Settings, state: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (cert, key) = (state.join("https-cert.pem"), state.join("https-key.pem"));
+    if !cert.exists() || !key.exists() {
+        let names = vec![settings.name.to_string(), "localhost".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).context("make a certificate")?;
+        write_secret(&key, &made.signing_key.serialize_pem()).with_context(|| format!("write {}", key.display()))?;
+        write_secret(&cert, &made.cert.pem()).with_context(|| format!("write {}", cert.display()))?;
+    }
+    Ok((cert, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pool: &str) -> Settings {
+        Settings::parse(&format!("name = \"a\"\n[pool]\n{pool}\n")).unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_cut_in_two_halves() {
+        let (config, limit) = pool_config(&settings("dir = \"/srv/a\"\nsize = \"1G\"")).unwrap();
+        assert_eq!(config.cache, Path::new("/srv/a/cache"));
+        assert_eq!(config.data, Path::new("/srv/a/data"));
+        assert_eq!(config.cache_len, Some(ByteLen::from_raw(512 << 20)));
+        assert_eq!(limit, Some(512 << 20));
+    }
+
+    #[test]
+    fn what_is_not_possible_says_what_is() {
+        let error = pool_config(&settings("disk = \"/dev/sdx\"")).unwrap_err().to_string();
+        assert!(error.contains("pool.cache") && error.contains("pool.data"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("cache = \"/dev/sdx\"\ndata = \"{}\"", file.path().display());
+        let error = pool_config(&settings(&text)).unwrap_err().to_string();
+        assert!(error.contains("no folder"), "{error}");
+    }
+
+    #[test]
+    fn the_box_makes_its_certificate_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings("dir = \"/srv/a\"\nsize = \"1G\"");
+        let (_, first) = https_config(&settings, dir.path()).unwrap();
+        let (_, again) = https_config(&settings, dir.path()).unwrap();
+        assert_eq!(first, again);
+        assert_eq!(first.len(), 64);
+    }
+}

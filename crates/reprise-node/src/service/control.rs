@@ -1,0 +1,364 @@
+//! Connections with peers: commands between boxes, and who gets the connections of groups.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reprise_api::{ApiError, ErrorCode, Severity};
+use reprise_format::link::{
+    BoxInfo, BoxInfoQuery, Close, CloseReason, Command as BoxCommand, GroupState, Membership, Message, Outcome,
+    RefusalReason, Refused, Request, Response, Side,
+};
+use reprise_link::instance;
+use reprise_link::mirror::{MirrorEvent, MirrorSession, WINDOW_BYTES_MIN};
+use reprise_link::pulse::Pulse;
+use reprise_types::{BoxId, ByteLen, GroupId, Seq};
+use tokio::sync::{mpsc, oneshot};
+
+use super::board::Told;
+use super::{Inner, chain, locked};
+use crate::clock;
+use crate::group::Command;
+use crate::net::{Connection, DialHandle, DialSpec, LinkEvent, NetEvent, Purpose};
+use crate::store::unix_ms;
+
+/// Where a box listens for its link unless its settings say otherwise; how a box that has only been dialled so far is
+/// dialled back.
+const DEFAULT_LINK_PORT: u16 = 3261;
+/// Commands of this box that may wait on one connection.
+const ASKS_MAX: usize = 16;
+/// Commands of the peer that may be at work on one connection.
+const REQUESTS_MAX: usize = 8;
+/// Control connections kept for a peer: each of the two may dial, and one may be on its way out.
+const CONNECTIONS_MAX: usize = 4;
+/// Between two looks at the peer's clock and room.
+const INFO_EVERY: Duration = Duration::from_secs(60);
+/// Longest wait for them.
+const INFO_TIME: Duration = Duration::from_secs(10);
+/// How long the end of a group that is not known may take to be said.
+const UNKNOWN_TIME: Duration = Duration::from_secs(10);
+/// Clocks may differ by this much before somebody is told. Order never depends on them, but people read them.
+pub(super) const CLOCK_OFFSET_MAX_SECS: f64 = 3600.0;
+
+/// What holds a peer.
+#[derive(Default)]
+pub(super) struct PeerLinks {
+    dial: Option<(String, DialHandle)>,
+    connections: Vec<ControlLink>,
+    next_id: u64,
+    clock_offset: Option<f64>,
+    last_error: Option<String>,
+}
+
+struct ControlLink {
+    id: u64,
+    asks: mpsc::Sender<Ask>,
+}
+
+struct Ask {
+    command: BoxCommand,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// What the link's thread tells.
+pub(super) async fn net_events(inner: Arc<Inner>, mut events: mpsc::Receiver<NetEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            NetEvent::Connected(connection) => {
+                inner.learn(&connection);
+                match connection.purpose {
+                    Purpose::Control => {
+                        tokio::spawn(control_connection(inner.clone(), *connection));
+                    }
+                    Purpose::Group(group) => {
+                        tokio::spawn(give(inner.clone(), group, connection));
+                    }
+                }
+            }
+            NetEvent::Paired(identity) => inner.on_paired(&identity),
+            NetEvent::DialFailed { peer, purpose, error } => {
+                let reason = chain(&error);
+                match purpose {
+                    Purpose::Control => locked(&inner.links).entry(peer).or_default().last_error = Some(reason),
+                    Purpose::Group(group) => {
+                        if let Some(entry) = locked(&inner.groups).get_mut(&group) {
+                            entry.down_reason = Some(reason);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Hands a group's connection to its thread.
+async fn give(inner: Arc<Inner>, group: GroupId, connection: Box<Connection>) {
+    if let Some(running) = inner.running_by_id(group) {
+        if let Some(entry) = locked(&inner.groups).get_mut(&group) {
+            entry.down_reason = None;
+        }
+        // A thread that is gone closes the connection by dropping it.
+        let _ = running.commands.send(Command::Link(connection)).await;
+        return;
+    }
+    if locked(&inner.groups).contains_key(&group) {
+        let detail = "the group does not run on this box".to_owned();
+        connection.handle.send_control(Close { reason: CloseReason::NotReady, detail }.into());
+        return;
+    }
+    let peer = connection.peer;
+    if tokio::time::timeout(UNKNOWN_TIME, answer_unknown(&inner, group, *connection)).await.is_err() {
+        tracing::debug!(%peer, %group, "offer of an unknown group was not ended by the peer");
+    }
+}
+
+/// Says that a group is not known here, in the words of the handshake.
+async fn answer_unknown(inner: &Inner, group: GroupId, mut connection: Connection) {
+    tracing::info!(peer = %connection.peer, %group, "peer offers a group that is not known here");
+    let mut session = MirrorSession::new(clock::now().mono, WINDOW_BYTES_MIN);
+    while let Some(LinkEvent::Message { message, .. }) = connection.events.recv().await {
+        match session.handle(clock::now().mono, message, 0) {
+            Ok(None) => {}
+            Ok(Some(MirrorEvent::Offer(offer))) => session.answer(GroupState {
+                group: offer.group,
+                box_id: inner.identity.box_id,
+                membership: Membership::Unknown,
+                role: Side::Mirror,
+                lineage: Vec::new(),
+                durable: None,
+                applied: Seq::ZERO,
+                complete: false,
+                copy_cursor: None,
+                ceded: None,
+                hash_at_offer: None,
+                instance: instance::first([0; 16]),
+                peer_instance_seen: None,
+            }),
+            Ok(Some(_)) | Err(_) => return,
+        }
+        while let Some(message) = session.poll_message() {
+            connection.handle.send_control(message);
+        }
+    }
+}
+
+fn refuse(reason: RefusalReason, detail: &str) -> Outcome {
+    let none = ByteLen::ZERO;
+    Outcome::Refused(Refused { reason, detail: detail.to_owned(), needed: none, available: none })
+}
+
+/// One control connection, until it ends.
+async fn control_connection(inner: Arc<Inner>, connection: Connection) {
+    let Connection { peer, handle, mut events, .. } = connection;
+    let (tx, mut asks) = mpsc::channel::<Ask>(ASKS_MAX);
+    let id = {
+        let mut links = locked(&inner.links);
+        let links = links.entry(peer).or_default();
+        links.next_id += 1;
+        links.last_error = None;
+        links.connections.push(ControlLink { id: links.next_id, asks: tx });
+        if links.connections.len() > CONNECTIONS_MAX {
+            links.connections.remove(0);
+        }
+        links.next_id
+    };
+    inner.wake_groups(peer);
+    let info = tokio::spawn(watch_info(inner.clone(), peer, id));
+    let (answer_tx, mut answers) = mpsc::channel::<Response>(REQUESTS_MAX);
+    let mut waiting: BTreeMap<u64, oneshot::Sender<Outcome>> = BTreeMap::new();
+    let mut next_request = 1u64;
+    let mut at_work = 0usize;
+    let mut pulse = Pulse::new(clock::now().mono);
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            event = events.recv() => {
+                let Some(LinkEvent::Message { message, .. }) = event else { break };
+                let now = clock::now().mono;
+                pulse.heard(now);
+                handle.set_healthy();
+                match message {
+                    Message::Heartbeat(heartbeat) => {
+                        if let Some(echo) = pulse.on_heartbeat(now, &heartbeat) {
+                            handle.send_control(echo.into());
+                        }
+                    }
+                    Message::Request(Request { id, .. }) if at_work >= REQUESTS_MAX => {
+                        let outcome = refuse(RefusalReason::TooMany, "too many commands at a time");
+                        handle.send_control(Response { id, outcome }.into());
+                    }
+                    Message::Request(Request { id, command }) => {
+                        at_work += 1;
+                        let (inner, answer) = (inner.clone(), answer_tx.clone());
+                        tokio::spawn(async move {
+                            let outcome = inner.carry_out(peer, command).await;
+                            let _ = answer.send(Response { id, outcome }).await;
+                        });
+                    }
+                    Message::Response(Response { id, outcome }) => {
+                        if let Some(reply) = waiting.remove(&id) {
+                            let _ = reply.send(outcome);
+                        }
+                    }
+                    Message::Close(_) => break,
+                    other => {
+                        tracing::warn!(%peer, kind = ?other.kind(), "message that has no place on a control connection");
+                        break;
+                    }
+                }
+            }
+            ask = asks.recv() => {
+                // The peer was forgotten, or the connection is one too many.
+                let Some(Ask { command, reply }) = ask else { break };
+                let request = Request { id: next_request, command };
+                if handle.send_control(request.into()) {
+                    waiting.insert(next_request, reply);
+                    next_request += 1;
+                }
+            }
+            Some(response) = answers.recv() => {
+                at_work = at_work.saturating_sub(1);
+                handle.send_control(response.into());
+            }
+            _ = ticks.tick() => {
+                waiting.retain(|_, reply| !reply.is_closed());
+                match pulse.tick(clock::now().mono) {
+                    Ok(Some(heartbeat)) => {
+                        handle.send_control(heartbeat.into());
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::info!(%peer, error = &error as &dyn std::error::Error, "control connection is silent");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    info.abort();
+    if let Some(links) = locked(&inner.links).get_mut(&peer) {
+        links.connections.retain(|c| c.id != id);
+    }
+}
+
+/// Keeps what is shown about a peer fresh, as long as its connection stands.
+async fn watch_info(inner: Arc<Inner>, peer: BoxId, connection: u64) {
+    loop {
+        let newest = locked(&inner.links).get(&peer).and_then(|l| l.connections.last().map(|c| c.id));
+        if newest == Some(connection)
+            && let Err(error) = inner.peer_info(peer).await
+        {
+            tracing::debug!(%peer, %error, "peer does not tell about itself");
+        }
+        tokio::time::sleep(INFO_EVERY).await;
+    }
+}
+
+impl Inner {
+    /// What a fresh connection tells about a peer.
+    fn learn(&self, connection: &Connection) {
+        let (dialled, from) = (connection.dialled, connection.address);
+        let version = connection.hello.firmware.clone();
+        let kept = self.store.change_peer(connection.peer, false, |p| {
+            p.version = Some(version);
+            p.last_seen_unix_ms = Some(unix_ms());
+            if !dialled && p.address.is_none() {
+                p.address = Some(SocketAddr::new(from.ip(), DEFAULT_LINK_PORT).to_string());
+            }
+        });
+        if let Err(error) = kept {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what was learned about a peer is not stored");
+        }
+    }
+
+    /// Whether a connection stands, and the peer's clock minus ours in seconds.
+    pub(super) fn peer_link(&self, peer: BoxId) -> (bool, Option<f64>) {
+        let links = locked(&self.links);
+        links.get(&peer).map_or((false, None), |l| (!l.connections.is_empty(), l.clock_offset))
+    }
+
+    /// Dials a peer for commands, if its address is known and it is not dialled there already.
+    pub(super) fn dial_control(&self, peer: BoxId) {
+        let Some(address) = self.store.peer(peer).and_then(|p| p.address) else { return };
+        let mut links = locked(&self.links);
+        let links = links.entry(peer).or_default();
+        if links.dial.as_ref().is_none_or(|(at, _)| *at != address) {
+            let spec = DialSpec { peer, address: address.clone(), purpose: Purpose::Control };
+            links.dial = Some((address, self.net.dial(spec)));
+        }
+    }
+
+    /// A peer is there: groups that wait for it need not wait longer.
+    fn wake_groups(&self, peer: BoxId) {
+        for entry in locked(&self.groups).values() {
+            let of_peer =
+                entry.running().is_some_and(|g| g.snapshot.borrow().meta.peer.as_ref().is_some_and(|p| p.peer == peer));
+            if let (true, Some((_, dial))) = (of_peer, &entry.dial) {
+                dial.dial_now();
+            }
+        }
+    }
+
+    /// Has a peer do something.
+    pub(super) async fn ask_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<Outcome, ApiError> {
+        let name = self.store.peer(peer).map_or_else(|| peer.short(), |p| p.name.to_string());
+        let unreachable = |why: String| {
+            ApiError::new(
+                ErrorCode::PeerUnreachable,
+                format!("peer {name} cannot be reached{why}"),
+                "check that it runs and that the network between the boxes works",
+            )
+        };
+        let (asks, last_error) = {
+            let links = locked(&self.links);
+            let links = links.get(&peer);
+            let asks = links.and_then(|l| l.connections.last().map(|c| c.asks.clone()));
+            (asks, links.and_then(|l| l.last_error.clone()))
+        };
+        let Some(asks) = asks else {
+            return Err(unreachable(last_error.map(|e| format!(": {e}")).unwrap_or_default()));
+        };
+        let (reply, answer) = oneshot::channel();
+        asks.try_send(Ask { command, reply }).map_err(|_| unreachable(String::new()))?;
+        match tokio::time::timeout(time, answer).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) => Err(unreachable(": the connection broke".to_owned())),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Timeout,
+                format!("peer {name} did not answer in {} seconds", time.as_secs()),
+                "try again",
+            )),
+        }
+    }
+
+    /// Asks a peer about itself.
+    pub(super) async fn peer_info(&self, peer: BoxId) -> Result<BoxInfo, ApiError> {
+        let asked = clock::now().wall.get();
+        let outcome = self.ask_peer(peer, BoxCommand::BoxInfo(BoxInfoQuery {}), INFO_TIME).await?;
+        let Outcome::BoxInfo(info) = outcome else {
+            return Err(ApiError::internal("the peer gave another answer than was asked for"));
+        };
+        // The peer looked at its clock somewhere between the question and the answer.
+        let ours = asked / 2 + clock::now().wall.get() / 2;
+        let offset = (info.wall_micros.get() as f64 - ours as f64) / 1e6;
+        if let Some(links) = locked(&self.links).get_mut(&peer) {
+            links.clock_offset = Some(offset);
+        }
+        if let Some(record) = self.store.peer(peer) {
+            let subject = format!("peer {}", record.name);
+            let told = || {
+                let text = format!("The clock of {} differs from this box's by {offset:.0} s.", record.name);
+                Told::new(
+                    "clock-offset",
+                    Severity::Warning,
+                    subject.clone(),
+                    text,
+                    "Set the clocks of both boxes (NTP).",
+                )
+            };
+            self.board.settle(offset.abs() > CLOCK_OFFSET_MAX_SECS, told, "clock-offset", &subject);
+        }
+        Ok(info)
+    }
+}

@@ -1,0 +1,580 @@
+//! Groups: made, started, stopped, deleted; their homes looked at before they are used.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reprise_api::{ApiError, ErrorCode, GroupStatus, JobKind, Name, Severity, VolumeStatus};
+use reprise_engine::{Branch, GroupMeta, VolumeMeta};
+use reprise_format::batch::hash_start;
+use reprise_iscsi::Acl;
+use reprise_link::instance;
+use reprise_media::{Identity, Media, MediaError, MediaOptions};
+use reprise_types::{BranchId, ByteLen, GroupId, Point, Role, Seq};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::board::{JobHandle, Told};
+use super::meter::Meter;
+use super::view::{self, Facts, known_name, target_name};
+use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
+use crate::group::{self, Command, GroupDeps, HomeMedia, Limits, Snapshot, TargetConfig};
+use crate::net::DialHandle;
+use crate::pool::{OpenedGroup, PoolError};
+use crate::portal;
+
+/// Between two attempts to start a group whose homes are not there.
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// Longest time a group's thread gets to finish what is under way.
+const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// Longest wait until a snapshot shows what a command has done.
+const SHOWN_TIME_MAX: Duration = Duration::from_secs(3);
+/// Least payload buffers of a group: one large write and its way to home and peer.
+const GROUP_BUFFERS_MIN: u64 = 16 << 20;
+
+/// A home cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// It does not open.
+    #[error("home of volume {volume}")]
+    Open {
+        /// The volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: MediaError,
+    },
+    /// Another file or device is in its place.
+    #[error(
+        "home of volume {volume}, {path}, is another file or device than before: found {found}, expected {expected}"
+    )]
+    Replaced {
+        /// The volume.
+        volume: String,
+        /// Where.
+        path: String,
+        /// What is there.
+        found: String,
+        /// What was there.
+        expected: String,
+    },
+    /// It is smaller than the volume.
+    #[error("home of volume {volume}, {path}, has shrunk: {have} bytes, the volume has {need}")]
+    Shrunk {
+        /// The volume.
+        volume: String,
+        /// Where.
+        path: String,
+        /// Bytes there.
+        have: ByteLen,
+        /// Bytes of the volume.
+        need: ByteLen,
+    },
+    /// It has none.
+    #[error("volume {volume} has no home")]
+    None {
+        /// The volume.
+        volume: String,
+    },
+}
+
+/// A group of the pool.
+pub(super) struct Entry {
+    pub(super) name: Name,
+    pub(super) state: EntryState,
+    pub(super) dial: Option<(String, DialHandle)>,
+    pub(super) meter: Meter,
+    pub(super) leaving: BTreeSet<String>,
+    pub(super) copy_job: Option<JobHandle>,
+    pub(super) cache_full: bool,
+    pub(super) link_up: bool,
+    pub(super) link_since: Instant,
+    pub(super) reconnects: u64,
+    pub(super) down_reason: Option<String>,
+}
+
+pub(super) enum EntryState {
+    Running(Running),
+    Failed {
+        meta: Option<Box<GroupMeta>>,
+        reason: String,
+        /// It is tried again by itself.
+        heals: bool,
+        tried: Instant,
+    },
+}
+
+/// A group whose thread runs.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub(super) id: GroupId,
+    pub(super) name: Name,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) snapshot: watch::Receiver<Snapshot>,
+}
+
+impl Running {
+    pub(super) fn now(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Waits until the snapshot shows something; what was asked for has happened anyway.
+    pub(super) async fn shown(&self, what: impl FnMut(&Snapshot) -> bool) {
+        let mut snapshot = self.snapshot.clone();
+        let _ = tokio::time::timeout(SHOWN_TIME_MAX, snapshot.wait_for(what)).await;
+    }
+}
+
+impl Entry {
+    fn new(name: Name, state: EntryState) -> Self {
+        Self {
+            name,
+            state,
+            dial: None,
+            meter: Meter::default(),
+            leaving: BTreeSet::new(),
+            copy_job: None,
+            cache_full: false,
+            link_up: false,
+            link_since: Instant::now(),
+            reconnects: 0,
+            down_reason: None,
+        }
+    }
+
+    pub(super) fn running(&self) -> Option<&Running> {
+        match &self.state {
+            EntryState::Running(running) => Some(running),
+            EntryState::Failed { .. } => None,
+        }
+    }
+}
+
+/// What a home is recognised by: of a file in the data half its inode, since the number of its file system may change
+/// with the disks of the box; of everything else all that the kernel can tell.
+fn same_identity(adopted: bool, found: &Identity, expected: &str) -> bool {
+    let text = found.to_string();
+    match found {
+        Identity::File { inode, .. } if !adopted => {
+            expected.starts_with("file:") && expected.rsplit(':').next() == Some(inode.to_string().as_str())
+        }
+        _ => text == expected,
+    }
+}
+
+/// Opens a volume's home and checks that it is the one it was.
+pub(super) fn open_home(volume: &VolumeMeta) -> Result<Arc<Media>, HomeError> {
+    let name = || volume.name.clone();
+    let leg = volume.legs.first().ok_or_else(|| HomeError::None { volume: name() })?;
+    let media = Media::open(Path::new(&leg.path), MediaOptions::exclusive())
+        .map_err(|source| HomeError::Open { volume: name(), source })?;
+    if !same_identity(leg.adopted, media.identity(), &leg.identity) {
+        let (path, expected) = (leg.path.clone(), leg.identity.clone());
+        return Err(HomeError::Replaced { volume: name(), path, found: media.identity().to_string(), expected });
+    }
+    let need = volume.sectors.bytes();
+    if media.size() < need {
+        return Err(HomeError::Shrunk { volume: name(), path: leg.path.clone(), have: media.size(), need });
+    }
+    Ok(media)
+}
+
+fn open_homes(meta: &GroupMeta) -> Result<Vec<HomeMedia>, HomeError> {
+    meta.volumes.iter().map(|v| Ok(HomeMedia { slot: v.slot, media: open_home(v)? })).collect()
+}
+
+impl Inner {
+    fn acl(&self) -> Acl {
+        let names = &self.settings.iscsi.initiators;
+        if names.is_empty() { Acl::Open } else { Acl::Names(names.clone()) }
+    }
+
+    /// Portals as discovery gives them; none where one listens on every address, since then the address that was asked
+    /// is the right one.
+    fn target_addresses(&self) -> Vec<String> {
+        let any = |a: &String| a.starts_with("0.0.0.0:") || a.starts_with("[::]:");
+        if self.portals.iter().any(any) { Vec::new() } else { self.portals.clone() }
+    }
+
+    fn limits(&self) -> Limits {
+        let buffers = self.settings.limits.buffers.bytes();
+        let buffer_bytes = (buffers / 4).max(GROUP_BUFFERS_MIN);
+        Limits {
+            buffer_bytes,
+            ram_tail_bytes: (buffer_bytes / 2).min(64 << 20),
+            link_window: (self.link_buffers.limit() / 2).max(reprise_link::mirror::WINDOW_BYTES_MIN),
+        }
+    }
+
+    pub(super) fn start_groups(&self) {
+        for slot in self.pool.groups() {
+            self.start_known(slot.group);
+        }
+        self.publish_targets();
+    }
+
+    /// Recovers a group and starts it; what goes wrong is kept with the group.
+    pub(super) fn start_known(&self, id: GroupId) {
+        let began = Instant::now();
+        let fallback = || known_name(&format!("group-{}", id.short()));
+        let failed = |meta: Option<GroupMeta>, reason: String, heals: bool| {
+            let name = meta.as_ref().map_or_else(fallback, |m| known_name(&m.name));
+            let told = Told::new(
+                "group-not-started",
+                Severity::Critical,
+                format!("group {name}"),
+                format!("Group {name} does not start: {reason}"),
+                if heals {
+                    "Bring the device or file back as it was; the group then starts by itself."
+                } else {
+                    "Look after the disk of the cache; nothing of the group is overwritten meanwhile."
+                },
+            );
+            self.board.raise(told);
+            let state = EntryState::Failed { meta: meta.map(Box::new), reason, heals, tried: Instant::now() };
+            locked(&self.groups).insert(id, Entry::new(name, state));
+        };
+        let mut opened = match self.pool.open_group(id) {
+            Ok(opened) => opened,
+            Err(error) => return failed(None, chain(&error), false),
+        };
+        if let Some(peer) = &mut opened.meta.peer
+            && let Ok(random) = random16()
+            && let Some(next) = instance::on_start(peer.instance, random)
+        {
+            // Durable with the superblock that the group writes before it lets anybody connect.
+            peer.instance = next;
+        }
+        let homes = match open_homes(&opened.meta) {
+            Ok(homes) => homes,
+            Err(error) => return failed(Some(opened.meta), chain(&error), true),
+        };
+        let (cases, bytes_read) = (opened.cases.len(), opened.bytes_read);
+        let meta = opened.meta.clone();
+        match self.spawn_group(opened, homes) {
+            Ok(running) => {
+                let (millis, name) = (began.elapsed().as_millis() as u64, &running.name);
+                tracing::info!(group = %name, role = %meta.role, cases, bytes_read, millis, "group recovered");
+                self.board.clear("group-not-started", &format!("group {name}"));
+            }
+            Err(error) => failed(Some(meta), format!("start its thread: {error}"), true),
+        }
+    }
+
+    pub(super) fn spawn_group(&self, opened: OpenedGroup, homes: Vec<HomeMedia>) -> std::io::Result<Running> {
+        let name = known_name(&opened.meta.name);
+        let target = TargetConfig {
+            name: target_name(opened.meta.group, name.as_str()),
+            addresses: self.target_addresses(),
+            acl: self.acl(),
+        };
+        let deps = GroupDeps {
+            name: name.to_string(),
+            this_box: self.identity.box_id,
+            pool: self.pool.id(),
+            cache: self.pool.cache().clone(),
+            segment_len: self.pool.segment_len(),
+            allocator: self.pool.allocator().clone(),
+            homes,
+            target,
+            notices: self.notices.clone(),
+            limits: self.limits(),
+        };
+        let handle = group::spawn(opened, deps)?;
+        let running =
+            Running { id: handle.id, name: name.clone(), commands: handle.commands, snapshot: handle.snapshot };
+        locked(&self.groups).insert(running.id, Entry::new(name, EntryState::Running(running.clone())));
+        Ok(running)
+    }
+
+    /// Offers the targets of the groups of which this box is the source.
+    pub(super) fn publish_targets(&self) {
+        let routes: Vec<portal::Route> = self
+            .running()
+            .into_iter()
+            .filter(|g| g.snapshot.borrow().meta.role == Role::Source)
+            .map(|g| portal::Route {
+                name: target_name(g.id, g.name.as_str()),
+                acl: self.acl(),
+                addresses: self.target_addresses(),
+                commands: g.commands,
+            })
+            .collect();
+        let names: Vec<String> = routes.iter().map(|r| r.name.clone()).collect();
+        let mut published = locked(&self.published);
+        if *published != names {
+            *published = names;
+            self.targets.set(routes);
+        }
+    }
+
+    /// Groups whose threads run.
+    pub(super) fn running(&self) -> Vec<Running> {
+        locked(&self.groups).values().filter_map(|e| e.running().cloned()).collect()
+    }
+
+    pub(super) fn running_by_id(&self, id: GroupId) -> Option<Running> {
+        locked(&self.groups).get(&id).and_then(|e| e.running().cloned())
+    }
+
+    /// The group with this name, if its thread runs.
+    pub(super) fn group(&self, name: &Name) -> Result<Running, ApiError> {
+        let groups = locked(&self.groups);
+        let entry = groups.values().find(|e| e.name == *name).ok_or_else(|| ApiError::not_found("group", name))?;
+        match &entry.state {
+            EntryState::Running(running) => Ok(running.clone()),
+            EntryState::Failed { reason, .. } => {
+                Err(wrong_state(format!("group {name} does not run: {reason}"), "see reprise alerts"))
+            }
+        }
+    }
+
+    /// The group, made if there is none of this name.
+    pub(super) async fn group_or_new(self: &Arc<Self>, name: &Name) -> Result<Running, ApiError> {
+        match self.group(name) {
+            Err(error) if error.code == ErrorCode::NotFound => self.create_group(name).await,
+            other => other,
+        }
+    }
+
+    /// Makes an empty group. To be called with `change` held.
+    pub(super) async fn create_group(self: &Arc<Self>, name: &Name) -> Result<Running, ApiError> {
+        if locked(&self.groups).values().any(|e| e.name == *name) {
+            return Err(ApiError::new(
+                ErrorCode::NameTaken,
+                format!("there is a group {name} already"),
+                "choose another name",
+            ));
+        }
+        let (group, branch) = (GroupId::from_raw(random16()?), BranchId::from_raw(random16()?));
+        let start = Point { branch, seq: Seq::ZERO, hash: hash_start(group) };
+        let meta = GroupMeta {
+            group,
+            name: name.to_string(),
+            role: Role::Source,
+            branches: vec![Branch { id: branch, fork: None, ceded: false }],
+            trimmed: start,
+            applied: Seq::ZERO,
+            applying: Seq::ZERO,
+            seal: start,
+            incarnation: 0,
+            volumes: Vec::new(),
+            peer: None,
+            copy: None,
+            fenced: None,
+            next_slot: 1,
+            generation_floor: 0,
+        };
+        let running = self.make_group(meta, Vec::new()).await?;
+        self.board.event(Told::new(
+            "group-created",
+            Severity::Info,
+            format!("group {name}"),
+            format!("Group {name} was made."),
+            "",
+        ));
+        Ok(running)
+    }
+
+    /// Puts a group into the pool and starts it.
+    pub(super) async fn make_group(
+        self: &Arc<Self>,
+        meta: GroupMeta,
+        homes: Vec<HomeMedia>,
+    ) -> Result<Running, ApiError> {
+        let inner = self.clone();
+        let running = blocking(move || {
+            let opened = inner.pool.create_group(meta).map_err(|e| pool_error(&e))?;
+            inner.spawn_group(opened, homes).map_err(|e| ApiError::internal(format!("start the group: {e}")))
+        })
+        .await?;
+        running.shown(|s| s.ready).await;
+        self.publish_targets();
+        Ok(running)
+    }
+
+    /// Stops a group's thread and forgets it here, not in the pool.
+    pub(super) async fn stop_group(&self, id: GroupId) {
+        let Some(entry) = locked(&self.groups).remove(&id) else { return };
+        self.publish_targets();
+        if let Some(running) = entry.running() {
+            stop_thread(running).await;
+        }
+        if let Some(job) = &entry.copy_job {
+            job.end(Err(wrong_state("the mirror was removed", "")));
+        }
+    }
+
+    pub(super) async fn stop_groups(&self) {
+        let stops: Vec<_> =
+            self.running().into_iter().map(|g| tokio::spawn(async move { stop_thread(&g).await })).collect();
+        for stop in stops {
+            let _ = stop.await;
+        }
+    }
+
+    /// Takes an empty group, or the image of a group that is mirrored here, away. To be called with `change` held.
+    pub(super) async fn delete_group(self: &Arc<Self>, name: &Name) -> Result<(), ApiError> {
+        let group = self.group(name)?;
+        let meta = group.now().meta;
+        self.board.event(Told::new(
+            "group-deleted",
+            Severity::Info,
+            format!("group {name}"),
+            format!("Group {name} is taken away."),
+            "",
+        ));
+        self.stop_group(group.id).await;
+        let inner = self.clone();
+        blocking(move || {
+            inner.pool.delete_group(group.id).map_err(|e| pool_error(&e))?;
+            for leg in meta.volumes.iter().flat_map(|v| &v.legs).filter(|l| !l.adopted) {
+                if let Err(error) = std::fs::remove_file(&leg.path) {
+                    tracing::warn!(path = leg.path, %error, "home of a deleted group stays");
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        self.board.clear_subject(&format!("group {name}"));
+        Ok(())
+    }
+
+    /// Status of all groups, by name.
+    pub(super) fn group_statuses(&self) -> Vec<GroupStatus> {
+        let fill = self.pool.allocator().fill();
+        let alerts = self.board.alerts(false);
+        let preparing = self.preparing_statuses();
+        let peers = self.store.peers();
+        let groups = locked(&self.groups);
+        let mut list: Vec<GroupStatus> = groups
+            .iter()
+            .map(|(id, entry)| {
+                let subject = format!("group {}", entry.name);
+                let alerts = alerts.iter().filter(|a| a.subject == subject).cloned().collect();
+                match &entry.state {
+                    EntryState::Failed { meta, reason, heals, .. } => {
+                        view::failed_status(&entry.name, *id, meta.as_deref(), reason, *heals, alerts)
+                    }
+                    EntryState::Running(running) => {
+                        let snapshot = running.now();
+                        let peer_id = snapshot.meta.peer.as_ref().map(|p| p.peer);
+                        let facts = Facts {
+                            name: &entry.name,
+                            peer: peers.iter().find(|p| Some(p.id) == peer_id),
+                            meter: &entry.meter,
+                            fill,
+                            segment_len: self.pool.segment_len(),
+                            cache_full: entry.cache_full,
+                            portals: &self.portals,
+                            leaving: &entry.leaving,
+                            preparing: of_group(&preparing, &entry.name),
+                            link_secs: entry.link_since.elapsed().as_secs_f64(),
+                            reconnects: entry.reconnects,
+                            down_reason: entry.down_reason.as_deref(),
+                            alerts,
+                        };
+                        view::group_status(&snapshot, facts)
+                    }
+                }
+            })
+            .collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    pub(super) fn group_status(&self, name: &Name) -> Result<GroupStatus, ApiError> {
+        self.group_statuses().into_iter().find(|g| g.name == *name).ok_or_else(|| ApiError::not_found("group", name))
+    }
+
+    /// Starts a job that watches the first copy of a group.
+    pub(super) fn copy_job(&self, id: GroupId) -> Option<JobHandle> {
+        let mut groups = locked(&self.groups);
+        let entry = groups.get_mut(&id)?;
+        if entry.copy_job.is_none() {
+            let subject = format!("group {}", entry.name);
+            entry.copy_job = self.board.begin_job(JobKind::MirrorCopy, subject, None, false).ok();
+        }
+        entry.copy_job.clone()
+    }
+}
+
+fn of_group(preparing: &[VolumeStatus], group: &Name) -> Vec<VolumeStatus> {
+    preparing.iter().filter(|v| v.group == *group).cloned().collect()
+}
+
+async fn stop_thread(group: &Running) {
+    let (done, stopped) = oneshot::channel();
+    if group.commands.send(Command::Stop(done)).await.is_err() {
+        return;
+    }
+    if tokio::time::timeout(STOP_TIME_MAX, stopped).await.is_err() {
+        tracing::warn!(group = %group.name, "group did not stop in time; its journal recovers at the next start");
+    }
+}
+
+/// A pool's refusal as the API says it.
+pub(super) fn pool_error(error: &PoolError) -> ApiError {
+    match error {
+        PoolError::Full => ApiError::new(ErrorCode::LimitReached, error.to_string(), "delete a group first"),
+        PoolError::Unknown(_) => ApiError::new(ErrorCode::NotFound, error.to_string(), "list them: reprise group list"),
+        _ => ApiError::internal(chain(error)),
+    }
+}
+
+/// Detaches what a command on a group needs from its entry.
+pub(super) async fn set_paused(group: &Running, paused: bool) -> Result<(), ApiError> {
+    ask(&group.commands, |reply| Command::SetPaused(paused, reply)).await?;
+    group.shown(|s| s.meta.peer.as_ref().is_none_or(|p| p.paused == paused)).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use reprise_media::{Fill, create_file};
+    use reprise_types::SectorCount;
+
+    use super::*;
+
+    fn volume(path: &Path, adopted: bool) -> VolumeMeta {
+        let mut volume = view::tests::meta().volumes.remove(0);
+        volume.legs[0].path = path.to_str().unwrap().to_owned();
+        volume.legs[0].adopted = adopted;
+        volume.legs[0].identity = Media::open(path, MediaOptions::read_shared()).unwrap().identity().to_string();
+        volume
+    }
+
+    #[test]
+    fn a_home_that_is_not_what_it_was_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.home");
+        let make = |path: &Path, sectors: u64| {
+            let size = ByteLen::from_raw(sectors * 512);
+            create_file(path, size, Fill::Sparse, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        };
+        make(&path, 2048);
+        let good = volume(&path, false);
+        drop(open_home(&good).unwrap());
+        let held = open_home(&good).unwrap();
+        assert!(matches!(open_home(&good), Err(HomeError::Open { source: MediaError::Locked { .. }, .. })));
+        drop(held);
+        let larger = VolumeMeta { sectors: SectorCount::from_raw(4096), ..good.clone() };
+        assert!(matches!(open_home(&larger), Err(HomeError::Shrunk { .. })));
+        let other = dir.path().join("other");
+        make(&other, 2048);
+        std::fs::rename(&other, &path).unwrap();
+        assert!(matches!(open_home(&good), Err(HomeError::Replaced { .. })));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(open_home(&good), Err(HomeError::Open { .. })));
+        assert!(matches!(open_home(&VolumeMeta { legs: vec![], ..good }), Err(HomeError::None { .. })));
+    }
+
+    #[test]
+    fn a_file_of_the_data_half_may_move_to_another_file_system_number() {
+        let found = Identity::File { file_system: 2, inode: 77 };
+        assert!(same_identity(false, &found, "file:0000000000000001:77"));
+        assert!(!same_identity(true, &found, "file:0000000000000001:77"));
+        assert!(!same_identity(false, &found, "file:0000000000000001:177"));
+        assert!(!same_identity(false, &found, "disk:x:77"));
+    }
+}

@@ -1,0 +1,504 @@
+//! Mirrors: a group of this box at a peer, and a peer's group on this box.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reprise_api::{ApiError, ErrorCode, MirrorOf, MirrorStarted, Name, Severity};
+use reprise_engine::{CopyState, GroupMeta, Leg, PeerMeta, VolumeMeta};
+use reprise_format::link::{
+    BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
+    Volume,
+};
+use reprise_link::instance;
+use reprise_types::{BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
+
+use super::board::Told;
+use super::control::CLOCK_OFFSET_MAX_SECS;
+use super::groups::{Running, set_paused};
+use super::volumes::{home_path, make_mirror_home};
+use super::{Inner, ask, blocking, locked, random16, wrong_state};
+use crate::clock;
+use crate::group::{Command, HomeMedia};
+use crate::store::PeerRecord;
+
+/// Longest wait for the peer to make its homes. Room is only promised there, not written, on file systems that can.
+const CREATE_TIME: Duration = Duration::from_secs(45);
+/// Longest wait for the peer to take note of something.
+const TELL_TIME: Duration = Duration::from_secs(5);
+/// Volumes of a group, as the engine has it.
+const VOLUMES_MAX: usize = 64;
+
+fn refusal(peer: &Name, group: &Name, refused: &Refused) -> ApiError {
+    let detail = &refused.detail;
+    let text = format!("peer {peer} refuses: {detail}");
+    match refused.reason {
+        RefusalReason::TooSmall => ApiError::new(
+            ErrorCode::NoSpace,
+            format!("peer {peer} is too small: {} bytes are needed, {} are free", refused.needed, refused.available),
+            "give the peer a larger data half",
+        ),
+        RefusalReason::NameTaken => {
+            ApiError::new(ErrorCode::NameTaken, text, "use other names on one of the two boxes")
+        }
+        RefusalReason::HasImage => ApiError::new(
+            ErrorCode::ImageExists,
+            text,
+            format!(
+                "a second copy onto an image is not possible in this version: give the image up on {peer} first (reprise group delete {group}, run there), or keep it and use another group"
+            ),
+        ),
+        RefusalReason::TooMany => ApiError::new(ErrorCode::LimitReached, text, "delete groups on the peer"),
+        _ => ApiError::new(ErrorCode::PeerRefused, text, "see the log of the peer"),
+    }
+}
+
+impl Inner {
+    /// Mirrors a group to a peer.
+    pub(super) async fn add_mirror(self: Arc<Self>, request: MirrorOf) -> Result<MirrorStarted, ApiError> {
+        let _change = self.change.lock().await;
+        let group = self.group(&request.group)?;
+        let peer = self.peer_named(&request.peer)?;
+        self.begin_mirror(&group, &peer).await
+    }
+
+    /// The same, with `change` held.
+    pub(super) async fn begin_mirror(
+        self: &Arc<Self>,
+        group: &Running,
+        peer: &PeerRecord,
+    ) -> Result<MirrorStarted, ApiError> {
+        let meta = group.now().meta;
+        self.may_be_mirrored(group, &meta)?;
+        let info = self.peer_info(peer.id).await?;
+        let warnings = self.compare(&peer.name, &info);
+        let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes: link_volumes(&meta) };
+        let undo = || BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
+        match self.ask_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
+            Ok(Outcome::Done(_)) => {}
+            Ok(Outcome::Refused(refused)) => return Err(refusal(&peer.name, &group.name, &refused)),
+            Ok(Outcome::BoxInfo(_)) => {
+                return Err(ApiError::internal("the peer gave another answer than was asked for"));
+            }
+            Err(error) => {
+                // It may still do it: then it is to be undone.
+                let _ = self.ask_peer(peer.id, undo(), TELL_TIME).await;
+                return Err(error);
+            }
+        }
+        let first = instance::first(random16()?);
+        if let Err(error) = ask(&group.commands, |reply| Command::AddPeer(peer.id, first, reply)).await {
+            let _ = self.ask_peer(peer.id, undo(), TELL_TIME).await;
+            return Err(error);
+        }
+        group.shown(|s| s.meta.peer.is_some()).await;
+        let text = format!("Group {} is mirrored to {}.", group.name, peer.name);
+        self.board.event(Told::new("mirror-added", Severity::Info, format!("group {}", group.name), text, ""));
+        let total: u64 = meta.volumes.iter().map(|v| v.sectors.bytes().get()).sum();
+        let job = self.copy_job(group.id).and_then(|job| {
+            job.progress(0, total);
+            job.job()
+        });
+        Ok(MirrorStarted { job, warnings })
+    }
+
+    fn may_be_mirrored(&self, group: &Running, meta: &GroupMeta) -> Result<(), ApiError> {
+        if meta.role != Role::Source {
+            return Err(super::refused(reprise_engine::CommandError::NotSource));
+        }
+        if meta.peer.is_some() {
+            return Err(super::refused(reprise_engine::CommandError::HasPeer));
+        }
+        if let Some(volume) = meta.volumes.iter().find(|v| v.local_only) {
+            return Err(super::refused(reprise_engine::CommandError::LocalOnly { name: volume.name.clone() }));
+        }
+        if meta.volumes.is_empty() {
+            return Err(wrong_state(format!("group {} has no volume", group.name), "make or adopt one first"));
+        }
+        if locked(&self.preparing).iter().any(|p| p.group == group.id) {
+            let text = format!("a volume of group {} is being made", group.name);
+            return Err(wrong_state(text, "wait until its job has ended: reprise jobs"));
+        }
+        Ok(())
+    }
+
+    /// What somebody should know about a peer before it mirrors something.
+    fn compare(&self, peer: &Name, info: &BoxInfo) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let (ours, theirs) = (self.write_rate.load(Ordering::Relaxed), info.write_rate.get());
+        if theirs > 0 && theirs.saturating_mul(2) < ours {
+            warnings.push(format!(
+                "the cache of {peer} writes {} MiB/s, this box's {} MiB/s: at full speed the mirror falls behind",
+                theirs >> 20,
+                ours >> 20
+            ));
+        }
+        let offset = (info.wall_micros.get() as f64 - clock::now().wall.get() as f64) / 1e6;
+        if offset.abs() > CLOCK_OFFSET_MAX_SECS {
+            warnings.push(format!("the clock of {peer} differs from this box's by {:.1} hours", offset / 3600.0));
+        }
+        let cache = self.pool.cache().size().get();
+        if info.cache_free_bytes.get() < cache / 8 {
+            warnings.push(format!("the cache of {peer} has only {} MiB free", info.cache_free_bytes.get() >> 20));
+        }
+        warnings
+    }
+
+    /// The group, if it is mirrored to this peer.
+    pub(super) fn mirrored(&self, group: &Name, peer: &Name) -> Result<(Running, PeerRecord), ApiError> {
+        let group = self.group(group)?;
+        let record = self.peer_named(peer)?;
+        let meta = group.now().meta;
+        match &meta.peer {
+            Some(p) if p.peer == record.id && meta.role == Role::Source => Ok((group, record)),
+            Some(p) if p.peer == record.id => Err(super::refused(reprise_engine::CommandError::NotSource)),
+            _ => Err(wrong_state(
+                format!("group {} is not mirrored to {peer}", group.name),
+                "see where it is mirrored to: reprise status",
+            )),
+        }
+    }
+
+    /// Pauses or resumes the link of a group.
+    pub(super) async fn pause_mirror(self: Arc<Self>, request: MirrorOf, paused: bool) -> Result<(), ApiError> {
+        let _change = self.change.lock().await;
+        let (group, peer) = self.mirrored(&request.group, &request.peer)?;
+        set_paused(&group, paused).await?;
+        let code = if paused { "mirror-paused" } else { "mirror-resumed" };
+        let text = format!("The mirror of {} is {}.", group.name, if paused { "paused" } else { "going on" });
+        self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
+        // For the peer's display only; it need not hear it.
+        let notice = BoxCommand::PauseNotice(PauseNotice { group: group.id, paused });
+        let _ = self.ask_peer(peer.id, notice, TELL_TIME).await;
+        Ok(())
+    }
+
+    /// Ends mirroring; the image stays at the peer. With `change` held.
+    pub(super) async fn end_mirror(&self, group: &Running, peer: &PeerRecord) -> Result<(), ApiError> {
+        ask(&group.commands, Command::RemovePeer).await?;
+        if let Some(entry) = locked(&self.groups).get_mut(&group.id) {
+            entry.dial = None;
+        }
+        group.shown(|s| s.meta.peer.is_none()).await;
+        let subject = format!("group {}", group.name);
+        for code in ["link-down", "link-stopped"] {
+            self.board.clear(code, &subject);
+        }
+        let delete = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: true });
+        let told = self.ask_peer(peer.id, delete, TELL_TIME).await;
+        let (severity, what) = match told {
+            Ok(Outcome::Done(_)) => (Severity::Info, String::new()),
+            _ => (
+                Severity::Warning,
+                format!(
+                    "{} was not told. Its image goes with: reprise group delete {}, run there.",
+                    peer.name, group.name
+                ),
+            ),
+        };
+        let text = format!("Group {} is no longer mirrored to {}.", group.name, peer.name);
+        self.board.event(Told::new("mirror-removed", severity, subject, text, what));
+        Ok(())
+    }
+
+    /// Does what a peer asks.
+    pub(super) async fn carry_out(self: &Arc<Self>, peer: BoxId, command: BoxCommand) -> Outcome {
+        let result = match command {
+            BoxCommand::BoxInfo(_) => return Outcome::BoxInfo(self.about()),
+            BoxCommand::CreateMirror(create) => self.create_mirror(peer, create).await,
+            BoxCommand::DeleteMirror(delete) => self.delete_mirror(peer, delete).await,
+            BoxCommand::PauseNotice(notice) => self.note_pause(peer, &notice),
+            BoxCommand::ForgetPeer(_) => self.forgotten_by(peer),
+            BoxCommand::ReserveVolume(_) => {
+                Err(refused(RefusalReason::Unsupported, "volumes cannot join a mirrored group in this version"))
+            }
+        };
+        match result {
+            Ok(()) => Outcome::Done(Done {}),
+            Err(refused) => {
+                tracing::info!(%peer, reason = ?refused.reason, detail = refused.detail, "command of the peer refused");
+                Outcome::Refused(refused)
+            }
+        }
+    }
+
+    fn about(&self) -> BoxInfo {
+        let fill = self.pool.allocator().fill();
+        BoxInfo {
+            name: self.settings.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_free_bytes: ByteLen::from_raw(self.data_room().unwrap_or(0)),
+            cache_free_bytes: ByteLen::from_raw(u64::from(fill.free()) * self.pool.segment_len()),
+            write_rate: ByteLen::from_raw(self.write_rate.load(Ordering::Relaxed)),
+            wall_micros: clock::now().wall,
+        }
+    }
+
+    async fn create_mirror(self: &Arc<Self>, peer: BoxId, create: CreateMirror) -> Result<(), Refused> {
+        let _change = self.change.lock().await;
+        let name: Name = create.name.parse().map_err(|_| refused(RefusalReason::Invalid, "no name of a group"))?;
+        check_volumes(&create.volumes)?;
+        if let Some(known) = self.running_by_id(create.group) {
+            return already_there(&known, peer, &create);
+        }
+        if locked(&self.groups).contains_key(&create.group) {
+            return Err(refused(RefusalReason::HasImage, "the group is here and does not run"));
+        }
+        if locked(&self.groups).values().any(|e| e.name == name) {
+            let text = format!("there is another group {name} on this box");
+            return Err(refused(RefusalReason::NameTaken, &text));
+        }
+        if let Some(volume) = create.volumes.iter().find(|v| self.volume_name_taken(&v.name)) {
+            let text = format!("there is another volume {} on this box", volume.name);
+            return Err(refused(RefusalReason::NameTaken, &text));
+        }
+        let needed: u64 = create.volumes.iter().map(|v| v.sectors.bytes().get()).fold(0, u64::saturating_add);
+        let available = self.data_room().map_err(|e| refused(RefusalReason::Io, &e.message))?;
+        if needed > available {
+            return Err(Refused {
+                reason: RefusalReason::TooSmall,
+                detail: "the data half is too small".to_owned(),
+                needed: ByteLen::from_raw(needed),
+                available: ByteLen::from_raw(available),
+            });
+        }
+        let (data, group, volumes) = (self.pool.data().to_owned(), name.to_string(), create.volumes.clone());
+        let made = blocking(move || make_homes(&data, &group, &volumes)).await;
+        let (volumes, homes) = made.map_err(|e| refused(reason_of(&e), &e.message))?;
+        let paths: Vec<String> = volumes.iter().flat_map(|v| v.legs.iter().map(|l| l.path.clone())).collect();
+        let random = random16().map_err(|e| refused(RefusalReason::Io, &e.message))?;
+        let meta = mirror_meta(&create, volumes, peer, random);
+        if let Err(error) = self.make_group(meta, homes).await {
+            paths.iter().for_each(|path| drop(fs::remove_file(path)));
+            return Err(refused(reason_of(&error), &error.message));
+        }
+        let text = format!("Group {name} is mirrored to this box from {}.", self.peer_name(peer));
+        self.board.event(Told::new("mirror-created", Severity::Info, format!("group {name}"), text, ""));
+        Ok(())
+    }
+
+    fn peer_name(&self, peer: BoxId) -> String {
+        self.store.peer(peer).map_or_else(|| peer.short(), |p| p.name.to_string())
+    }
+
+    /// The mirror of a group that this peer feeds.
+    fn mirror_of(&self, peer: BoxId, group: reprise_types::GroupId) -> Result<Running, Refused> {
+        let running = self.running_by_id(group).ok_or_else(|| refused(RefusalReason::UnknownGroup, "no such group"))?;
+        let meta = running.now().meta;
+        if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
+            return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
+        }
+        if meta.role != Role::Mirror {
+            return Err(refused(RefusalReason::NotMirror, "this box is the source of the group"));
+        }
+        Ok(running)
+    }
+
+    async fn delete_mirror(self: &Arc<Self>, peer: BoxId, delete: DeleteMirror) -> Result<(), Refused> {
+        let _change = self.change.lock().await;
+        let group = self.mirror_of(peer, delete.group)?;
+        let io = |e: ApiError| refused(RefusalReason::Io, &e.message);
+        // An image that has begun is never given up by the other box's word alone.
+        if !delete.keep_image && group.now().meta.branches.is_empty() {
+            return self.delete_group(&group.name).await.map_err(io);
+        }
+        set_paused(&group, true).await.map_err(io)?;
+        let subject = format!("group {}", group.name);
+        let text =
+            format!("{} no longer mirrors group {} to this box. The image stays.", self.peer_name(peer), group.name);
+        let what = format!("Give the image up with: reprise group delete {}", group.name);
+        self.board.event(Told::new("mirror-detached", Severity::Info, subject.clone(), text, what));
+        self.board.clear("link-down", &subject);
+        Ok(())
+    }
+
+    fn note_pause(&self, peer: BoxId, notice: &PauseNotice) -> Result<(), Refused> {
+        let group = self.mirror_of(peer, notice.group)?;
+        let code = if notice.paused { "mirror-paused" } else { "mirror-resumed" };
+        let did = if notice.paused { "paused" } else { "resumed" };
+        let text = format!("{} has {did} the mirror of group {}.", self.peer_name(peer), group.name);
+        self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
+        Ok(())
+    }
+
+    fn forgotten_by(&self, peer: BoxId) -> Result<(), Refused> {
+        let Some(record) = self.store.peer(peer) else { return Ok(()) };
+        let subject = format!("peer {}", record.name);
+        if self.groups_with(peer).is_empty() {
+            let text = format!("{} has removed this box from its peers, and is removed here too.", record.name);
+            self.board.event(Told::new("peer-forgot-us", Severity::Info, subject, text, ""));
+            return self.drop_peer(&record).map_err(|e| refused(RefusalReason::Io, &e.message));
+        }
+        let text = format!("{} has removed this box from its peers; groups here still name it.", record.name);
+        let what = "Remove the mirrors with it, or delete its images here; pair again if it was a mistake.";
+        self.board.raise(Told::new("peer-forgot-us", Severity::Warning, subject, text, what));
+        Ok(())
+    }
+}
+
+fn refused(reason: RefusalReason, detail: &str) -> Refused {
+    let none = ByteLen::ZERO;
+    Refused { reason, detail: detail.chars().take(500).collect(), needed: none, available: none }
+}
+
+fn reason_of(error: &ApiError) -> RefusalReason {
+    match error.code {
+        ErrorCode::NoSpace => RefusalReason::TooSmall,
+        ErrorCode::NameTaken => RefusalReason::HasImage,
+        ErrorCode::LimitReached => RefusalReason::TooMany,
+        _ => RefusalReason::Io,
+    }
+}
+
+/// A repeated command, whose first answer was lost, is done already.
+fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<(), Refused> {
+    let meta = known.now().meta;
+    if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
+        return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
+    }
+    let same = link_volumes(&meta) == create.volumes;
+    let fresh = meta.role == Role::Mirror && meta.branches.is_empty() && meta.peer.as_ref().is_some_and(|p| !p.paused);
+    if same && fresh {
+        return Ok(());
+    }
+    Err(refused(RefusalReason::HasImage, "there is an image of the group on this box"))
+}
+
+fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
+    let invalid = |text: &str| Err(refused(RefusalReason::Invalid, text));
+    if volumes.is_empty() || volumes.len() > VOLUMES_MAX {
+        return invalid("a group has 1 to 64 volumes");
+    }
+    for (at, volume) in volumes.iter().enumerate() {
+        let earlier = &volumes[..at];
+        if earlier.iter().any(|v| v.slot == volume.slot || v.id == volume.id || v.name == volume.name) {
+            return invalid("two volumes have the same slot, identity or name");
+        }
+        if volume.name.parse::<Name>().is_err() {
+            return invalid("no name of a volume");
+        }
+        // Anything near 2^63 bytes is no disk, and sums must not overflow.
+        if volume.sectors.get() == 0 || volume.sectors.get() > 1 << 50 {
+            return invalid("no size of a volume");
+        }
+    }
+    Ok(())
+}
+
+fn link_volumes(meta: &GroupMeta) -> Vec<Volume> {
+    let volume = |v: &VolumeMeta| Volume { id: v.id, slot: v.slot, name: v.name.clone(), sectors: v.sectors };
+    meta.volumes.iter().map(volume).collect()
+}
+
+/// Makes the homes of a mirror, all or none.
+fn make_homes(
+    data: &std::path::Path,
+    group: &str,
+    volumes: &[Volume],
+) -> Result<(Vec<VolumeMeta>, Vec<HomeMedia>), ApiError> {
+    let (mut metas, mut homes) = (Vec::new(), Vec::new());
+    for (lun, volume) in volumes.iter().enumerate() {
+        let path = home_path(data, group, &volume.name, volume.id);
+        let made = match path.to_str() {
+            Some(text) => make_mirror_home(&path, volume.sectors.bytes()).map(|media| (text.to_owned(), media)),
+            None => Err(ApiError::internal("the data folder's path is not UTF-8")),
+        };
+        let (path, media) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let paths = metas.iter().flat_map(|m: &VolumeMeta| &m.legs).map(|l: &Leg| &l.path);
+                paths.for_each(|path| drop(fs::remove_file(path)));
+                return Err(error);
+            }
+        };
+        let identity = media.identity().to_string();
+        metas.push(VolumeMeta {
+            slot: volume.slot,
+            id: volume.id,
+            sectors: volume.sectors,
+            name: volume.name.clone(),
+            lun: lun as u16,
+            legs: vec![Leg { path, adopted: false, identity }],
+            local_only: false,
+            thin: false,
+        });
+        homes.push(HomeMedia { slot: volume.slot, media });
+    }
+    Ok((metas, homes))
+}
+
+/// A mirror without history yet: its journal begins where the copy begins.
+fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, random: [u8; 16]) -> GroupMeta {
+    let next_slot = volumes.iter().map(|v| v.slot).max().unwrap_or(VolumeSlot::default()).get().saturating_add(1);
+    GroupMeta {
+        group: create.group,
+        name: create.name.clone(),
+        role: Role::Mirror,
+        branches: Vec::new(),
+        trimmed: Point::default(),
+        applied: Seq::ZERO,
+        applying: Seq::ZERO,
+        seal: Point::default(),
+        incarnation: 0,
+        volumes,
+        peer: Some(PeerMeta {
+            peer,
+            durable: None,
+            copy: None,
+            paused: false,
+            instance: instance::first(random),
+            seen: None,
+        }),
+        copy: Some(CopyState { cursor: None, complete_at: None }),
+        fenced: None,
+        next_slot,
+        generation_floor: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reprise_types::{GroupId, SectorCount, VolumeId};
+
+    use super::*;
+
+    fn volume(n: u8) -> Volume {
+        Volume {
+            id: VolumeId::from_raw([n; 16]),
+            slot: VolumeSlot::from_raw(n.into()),
+            name: format!("v{n}"),
+            sectors: SectorCount::from_raw(2048),
+        }
+    }
+
+    #[test]
+    fn what_a_peer_may_ask_for_is_checked() {
+        assert!(check_volumes(&[volume(1), volume(2)]).is_ok());
+        assert!(check_volumes(&[]).is_err());
+        assert!(check_volumes(&[volume(1), volume(1)]).is_err());
+        assert!(check_volumes(&[Volume { name: "../x".into(), ..volume(1) }]).is_err());
+        assert!(check_volumes(&[Volume { sectors: SectorCount::ZERO, ..volume(1) }]).is_err());
+        assert!(check_volumes(&[Volume { sectors: SectorCount::from_raw(u64::MAX), ..volume(1) }]).is_err());
+        let many: Vec<Volume> = (0..65).map(volume).collect();
+        assert!(check_volumes(&many).is_err());
+    }
+
+    #[test]
+    fn homes_of_a_mirror_are_made_all_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = [volume(1), volume(2)];
+        let (metas, homes) = make_homes(dir.path(), "pg", &volumes).unwrap();
+        assert_eq!((metas.len(), homes.len()), (2, 2));
+        let create = CreateMirror { group: GroupId::from_raw([3; 16]), name: "pg".into(), volumes: volumes.to_vec() };
+        let meta = mirror_meta(&create, metas, BoxId::from_raw([4; 16]), [5; 16]);
+        assert_eq!(link_volumes(&meta), create.volumes);
+        assert_eq!(meta.next_slot, 3);
+        assert_eq!(GroupMeta::from_body(&meta.to_body()).unwrap(), meta);
+        drop(homes);
+        fs::remove_file(&meta.volumes[0].legs[0].path).unwrap();
+        let error = make_homes(dir.path(), "pg", &volumes).unwrap_err();
+        assert_eq!(reason_of(&error), RefusalReason::HasImage);
+        assert!(!std::path::Path::new(&meta.volumes[0].legs[0].path).exists(), "what was made is taken back");
+    }
+}

@@ -1,0 +1,444 @@
+//! What a group and its volumes look like to people. Pure: from a snapshot and what the node knows to API types.
+
+use std::collections::BTreeSet;
+
+use reprise_api::{
+    Alert, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, Name, Rates, SessionStatus,
+    TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
+};
+use reprise_engine::{CacheFill, GroupMeta, VolumeMeta};
+use reprise_format::link::Row;
+use reprise_link::handshake::{Consequence, rule_of};
+use reprise_scsi::Naa;
+use reprise_types::{GroupId, Role, VolumeId};
+
+use crate::group::Snapshot;
+use crate::store::PeerRecord;
+
+use super::board::percent;
+use super::meter::Meter;
+
+/// What the node knows of a group beside its snapshot.
+pub(crate) struct Facts<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) peer: Option<&'a PeerRecord>,
+    pub(crate) meter: &'a Meter,
+    pub(crate) fill: CacheFill,
+    pub(crate) segment_len: u64,
+    pub(crate) cache_full: bool,
+    pub(crate) portals: &'a [String],
+    pub(crate) leaving: &'a BTreeSet<String>,
+    /// Volumes that are being made.
+    pub(crate) preparing: Vec<VolumeStatus>,
+    pub(crate) link_secs: f64,
+    pub(crate) reconnects: u64,
+    pub(crate) down_reason: Option<&'a str>,
+    pub(crate) alerts: Vec<Alert>,
+}
+
+/// The iSCSI name of a group's target: the same on both boxes.
+pub(crate) fn target_name(group: GroupId, name: &str) -> String {
+    format!("iqn.2026-11.io.reprise:{}.{name}", group.short())
+}
+
+/// A name from a superblock or a peer, which was checked when it came in.
+pub(crate) fn known_name(text: &str) -> Name {
+    let unnamed = || "unnamed".parse().ok();
+    // "unnamed" follows the rule of names; a test says so.
+    text.parse().ok().or_else(unnamed).expect("a constant name")
+}
+
+/// The row, if it is one on which data does not flow.
+fn stopping(snapshot: &Snapshot) -> Option<Row> {
+    snapshot.link.row.filter(|row| rule_of(*row).consequence != Consequence::Stream)
+}
+
+fn advice(row: Row) -> String {
+    let rule = rule_of(row);
+    if rule.advice.is_empty() { rule.label.to_owned() } else { format!("{}: {}", rule.label, rule.advice) }
+}
+
+fn copy_unfinished(meta: &GroupMeta) -> bool {
+    match meta.role {
+        Role::Source => meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some()),
+        Role::Mirror => meta.copy.is_some(),
+    }
+}
+
+/// What the group is doing. Whatever needs a person comes first.
+pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
+    let meta = &snapshot.meta;
+    if let Some(reason) = &meta.fenced {
+        return GroupState::Fenced { reason: reason.clone() };
+    }
+    match stopping(snapshot) {
+        Some(row @ (Row::Diverged | Row::BothSources)) => return GroupState::Diverged { reason: advice(row) },
+        Some(row) => return GroupState::Waiting { reason: advice(row) },
+        None => {}
+    }
+    if !snapshot.ready {
+        return GroupState::Waiting { reason: "the end of the journal is being made durable after the start".into() };
+    }
+    if snapshot.home_detached {
+        let reason = "a home failed: its writes stay in the cache until the box has been started again";
+        return GroupState::Waiting { reason: reason.into() };
+    }
+    if cache_full && meta.role == Role::Source {
+        return GroupState::CacheFull;
+    }
+    match &meta.peer {
+        None => GroupState::Alone,
+        Some(peer) if peer.paused => GroupState::Paused,
+        Some(_) if !snapshot.link.streaming => GroupState::Disconnected,
+        Some(_) if copy_unfinished(meta) => GroupState::Copying,
+        Some(_) => GroupState::Ordered,
+    }
+}
+
+fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
+    if snapshot.meta.peer.as_ref().is_some_and(|p| p.paused) {
+        return LinkState::Paused;
+    }
+    if let Some(row) = stopping(snapshot) {
+        return LinkState::Refused { reason: advice(row) };
+    }
+    match (snapshot.link.streaming, snapshot.link.address.is_empty(), down_reason) {
+        (true, _, _) => LinkState::Up,
+        (false, false, _) => LinkState::Handshake,
+        (false, true, Some(reason)) => LinkState::Down { reason: reason.to_owned() },
+        (false, true, None) => LinkState::Connecting,
+    }
+}
+
+fn link_status(snapshot: &Snapshot, facts: &Facts<'_>) -> Option<LinkStatus> {
+    let meta = snapshot.meta.peer.as_ref()?;
+    let link = &snapshot.link;
+    let rates = facts.meter.link();
+    let known_address = (!link.address.is_empty()).then(|| link.address.clone());
+    let payload = link.payload_out.max(link.payload_in);
+    let wire = if link.payload_out >= link.payload_in { link.bytes_out } else { link.bytes_in };
+    Some(LinkStatus {
+        peer: facts.peer.map_or_else(|| known_name(&format!("box-{}", meta.peer.short())), |p| p.name.clone()),
+        peer_id: meta.peer,
+        state: link_state(snapshot, facts.down_reason),
+        address: known_address.or_else(|| facts.peer.and_then(|p| p.address.clone())),
+        rtt_ms: link.rtt_micros.map(|us| us as f64 / 1000.0),
+        tx_bytes_per_sec: rates.tx,
+        rx_bytes_per_sec: rates.rx,
+        wire_ratio: (payload > 0).then(|| wire as f64 / payload as f64),
+        credit_bytes: link.streaming.then_some(link.credit.0),
+        in_flight_bytes: if link.streaming && meta.durable.is_some() { in_flight(snapshot) } else { 0 },
+        state_secs: facts.link_secs,
+        reconnects: facts.reconnects,
+    })
+}
+
+/// Sent and not durable at the peer, by the share of records: the journal counts bytes per record only in its index.
+fn in_flight(snapshot: &Snapshot) -> u64 {
+    let p = &snapshot.positions;
+    let (Some(sent), Some(peer)) = (p.sent, p.peer_durable) else { return 0 };
+    let behind = p.durable.since(peer);
+    if behind == 0 { 0 } else { (snapshot.link.lag_bytes as f64 * sent.since(peer) as f64 / behind as f64) as u64 }
+}
+
+fn copy_status(snapshot: &Snapshot, rate: f64) -> Option<CopyStatus> {
+    let (done, total) = snapshot.link.copy.filter(|_| copy_unfinished(&snapshot.meta))?;
+    let (done, total) = (done.saturating_mul(512), total.saturating_mul(512));
+    let secs_left = (rate > 0.0).then(|| total.saturating_sub(done) as f64 / rate);
+    Some(CopyStatus {
+        percent: percent(done, total),
+        bytes_done: done,
+        bytes_total: total,
+        bytes_per_sec: rate,
+        secs_left,
+    })
+}
+
+fn cache_status(snapshot: &Snapshot, facts: &Facts<'_>) -> CacheStatus {
+    let bytes_used = snapshot.stats.segments.saturating_mul(facts.segment_len);
+    let free = u64::from(facts.fill.free()).saturating_mul(facts.segment_len);
+    let bytes_total = bytes_used.saturating_add(free);
+    CacheStatus {
+        bytes_total,
+        bytes_used,
+        fill_percent: if bytes_total == 0 { 0.0 } else { percent(bytes_used, bytes_total) },
+        segments: snapshot.stats.segments,
+        forecast_full_secs: facts.meter.forecast(free),
+        pacing_ms: if snapshot.meta.role == Role::Source { pacing_ms(facts.fill) } else { 0.0 },
+    }
+}
+
+/// As the engine paces: from 80 % on, growing with the square, to 20 ms a batch.
+fn pacing_ms(fill: CacheFill) -> f64 {
+    let depth = ((fill.fraction() - 0.8) / 0.2).clamp(0.0, 1.0);
+    (20.0 * depth * depth).floor()
+}
+
+/// A volume that is part of a group.
+pub(crate) fn volume_status(group: &Name, volume: &VolumeMeta, state: VolumeState) -> VolumeStatus {
+    let adopted = volume.legs.iter().any(|l| l.adopted);
+    let kind = match (adopted, volume.thin) {
+        (true, _) => VolumeKind::Adopted,
+        (false, true) => VolumeKind::Thin,
+        (false, false) => VolumeKind::Thick,
+    };
+    VolumeStatus {
+        name: known_name(&volume.name),
+        id: volume.id,
+        group: group.clone(),
+        lun: volume.lun,
+        size_bytes: volume.sectors.get().saturating_mul(512),
+        kind,
+        replicated: !volume.local_only,
+        home: volume.legs.first().map(|l| l.path.clone()).unwrap_or_default(),
+        state,
+        serial: serial(volume.id),
+        naa: naa(volume.id),
+    }
+}
+
+/// Unit serial number as hosts see it.
+pub(crate) fn serial(volume: VolumeId) -> String {
+    volume.to_string()
+}
+
+/// NAA identifier as hosts see it.
+pub(crate) fn naa(volume: VolumeId) -> String {
+    hex::encode(Naa::from_volume(volume).as_bytes())
+}
+
+/// A group whose thread runs.
+pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus {
+    let meta = &snapshot.meta;
+    let with_peer = meta.peer.is_some();
+    let source = meta.role == Role::Source;
+    let stats = &snapshot.stats;
+    let lag_secs = with_peer.then_some(snapshot.link.lag_millis as f64 / 1000.0);
+    let mut volumes: Vec<VolumeStatus> = meta
+        .volumes
+        .iter()
+        .map(|v| {
+            let leaving = facts.leaving.contains(&v.name);
+            volume_status(facts.name, v, if leaving { VolumeState::Leaving } else { VolumeState::Ready })
+        })
+        .collect();
+    volumes.extend(facts.preparing.iter().cloned());
+    volumes.sort_by_key(|v| v.lun);
+    let sessions = snapshot.sessions.iter().map(|s| SessionStatus {
+        initiator: s.initiator.clone(),
+        address: s.address.clone(),
+        age_secs: 0,
+        commands_in_flight: 0,
+    });
+    let target = TargetStatus {
+        iqn: target_name(meta.group, &meta.name),
+        portals: facts.portals.to_vec(),
+        sessions: sessions.collect(),
+    };
+    GroupStatus {
+        name: facts.name.clone(),
+        id: meta.group,
+        role: meta.role,
+        branch: meta.branch(),
+        state: group_state(snapshot, facts.cache_full),
+        positions: snapshot.positions.into(),
+        lag_secs,
+        lag_bytes: with_peer.then_some(snapshot.link.lag_bytes),
+        cache: cache_status(snapshot, &facts),
+        volumes,
+        targets: if source { vec![target] } else { Vec::new() },
+        link: link_status(snapshot, &facts),
+        copy: copy_status(snapshot, facts.meter.link().copy),
+        rates: facts.meter.rates(with_peer && source),
+        totals: Totals {
+            writes: stats.writes,
+            write_bytes: stats.bytes_in,
+            reads: stats.reads,
+            read_bytes: stats.bytes_read,
+            applied_bytes: stats.bytes_applied,
+            sent_bytes: stats.bytes_sent,
+            wire_bytes: facts.meter.wire_bytes(),
+            batches: 0,
+        },
+        alerts: facts.alerts,
+    }
+}
+
+/// A group that does not run: why, and what its superblock says, where that could be read.
+pub(crate) fn failed_status(
+    name: &Name,
+    id: GroupId,
+    meta: Option<&GroupMeta>,
+    reason: &str,
+    heals: bool,
+    alerts: Vec<Alert>,
+) -> GroupStatus {
+    let missing = || VolumeState::Missing { reason: reason.to_owned() };
+    let reason = reason.to_owned();
+    GroupStatus {
+        name: name.clone(),
+        id,
+        role: meta.map_or(Role::Source, |m| m.role),
+        branch: meta.map(GroupMeta::branch).unwrap_or_default(),
+        state: if heals {
+            GroupState::Waiting { reason: reason.clone() }
+        } else {
+            GroupState::Fenced { reason: reason.clone() }
+        },
+        positions: Default::default(),
+        lag_secs: None,
+        lag_bytes: None,
+        cache: CacheStatus::default(),
+        volumes: meta
+            .map(|m| m.volumes.iter().map(|v| volume_status(name, v, missing())).collect())
+            .unwrap_or_default(),
+        targets: Vec::new(),
+        link: None,
+        copy: None,
+        rates: Rates::default(),
+        totals: Totals::default(),
+        alerts,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use reprise_engine::{Branch, CopyState, Leg, PeerMeta};
+    use reprise_format::link::Instance;
+    use reprise_types::{BoxId, BranchId, Point, Positions, SectorCount, Seq, VolumeSlot};
+
+    use super::*;
+    use crate::group::LinkView;
+
+    pub(crate) fn meta() -> GroupMeta {
+        let branch = BranchId::from_raw([9; 16]);
+        let start = Point { branch, ..Point::default() };
+        GroupMeta {
+            group: GroupId::from_raw([7; 16]),
+            name: "pg".into(),
+            role: Role::Source,
+            branches: vec![Branch { id: branch, fork: None, ceded: false }],
+            trimmed: start,
+            applied: Seq::ZERO,
+            applying: Seq::ZERO,
+            seal: start,
+            incarnation: 1,
+            volumes: vec![VolumeMeta {
+                slot: VolumeSlot::from_raw(1),
+                id: VolumeId::from_raw([5; 16]),
+                sectors: SectorCount::from_raw(2048),
+                name: "data".into(),
+                lun: 0,
+                legs: vec![Leg { path: "/x/data.home".into(), adopted: false, identity: "file:1:2".into() }],
+                local_only: false,
+                thin: false,
+            }],
+            peer: None,
+            copy: None,
+            fenced: None,
+            next_slot: 2,
+            generation_floor: 0,
+        }
+    }
+
+    fn snapshot(change: impl FnOnce(&mut GroupMeta, &mut LinkView)) -> Snapshot {
+        let (mut meta, mut link) = (meta(), LinkView::default());
+        change(&mut meta, &mut link);
+        Snapshot {
+            meta: Arc::new(meta),
+            positions: Positions::default(),
+            stats: Default::default(),
+            ready: true,
+            home_detached: false,
+            link,
+            sessions: Vec::new(),
+            buffers: 0,
+        }
+    }
+
+    fn peer() -> PeerMeta {
+        PeerMeta {
+            peer: BoxId::from_raw([2; 16]),
+            durable: Some(Point::default()),
+            copy: None,
+            paused: false,
+            instance: Instance { acknowledged: [0; 16], current: [1; 16] },
+            seen: None,
+        }
+    }
+
+    #[test]
+    fn states_say_what_is_true() {
+        type Change = fn(&mut GroupMeta, &mut LinkView);
+        let cases: &[(&str, Change)] = &[
+            ("alone", |_, _| {}),
+            ("disconnected", |m, _| m.peer = Some(peer())),
+            ("ordered", |m, l| (m.peer, l.streaming) = (Some(peer()), true)),
+            ("copying", |m, l| {
+                let copy = Some(CopyState { cursor: None, complete_at: None });
+                (m.peer, l.streaming) = (Some(PeerMeta { copy, ..peer() }), true);
+            }),
+            ("copying", |m, l| (m.peer, l.streaming) = (Some(PeerMeta { durable: None, ..peer() }), true)),
+            ("paused", |m, _| m.peer = Some(PeerMeta { paused: true, ..peer() })),
+            ("diverged", |m, l| (m.peer, l.row) = (Some(peer()), Some(Row::Diverged))),
+            ("waiting", |m, l| (m.peer, l.row) = (Some(peer()), Some(Row::UnknownGroup))),
+            ("ordered", |m, l| (m.peer, l.streaming, l.row) = (Some(peer()), true, Some(Row::Resume))),
+            ("fenced", |m, l| (m.fenced, l.row) = (Some("disk".into()), Some(Row::Diverged))),
+        ];
+        for (kind, change) in cases {
+            assert_eq!(group_state(&snapshot(*change), false).kind(), *kind);
+        }
+        assert_eq!(group_state(&snapshot(|_, _| {}), true), GroupState::CacheFull);
+        let mirror = snapshot(|m, l| (m.role, m.peer, l.streaming) = (Role::Mirror, Some(peer()), true));
+        assert_eq!(group_state(&mirror, true), GroupState::Ordered, "a full cache holds no host of a mirror");
+    }
+
+    #[test]
+    fn a_status_has_volumes_target_cache_and_link() {
+        let snapshot = snapshot(|m, l| {
+            m.peer = Some(peer());
+            *l = LinkView { streaming: true, address: "10.0.0.2:3261".into(), lag_millis: 1500, ..LinkView::default() };
+        });
+        let name = known_name("pg");
+        let facts = Facts {
+            name: &name,
+            peer: None,
+            meter: &Meter::default(),
+            fill: CacheFill { total: 64, used: 4, reserve: 4 },
+            segment_len: 1 << 20,
+            cache_full: false,
+            portals: &["127.0.0.1:3260".to_owned()],
+            leaving: &BTreeSet::from(["data".to_owned()]),
+            preparing: Vec::new(),
+            link_secs: 1.0,
+            reconnects: 0,
+            down_reason: None,
+            alerts: Vec::new(),
+        };
+        let status = group_status(&snapshot, facts);
+        assert_eq!(status.targets[0].iqn, "iqn.2026-11.io.reprise:07070707.pg");
+        assert_eq!((status.volumes[0].state.clone(), status.volumes[0].size_bytes), (VolumeState::Leaving, 1 << 20));
+        assert_eq!(status.volumes[0].naa, "3505050505050505");
+        assert_eq!(status.cache.bytes_total, 56 << 20);
+        assert_eq!(status.lag_secs, Some(1.5));
+        let link = status.link.unwrap();
+        assert_eq!((link.state, link.peer.as_str()), (LinkState::Up, "box-02020202"));
+    }
+
+    #[test]
+    fn odd_names_do_not_stop_a_status() {
+        assert_eq!(known_name("Not A Name").as_str(), "unnamed");
+        let failed = failed_status(&known_name("x"), GroupId::NIL, Some(&meta()), "gone", true, vec![]);
+        assert_eq!(failed.state.kind(), "waiting");
+        assert!(matches!(failed.volumes[0].state, VolumeState::Missing { .. }));
+    }
+
+    #[test]
+    fn pacing_follows_the_fill() {
+        for (used, ms) in [(0, 0.0), (76, 0.0), (96, 20.0), (86, 5.0)] {
+            assert_eq!(pacing_ms(CacheFill { total: 100, used, reserve: 4 }), ms, "{used}");
+        }
+    }
+}

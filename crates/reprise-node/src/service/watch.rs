@@ -1,0 +1,316 @@
+//! What the control plane does without being asked: dials, measures, raises and clears alerts, tries again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use reprise_api::Severity;
+use reprise_engine::Notice;
+use reprise_link::handshake::{Consequence, rule_of};
+use reprise_media::MediaKind;
+use reprise_types::{GroupId, Role};
+use tokio::sync::mpsc;
+
+use super::board::Told;
+use super::groups::{Entry, EntryState, RETRY_EVERY, Running};
+use super::meter::Sample;
+use super::{Inner, locked, wrong_state};
+use crate::group::{GroupNotice, Snapshot};
+use crate::net::{DialSpec, Purpose};
+
+/// Between two looks at what the groups want of the link.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks between two samples of the counters.
+const LOOKS_PER_SAMPLE: u32 = 4;
+/// A link that is down for so long is told: a shorter break heals by itself and changes nothing.
+const LINK_DOWN_TOLD: Duration = Duration::from_secs(30);
+/// A cache that will be full within this time is told.
+const FORECAST_TOLD_SECS: f64 = 3600.0;
+/// A cache filled so far is told, whatever the forecast.
+const FILL_TOLD: f64 = 0.8;
+/// Bytes written to measure the cache's durable writes, at most.
+const MEASURE_BYTES_MAX: u64 = 16 << 20;
+
+/// What the groups' threads tell.
+pub(super) async fn notices(inner: Arc<Inner>, mut notices: mpsc::Receiver<GroupNotice>) {
+    while let Some(GroupNotice { group, notice }) = notices.recv().await {
+        inner.on_notice(group, &notice);
+    }
+}
+
+/// Looks after everything, until the process stops.
+pub(super) async fn ticker(inner: Arc<Inner>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut looks = 0u32;
+    loop {
+        ticks.tick().await;
+        inner.dial_groups();
+        inner.publish_targets();
+        if looks.is_multiple_of(LOOKS_PER_SAMPLE) {
+            inner.store.peers().iter().for_each(|peer| inner.dial_control(peer.id));
+            inner.sample();
+            inner.watch_copies();
+            inner.watch_conditions();
+            let again = inner.due_again();
+            if !again.is_empty() {
+                let inner = inner.clone();
+                let retry = tokio::task::spawn_blocking(move || again.into_iter().for_each(|id| inner.start_known(id)));
+                let _ = retry.await;
+            }
+        }
+        looks = looks.wrapping_add(1);
+    }
+}
+
+fn group_subject(entry: &Entry) -> String {
+    format!("group {}", entry.name)
+}
+
+impl Inner {
+    fn on_notice(&self, group: GroupId, notice: &Notice) {
+        let subject = {
+            let mut groups = locked(&self.groups);
+            let Some(entry) = groups.get_mut(&group) else { return };
+            match notice {
+                Notice::CacheFull => entry.cache_full = true,
+                Notice::CacheFree => entry.cache_full = false,
+                Notice::LinkDown => entry.reconnects += 1,
+                _ => {}
+            }
+            group_subject(entry)
+        };
+        let info = |code, text: String| Told::new(code, Severity::Info, subject.clone(), text, "");
+        let told = match notice {
+            Notice::LinkUp(row) => info("link-up", format!("The link is up: {}.", rule_of(*row).label)),
+            Notice::LinkDown => info("link-down", "The link is down; it is tried again by itself.".to_owned()),
+            Notice::CopyComplete => {
+                info("copy-complete", "The first copy is complete; the mirror is usable.".to_owned())
+            }
+            Notice::Pacing(true) => {
+                info("pacing", "The cache fills: writes of the host are held back a little.".to_owned())
+            }
+            Notice::Pacing(false) => info("pacing-ended", "Writes of the host are no longer held back.".to_owned()),
+            Notice::CacheFree => info("cache-free", "The cache has room again.".to_owned()),
+            Notice::LinkFault(why) => {
+                let what = "If it comes again, look whether both boxes run a current version.";
+                Told::new("link-fault", Severity::Warning, subject, format!("The link broke: {why}"), what)
+            }
+            Notice::JournalUnreadable(seq) => {
+                let text = format!("The journal cannot be read at record {seq}.");
+                let what = "Look after the disk of the cache. The homes hold what was applied.";
+                Told::new("journal-unreadable", Severity::Critical, subject, text, what)
+            }
+            // These hold for a while: the alert that goes with them is raised from the state.
+            Notice::Fenced(_) | Notice::HomeFailed(_) | Notice::CacheFull | Notice::LinkStopped(_) => {
+                return self.watch_conditions();
+            }
+        };
+        self.board.event(told);
+    }
+
+    /// Dials what the groups want, and nothing else.
+    fn dial_groups(&self) {
+        let wanted: Vec<(GroupId, Option<DialSpec>)> = self
+            .running()
+            .into_iter()
+            .map(|g| {
+                let snapshot = g.snapshot.borrow();
+                let peer = snapshot.meta.peer.as_ref().filter(|_| snapshot.link.wanted).map(|p| p.peer);
+                let spec = peer.and_then(|peer| {
+                    let address = self.store.peer(peer)?.address?;
+                    Some(DialSpec { peer, address, purpose: Purpose::Group(g.id) })
+                });
+                (g.id, spec)
+            })
+            .collect();
+        let mut groups = locked(&self.groups);
+        for (id, spec) in wanted {
+            let Some(entry) = groups.get_mut(&id) else { continue };
+            match spec {
+                None => entry.dial = None,
+                Some(spec) if entry.dial.as_ref().is_some_and(|(at, _)| *at == spec.address) => {}
+                Some(spec) => entry.dial = Some((spec.address.clone(), self.net.dial(spec))),
+            }
+        }
+    }
+
+    fn sample(&self) {
+        let secs = self.started.elapsed().as_secs_f64();
+        let segment_len = self.pool.segment_len();
+        for entry in locked(&self.groups).values_mut() {
+            let Some(snapshot) = entry.running().map(Running::now) else { continue };
+            let (stats, link) = (&snapshot.stats, &snapshot.link);
+            entry.meter.push(Sample {
+                secs,
+                bytes_in: stats.bytes_in,
+                writes: stats.writes,
+                bytes_read: stats.bytes_read,
+                reads: stats.reads,
+                bytes_applied: stats.bytes_applied,
+                lag_bytes: link.lag_bytes,
+                bytes_out: link.bytes_out,
+                bytes_in_link: link.bytes_in,
+                held_bytes: stats.segments.saturating_mul(segment_len),
+                copied_bytes: link.copy.map_or(0, |(done, _)| done.saturating_mul(512)),
+            });
+            if entry.link_up != link.streaming {
+                entry.link_up = link.streaming;
+                entry.link_since = Instant::now();
+            }
+        }
+    }
+
+    /// Keeps the jobs of first copies true.
+    fn watch_copies(&self) {
+        for group in self.running() {
+            let snapshot = group.now();
+            let under_way = snapshot.meta.role == Role::Source
+                && snapshot.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+            if under_way {
+                let Some(job) = self.copy_job(group.id) else { continue };
+                let all = snapshot.meta.volumes.iter().map(|v| v.sectors.get()).sum();
+                let (done, total) = snapshot.link.copy.unwrap_or((0, all));
+                job.progress(done.saturating_mul(512), total.saturating_mul(512));
+                job.waiting(copy_waits(&snapshot));
+                continue;
+            }
+            let job = locked(&self.groups).get_mut(&group.id).and_then(|e| e.copy_job.take());
+            if let Some(job) = job {
+                let done = snapshot.meta.peer.is_some();
+                job.end(if done {
+                    Ok(())
+                } else {
+                    Err(wrong_state("the mirror was removed before its copy ended", ""))
+                });
+            }
+        }
+    }
+
+    /// Raises and clears the alerts that follow from what the groups are.
+    pub(super) fn watch_conditions(&self) {
+        let fill = self.pool.allocator().fill();
+        let free = u64::from(fill.free()).saturating_mul(self.pool.segment_len());
+        for entry in locked(&self.groups).values() {
+            let Some(snapshot) = entry.running().map(Running::now) else { continue };
+            let subject = group_subject(entry);
+            self.watch_disks(&subject, &snapshot);
+            self.watch_link(&subject, entry, &snapshot);
+            let source = snapshot.meta.role == Role::Source;
+            let critical =
+                |code, text: &str, what: &str| Told::new(code, Severity::Critical, subject.clone(), text, what);
+            let full = || {
+                critical(
+                    "cache-full",
+                    "The cache is full: hosts wait until there is room. Nothing is lost.",
+                    "Bring the mirror back or remove it; a larger cache gives more time.",
+                )
+            };
+            self.board.settle(entry.cache_full && source, full, "cache-full", &subject);
+            let forecast = entry.meter.forecast(free).filter(|secs| *secs < FORECAST_TOLD_SECS);
+            let filling = source && !entry.cache_full && (forecast.is_some() || fill.fraction() > FILL_TOLD);
+            let told = || {
+                // Rounded, so that the text does not change with every look.
+                let when = forecast
+                    .map_or_else(|| "not soon".to_owned(), |s| format!("in about {:.0} min", (s / 60.0).ceil()));
+                let percent = (fill.fraction() * 10.0).floor() * 10.0;
+                let text = format!("The cache is filling: more than {percent:.0} % used, full {when}.");
+                let what = "Look at the link and the mirror: writes come faster than they leave.";
+                Told::new("cache-filling", Severity::Warning, subject.clone(), text, what)
+            };
+            self.board.settle(filling, told, "cache-filling", &subject);
+        }
+    }
+
+    fn watch_disks(&self, subject: &str, snapshot: &Snapshot) {
+        let told = |code, text: String, what: &str| Told::new(code, Severity::Critical, subject, text, what);
+        let reason = snapshot.meta.fenced.clone();
+        let fenced = || {
+            let text = format!(
+                "The group is fenced: {}. Hosts get errors; what was acknowledged is in the journal.",
+                reason.clone().unwrap_or_default()
+            );
+            told("fenced", text, "Look after the disk of the cache, then start the box again.")
+        };
+        self.board.settle(reason.is_some(), fenced, "fenced", subject);
+        let home = || {
+            let text = "A home failed: its writes stay in the cache.".to_owned();
+            told("home-failed", text, "Look after the disk of the home, then start the box again.")
+        };
+        self.board.settle(snapshot.home_detached, home, "home-failed", subject);
+    }
+
+    fn watch_link(&self, subject: &str, entry: &Entry, snapshot: &Snapshot) {
+        let stopped = snapshot.link.row.filter(|row| rule_of(*row).consequence != Consequence::Stream);
+        let told = || {
+            let rule = stopped.map(rule_of);
+            let (label, advice) = rule.map_or(("", ""), |r| (r.label, r.advice));
+            Told::new(
+                "link-stopped",
+                Severity::Critical,
+                subject,
+                format!("The link of the group has stopped: {label}."),
+                advice,
+            )
+        };
+        self.board.settle(stopped.is_some(), told, "link-stopped", subject);
+        let wants = snapshot.meta.peer.as_ref().is_some_and(|p| !p.paused) && stopped.is_none();
+        let down = wants && !snapshot.link.streaming && entry.link_since.elapsed() > LINK_DOWN_TOLD;
+        let told = || {
+            let why = entry.down_reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+            let text = format!("The link has been down for a while{why}. The cache takes the writes.");
+            Told::new(
+                "link-down",
+                Severity::Warning,
+                subject,
+                text,
+                "Look at the peer and at the network between the boxes.",
+            )
+        };
+        self.board.settle(down, told, "link-down", subject);
+    }
+
+    /// Groups whose homes were missing and that are to be tried again.
+    fn due_again(&self) -> Vec<GroupId> {
+        let due = |entry: &Entry| matches!(&entry.state, EntryState::Failed { heals: true, tried, .. } if tried.elapsed() > RETRY_EVERY);
+        locked(&self.groups).iter().filter(|(_, e)| due(e)).map(|(id, _)| *id).collect()
+    }
+
+    /// Measures durable writes to the cache in a segment that nobody holds, so that peers can be compared.
+    pub(super) fn measure_cache(&self) {
+        // Where the cache is nearly full, the figure is not worth a segment.
+        if self.pool.allocator().fill().free() < 8 {
+            return;
+        }
+        let Some((grant, fresh)) = self.pool.allocator().grant() else { return };
+        let (cache, len) = (self.pool.cache(), self.pool.segment_len());
+        let at = reprise_journal::segment_offset(grant.segment, len);
+        // A segment of a file counts as written from here on, so all of it is.
+        let bytes = if fresh && cache.kind() == MediaKind::File { len } else { len.min(MEASURE_BYTES_MAX) };
+        let zeros = vec![0u8; 256 << 10];
+        let began = Instant::now();
+        let result = (0..bytes).step_by(zeros.len()).try_for_each(|offset| {
+            let part = &zeros[..zeros.len().min((bytes - offset) as usize)];
+            cache.write_blocking(at + offset, part)?;
+            cache.sync_blocking()
+        });
+        match result {
+            Ok(()) => {
+                let rate = bytes as f64 / began.elapsed().as_secs_f64().max(1e-6);
+                self.write_rate.store(rate as u64, Ordering::Relaxed);
+                tracing::info!(mib_per_sec = rate as u64 >> 20, "cache measured");
+            }
+            Err(error) => tracing::warn!(%error, "cache could not be measured"),
+        }
+        self.pool.allocator().free(&[grant.segment]);
+    }
+}
+
+fn copy_waits(snapshot: &Snapshot) -> Option<String> {
+    let paused = snapshot.meta.peer.as_ref().is_some_and(|p| p.paused);
+    match (paused, snapshot.link.streaming) {
+        (true, _) => Some("the mirror is paused".to_owned()),
+        (false, false) => Some("the link is down".to_owned()),
+        (false, true) => None,
+    }
+}

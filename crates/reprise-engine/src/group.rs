@@ -542,16 +542,34 @@ impl Group {
         Ok(slot)
     }
 
-    /// Lets a volume go. Everything of it must be applied ([`Self::is_applied`]); its home stays as it is.
+    /// First step of letting a volume go: hosts get no more of it. Once `applied` has reached the position that this
+    /// gives, its home holds everything and [`Self::remove_volume`] may follow.
     ///
     /// # Errors
     /// Not on the source, while a mirror is attached, or no such volume.
-    pub fn remove_volume(&mut self, now: Now, slot: VolumeSlot) -> Result<VolumeMeta, CommandError> {
+    pub fn retire_volume(&mut self, now: Now, slot: VolumeSlot) -> Result<Seq, CommandError> {
         self.source_only()?;
         if self.meta.peer.is_some() {
             return Err(CommandError::HasPeer);
         }
-        let at = self.meta.volumes.iter().position(|v| v.slot == slot).ok_or(CommandError::NoVolume)?;
+        self.meta.volume(slot).ok_or(CommandError::NoVolume)?;
+        self.now = now;
+        self.host.retired.push(slot);
+        Ok(self.journal.written())
+    }
+
+    /// True for a volume that hosts get no more of.
+    pub fn is_retired(&self, slot: VolumeSlot) -> bool {
+        self.host.retired.contains(&slot)
+    }
+
+    /// Forgets a volume that was retired and is applied. Its home stays as it is.
+    ///
+    /// # Errors
+    /// No such volume, or it was not retired.
+    pub fn remove_volume(&mut self, now: Now, slot: VolumeSlot) -> Result<VolumeMeta, CommandError> {
+        let at = self.meta.volumes.iter().position(|v| v.slot == slot && self.is_retired(slot));
+        let at = at.ok_or(CommandError::NoVolume)?;
         self.now = now;
         let volume = self.meta.volumes.remove(at);
         self.persist(After::Nothing);

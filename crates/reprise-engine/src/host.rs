@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
 use reprise_format::link::CloseReason;
 use reprise_journal::{DiskPiece, NewRecord, PieceSource};
-use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq};
+use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
 use crate::group::{Group, Pending};
@@ -76,6 +76,8 @@ pub(crate) struct Host {
     compares: BTreeMap<u64, Compare>,
     /// Operations that wait for such a range, in order.
     blocked: VecDeque<(Io, HostOp)>,
+    /// Volumes that hosts get no more of.
+    pub(crate) retired: Vec<VolumeSlot>,
 }
 
 fn overlaps(a: &Extent, b: &Extent) -> bool {
@@ -147,7 +149,7 @@ impl Group {
             return Some(HostError::NotSource);
         }
         let inside = |e: &Extent| {
-            let volume = self.meta.volume(e.volume);
+            let volume = self.meta.volume(e.volume).filter(|_| !self.is_retired(e.volume));
             let end = e.sector.checked_add(e.sectors);
             volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
         };
@@ -214,7 +216,8 @@ impl Group {
     }
 
     pub(crate) fn host_fail_all(&mut self, error: HostError) {
-        let host = std::mem::take(&mut self.host);
+        let retired = self.host.retired.clone();
+        let host = std::mem::replace(&mut self.host, Host { retired, ..Host::default() });
         let acks = host.acks.into_iter().map(|(_, io)| io);
         let blocked = host.blocked.into_iter().map(|(io, _)| io);
         let compares = host.compares.into_values().map(|c| c.io);

@@ -73,7 +73,7 @@ impl Owner {
             relative_port: 1,
             alua: if unavailable { AluaState::Unavailable } else { AluaState::ActiveOptimized },
         };
-        let units = group.meta().volumes.iter().map(|v| {
+        let units = group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot)).map(|v| {
             let mut lun = Lun::new(v.id, v.sectors, BlockSize::B512);
             lun.thin = v.thin;
             lun.not_ready = unavailable.then_some(NotReady::Unavailable);

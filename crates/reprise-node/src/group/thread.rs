@@ -248,17 +248,19 @@ fn luns_changed(owner: &Rc<Owner>) {
 
 /// A volume goes only when its home holds everything: then file or device can be used without the box.
 async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMeta>) {
-    let removed = owner.group.borrow_mut().remove_volume(clock::now(), slot);
-    if removed.is_ok() {
-        luns_changed(&owner);
-        owner.settle();
-        // Records of it that are not applied are applied still: its home is open until then.
-        while !owner.group.borrow().is_applied() && !owner.group.borrow().is_fenced() {
-            tokio::time::sleep(TICK).await;
-        }
-        owner.homes.borrow_mut().remove(&slot);
+    let retired = owner.group.borrow_mut().retire_volume(clock::now(), slot);
+    let until = match retired {
+        Ok(until) => until,
+        Err(error) => return drop(reply.send(Err(error))),
+    };
+    luns_changed(&owner);
+    while owner.group.borrow().positions().applied < until && !owner.group.borrow().is_fenced() {
+        tokio::time::sleep(TICK).await;
     }
-    let _ = reply.send(removed);
+    let removed = owner.group.borrow_mut().remove_volume(clock::now(), slot);
+    owner.settle();
+    owner.homes.borrow_mut().remove(&slot);
+    answer(&owner, reply, removed);
 }
 
 async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sender<Vec<Inspected>>) {

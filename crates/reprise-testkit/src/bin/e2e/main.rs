@@ -1,0 +1,157 @@
+//! End-to-end tests: the built binary, as processes, with the tools that users have, looked at from outside.
+//!
+//! `e2e --reprise BINARY [--only NAME] [--seed N] [--kills N] [--cuts N] [--dir DIR]`. The last line is
+//! `e2e: N passed, N failed`. What a failed test leaves behind stays in the directory.
+#![forbid(unsafe_code)]
+
+mod adopt;
+mod bad_input;
+mod boxes;
+mod chaos;
+mod history;
+mod http;
+mod images;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+
+/// What every test is given.
+pub(crate) struct Setup {
+    /// The binary under test.
+    pub(crate) reprise: PathBuf,
+    /// A directory of the test's own.
+    pub(crate) dir: PathBuf,
+    pub(crate) seed: u64,
+    /// How often a daemon is killed and how often the link is cut.
+    pub(crate) kills: u32,
+    pub(crate) cuts: u32,
+}
+
+struct Args {
+    reprise: PathBuf,
+    only: Option<String>,
+    seed: u64,
+    kills: u32,
+    cuts: u32,
+    dir: PathBuf,
+}
+
+fn args() -> Result<Args> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut found = Args {
+        reprise: PathBuf::new(),
+        only: None,
+        seed: clock.as_nanos() as u64,
+        kills: 50,
+        cuts: 50,
+        dir: PathBuf::new(),
+    };
+    let mut given = std::env::args().skip(1);
+    while let Some(flag) = given.next() {
+        let value = given.next().with_context(|| format!("{flag} needs a value"))?;
+        match flag.as_str() {
+            "--reprise" => found.reprise = std::path::absolute(value)?,
+            "--only" => found.only = Some(value),
+            "--seed" => found.seed = value.parse().context("--seed")?,
+            "--kills" => found.kills = value.parse().context("--kills")?,
+            "--cuts" => found.cuts = value.parse().context("--cuts")?,
+            "--dir" => found.dir = std::path::absolute(value)?,
+            other => bail!("unknown option {other}"),
+        }
+    }
+    if !found.reprise.is_file() {
+        bail!("--reprise must name the binary under test");
+    }
+    if found.dir.as_os_str().is_empty() {
+        // Beside the binary: on a disk, and removed by `cargo clean`.
+        found.dir = found.reprise.parent().unwrap_or(Path::new("/")).join(format!("e2e-{}", std::process::id()));
+    }
+    Ok(found)
+}
+
+/// Outcome of a part of a test, for those that have several.
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) outcome: Result<String>,
+}
+
+/// Longest time of a test. One that hangs must not hold up the rest.
+const TEST_SECS_MAX: u64 = 900;
+
+fn main() -> ExitCode {
+    let args = match args() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("e2e: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("e2e: seed {}", args.seed);
+    let (mut passed, mut failed) = (0, 0);
+    for name in ["bad-input", "convert", "adopt", "kill-and-cut"] {
+        if args.only.as_ref().is_some_and(|o| o != name) {
+            continue;
+        }
+        let setup = Setup {
+            reprise: args.reprise.clone(),
+            dir: args.dir.join(name),
+            seed: args.seed,
+            kills: args.kills,
+            cuts: args.cuts,
+        };
+        let start = Instant::now();
+        let parts = runtime.block_on(async {
+            let limit = Duration::from_secs(TEST_SECS_MAX);
+            match tokio::time::timeout(limit, one(name, &setup)).await {
+                Ok(parts) => parts,
+                Err(_) => vec![Part { name, outcome: Err(anyhow::anyhow!("not done after {TEST_SECS_MAX} s")) }],
+            }
+        });
+        let mut all_good = true;
+        for part in parts {
+            match part.outcome {
+                Ok(text) => {
+                    println!("ok     {}: {text}", part.name);
+                    passed += 1;
+                }
+                Err(error) => {
+                    println!("FAILED {}: {error:#}", part.name);
+                    failed += 1;
+                    all_good = false;
+                }
+            }
+        }
+        println!("       {name} took {:.1} s", start.elapsed().as_secs_f64());
+        if all_good {
+            let _ = std::fs::remove_dir_all(&setup.dir);
+        } else {
+            println!("       left behind: {}; again: --only {name} --seed {}", setup.dir.display(), args.seed);
+        }
+    }
+    // Fails while a test has left something there, which is what it is kept for.
+    let _ = std::fs::remove_dir(&args.dir);
+    println!("e2e: {passed} passed, {failed} failed");
+    if failed > 0 || passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
+    if let Err(error) = std::fs::create_dir_all(&setup.dir) {
+        return vec![Part { name, outcome: Err(error.into()) }];
+    }
+    match name {
+        "bad-input" => bad_input::run(setup).await,
+        "convert" => vec![Part { name, outcome: images::convert(setup).await }],
+        "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
+        _ => vec![Part { name, outcome: chaos::run(setup).await }],
+    }
+}

@@ -26,6 +26,8 @@ const LOOKS_PER_SAMPLE: u32 = 4;
 const LINK_DOWN_TOLD: Duration = Duration::from_secs(30);
 /// A cache that will be full within this time is told.
 const FORECAST_TOLD_SECS: f64 = 3600.0;
+/// Below this fill no forecast is told: the first segments of a journal look like growth.
+const FORECAST_FILL_MIN: f64 = 0.2;
 /// A cache filled so far is told, whatever the forecast.
 const FILL_TOLD: f64 = 0.8;
 /// Bytes written to measure the cache's durable writes, at most.
@@ -207,7 +209,8 @@ impl Inner {
                 )
             };
             self.board.settle(entry.cache_full && source, full, "cache-full", &subject);
-            let forecast = entry.meter.forecast(free).filter(|secs| *secs < FORECAST_TOLD_SECS);
+            let counts = fill.fraction() > FORECAST_FILL_MIN;
+            let forecast = entry.meter.forecast(free).filter(|secs| counts && *secs < FORECAST_TOLD_SECS);
             let filling = source && !entry.cache_full && (forecast.is_some() || fill.fraction() > FILL_TOLD);
             let told = || {
                 // Rounded, so that the text does not change with every look.

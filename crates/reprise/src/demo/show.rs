@@ -68,7 +68,7 @@ async fn cut_the_link(clock: &Clock, pair: &mut Pair, image: &DiskImage, url: &s
     clock.say(format_args!("LINK CUT  | {}", line(&pair.source.group().await?)));
     let mut told = Instant::now();
     copy.run_until(pair, |group| {
-        if told.elapsed() > Duration::from_millis(700) {
+        if told.elapsed() > Duration::from_millis(150) {
             told = Instant::now();
             clock.say(format_args!("  filling | {}", line(group)));
         }
@@ -113,7 +113,7 @@ async fn kill_the_source(clock: &Clock, pair: &mut Pair, image: &DiskImage, url:
 async fn settle(clock: &Clock, pair: &Pair) -> anyhow::Result<()> {
     let mut told = Instant::now();
     pair.until("everything is at both homes", STEP_SECS_MAX, |source, mirror| {
-        if told.elapsed() > Duration::from_millis(300) && source.lag_bytes.is_some_and(|b| b > 0) {
+        if told.elapsed() > Duration::from_millis(150) && source.lag_bytes.is_some_and(|b| b > 0) {
             told = Instant::now();
             clock.say(format_args!("  draining | {}", line(source)));
         }

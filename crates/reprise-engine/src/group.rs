@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::{self, SuperblockKind};
 use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
-use reprise_types::{BoxId, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
+use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
 
 use crate::effect::{CacheFill, Effect, Event, HostError, IoFault, LinkInput, Notice, Token};
 use crate::feed::Feed;
@@ -246,6 +246,12 @@ impl Group {
             undurable_bytes: self.journal.undurable_bytes(),
             ..self.stats
         }
+    }
+
+    /// While hosts wait for buffers nothing durable is kept in memory: its buffers are what they wait for.
+    pub fn set_memory_short(&mut self, short: bool) {
+        let max = if short { ByteLen::ZERO } else { self.config.journal.ram_tail_max };
+        self.journal.set_ram_tail_max(max);
     }
 
     /// The journal, to read from (inspect).

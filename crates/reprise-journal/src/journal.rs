@@ -531,6 +531,13 @@ impl Journal {
         }
     }
 
+    /// Sets how much the RAM tail may hold, in bytes: less while buffers are short, since everything durable can be read
+    /// from disk.
+    pub fn set_ram_tail_max(&mut self, max: ByteLen) {
+        self.config.ram_tail_max = max;
+        self.shrink_tail();
+    }
+
     /// Frees whole segments up to `to`; gives the new trimmed position and the segments, or none if nothing can go.
     /// The segments may be reused once the position is durable in the superblock and no read of them is under way.
     pub fn trim(&mut self, to: Seq) -> Option<(Point, Vec<SegmentId>)> {

@@ -203,7 +203,13 @@ impl Server {
     /// True if no buffer is wanted any more.
     fn grant(&mut self) -> bool {
         let Some(len) = self.wanted else { return true };
-        let Some(buf) = self.owner.buffers.try_alloc(len as usize) else { return false };
+        let pool = &self.owner.buffers;
+        let Some(buf) = pool.try_alloc(len as usize).or_else(|| {
+            self.owner.memory_short();
+            pool.try_alloc(len as usize)
+        }) else {
+            return false;
+        };
         self.wanted = None;
         self.session.connection.borrow_mut().grant_buffer(clock::now().mono, buf);
         true

@@ -40,13 +40,15 @@ pub(super) struct Owner {
     notices: mpsc::Sender<GroupNotice>,
     /// Woken when a volume's state may have changed.
     pub(super) changed: Notify,
+    short: Cell<bool>,
     busy: Cell<bool>,
     waiting: RefCell<VecDeque<Event>>,
 }
 
 impl Owner {
     pub(super) fn new(deps: GroupDeps, slot: usize, group: Group, ring: Ring) -> Rc<Self> {
-        let buffers = BufPool::new(deps.limits.buffer_bytes);
+        // The RAM tail keeps the buffers it came in.
+        let buffers = BufPool::new(deps.limits.buffer_bytes + deps.limits.ram_tail_bytes);
         let buffers_free = Arc::new(Notify::new());
         let wake = buffers_free.clone();
         buffers.set_on_free(Arc::new(move || wake.notify_waiters()));
@@ -67,6 +69,7 @@ impl Owner {
             link: RefCell::default(),
             notices: deps.notices.clone(),
             changed: Notify::new(),
+            short: Cell::new(false),
             busy: Cell::new(false),
             waiting: RefCell::default(),
             deps,
@@ -147,6 +150,20 @@ impl Owner {
                 let _ = self.notices.try_send(GroupNotice { group, notice });
             }
             disk => self.carry_out_disk(disk),
+        }
+    }
+
+    /// A session waits for a buffer: what is durable leaves memory.
+    pub(super) fn memory_short(&self) {
+        self.short.set(true);
+        self.group.borrow_mut().set_memory_short(true);
+    }
+
+    /// Once half of the buffers are back, durable batches are kept again.
+    pub(super) fn memory_tick(&self) {
+        if self.short.get() && self.buffers.used() < self.buffers.limit() / 2 {
+            self.short.set(false);
+            self.group.borrow_mut().set_memory_short(false);
         }
     }
 

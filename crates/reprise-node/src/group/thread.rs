@@ -159,6 +159,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
             _ = tick.tick() => {
                 owner.event(Event::Cache(owner.deps.allocator.fill()));
                 owner.event(Event::Tick);
+                owner.memory_tick();
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
                     publish.send_replace(snapshot(&owner));

@@ -72,22 +72,24 @@ impl Portal {
     /// # Errors
     /// An address cannot be used.
     pub fn start(listen: Vec<SocketAddr>, targets: Targets) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("portal")
-            .enable_all()
-            .build()?;
-        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+        // What can fail comes before the runtime: the caller may be asynchronous, and a runtime cannot be dropped there.
+        let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for address in listen {
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             let error = |e: io::Error| io::Error::new(e.kind(), format!("listen at {address}: {e}"));
             socket.bind(&address.into()).map_err(error)?;
-            socket.listen(128)?;
+            socket.listen(128).map_err(error)?;
             socket.set_nonblocking(true)?;
             let listener: StdListener = socket.into();
             addresses.push(listener.local_addr()?);
+            listeners.push(listener);
+        }
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("portal").enable_all().build()?;
+        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+        for listener in listeners {
             let (targets, strangers) = (targets.clone(), strangers.clone());
             runtime.spawn(async move {
                 match TcpListener::from_std(listener) {

@@ -218,14 +218,12 @@ impl LinkNet {
     /// Binds the port and starts the thread. `events` is to be drained; when it is full, accepting waits.
     pub fn start(config: NetConfig, events: mpsc::Sender<NetEvent>) -> io::Result<Self> {
         let tls = config.key.server_config().map_err(io::Error::other)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
-        let listener = {
-            let _inside = runtime.enter();
-            let listener = std::net::TcpListener::bind(config.listen)?;
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)?
-        };
+        // What can fail comes before the runtime: the caller may be asynchronous, and a runtime cannot be dropped there.
+        let listener = std::net::TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+        let handle = runtime.handle().clone();
         let shared = Arc::new(Shared {
             config,
             started: Instant::now(),
@@ -236,12 +234,18 @@ impl LinkNet {
             logged: Mutex::new(BTreeMap::new()),
         });
         let (stop, mut stopped) = watch::channel(());
-        let handle = runtime.handle().clone();
-        let accepting = accept_loop(shared.clone(), listener, TlsAcceptor::from(tls));
+        let (accepting, acceptor) = (shared.clone(), TlsAcceptor::from(tls));
         let thread = std::thread::Builder::new().name("link".into()).spawn(move || {
             runtime.block_on(async {
+                let listener = match TcpListener::from_std(listener) {
+                    Ok(listener) => listener,
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "listen on the link port");
+                        return;
+                    }
+                };
                 tokio::select! {
-                    () = accepting => {}
+                    () = accept_loop(accepting, listener, acceptor) => {}
                     _ = stopped.changed() => {}
                 }
             });

@@ -466,6 +466,7 @@ impl Group {
     }
 
     fn start_journal_write(&mut self, write: JournalWrite) {
+        self.home.fed_at = self.now.mono;
         let token = self.token(Pending::Journal(write.token));
         self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });
     }

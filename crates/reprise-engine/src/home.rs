@@ -17,10 +17,12 @@ use crate::group::{After, Group, Pending};
 const ROUND_BYTES_MAX: u64 = 16 << 20;
 /// Batches of one round, at most: bounds its table.
 const ROUND_BATCHES_MAX: usize = 1024;
-/// A round begins when so much waits, or when the oldest has waited [`ROUND_WAIT_MILLIS`].
-const ROUND_BYTES_GOOD: u64 = 8 << 20;
-/// See [`ROUND_BYTES_GOOD`].
-const ROUND_WAIT_MILLIS: u64 = 200;
+/// A round begins when the feed has been quiet for so long: the disk belongs to the journal while hosts write.
+const QUIET_MILLIS: u64 = 40;
+/// However busy the feed is, a round begins when so much waits (or a quarter of the cache, where that is less) ...
+const LAZY_BYTES_MAX: u64 = 1 << 30;
+/// ... or the oldest has waited so long.
+const LAZY_MILLIS_MAX: u64 = 10_000;
 /// One home write, at most: neighbouring extents are joined up to here.
 const HOME_WRITE_MAX: u64 = 1 << 20;
 /// Pieces of one home write, at most.
@@ -57,6 +59,8 @@ pub(crate) struct Home {
     /// `applied` as the durable superblock has it, where that is behind memory.
     pub(crate) applied_durable: Option<Seq>,
     waiting_since: Option<Mono>,
+    /// When the journal last took records.
+    pub(crate) fed_at: Mono,
 }
 
 impl Home {
@@ -103,10 +107,11 @@ impl Group {
             return;
         }
         let since = *self.home.waiting_since.get_or_insert(self.now.mono);
-        let overdue = self.now.mono.millis_since(since) >= ROUND_WAIT_MILLIS;
-        // Counting what waits costs a walk over its batches: only when a round may be due.
-        let enough = overdue || self.journal.durable_bytes_after(self.meta.applied) >= ROUND_BYTES_GOOD;
-        if !enough {
+        let quiet = self.now.mono.millis_since(self.home.fed_at) >= QUIET_MILLIS;
+        let overdue = self.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
+        let cache = u64::from(self.fill.total) * self.config.journal.segment_len;
+        let much = || self.journal.durable_bytes_after(self.meta.applied) >= LAZY_BYTES_MAX.min(cache / 4);
+        if !(quiet || overdue || self.fill.fraction() > 0.5 || much()) {
             return;
         }
         let (_, to) = self.round_target();

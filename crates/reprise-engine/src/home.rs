@@ -19,9 +19,8 @@ const ROUND_BYTES_MAX: u64 = 16 << 20;
 const ROUND_BATCHES_MAX: usize = 1024;
 /// A round begins when the feed has been quiet for so long: the disk belongs to the journal while hosts write.
 const QUIET_MILLIS: u64 = 40;
-/// However busy the feed is, a round begins when so much waits (or a quarter of the cache, where that is less) ...
-const LAZY_BYTES_MAX: u64 = 1 << 30;
-/// ... or the oldest has waited so long.
+/// However busy the feed is, a round begins when half of the RAM tail waits (what is applied from memory need not be
+/// read again, nor do hosts read it from the journal), or when the oldest has waited so long.
 const LAZY_MILLIS_MAX: u64 = 10_000;
 /// One home write, at most: neighbouring extents are joined up to here.
 const HOME_WRITE_MAX: u64 = 1 << 20;
@@ -109,8 +108,8 @@ impl Group {
         let since = *self.home.waiting_since.get_or_insert(self.now.mono);
         let quiet = self.now.mono.millis_since(self.home.fed_at) >= QUIET_MILLIS;
         let overdue = self.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
-        let cache = u64::from(self.fill.total) * self.config.journal.segment_len;
-        let much = || self.journal.durable_bytes_after(self.meta.applied) >= LAZY_BYTES_MAX.min(cache / 4);
+        let half = self.config.journal.ram_tail_max.get() / 2;
+        let much = || self.journal.durable_bytes_after(self.meta.applied) >= half;
         if !(quiet || overdue || self.fill.fraction() > 0.5 || much()) {
             return;
         }

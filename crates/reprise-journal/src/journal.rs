@@ -20,9 +20,10 @@ use crate::read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPl
 use crate::segment::Segment;
 use crate::{Batch, Grant, Index, SegmentId, segment_offset};
 
-/// Batches from the link that go to disk in one write, at most; their payloads together stay within
-/// [`BATCH_PAYLOAD_MAX`].
-const BODIES_PER_WRITE: usize = 64;
+/// Batches that go to disk in one write, at most.
+const BATCHES_PER_WRITE: usize = 64;
+/// Payload of one write, at most: when more than a batch waits, the flush behind the write is shared.
+const WRITE_PAYLOAD_MAX: usize = 1 << 20;
 
 /// What never changes while a journal is open.
 #[derive(Debug, Clone, Copy)]
@@ -374,7 +375,9 @@ impl Journal {
         if self.in_flight.is_some() {
             return None;
         }
-        let (bytes, _, _) = if self.queue.is_empty() { self.pack(now)? } else { self.next_write_bound() };
+        while self.queue_bytes < WRITE_PAYLOAD_MAX as u64 && self.pack(now).is_some() {}
+        self.queue.front()?;
+        let (bytes, _, _) = self.next_write_bound();
         let records = self.queue.front()?.header().records.len();
         let mut lead = None;
         if !self.room_for((bytes, 1, records)) {
@@ -470,13 +473,13 @@ impl Journal {
         let mut last = self.durable;
         let mut start = None;
         let mut payload = 0;
-        for _ in 0..BODIES_PER_WRITE {
+        for _ in 0..BATCHES_PER_WRITE {
             let Some(batch) = self.queue.front() else { break };
             let head = batch.header().head;
             let total = total_len(batch.body_len());
             payload += head.payload_len as usize;
             let first = start.is_none();
-            if !first && (payload > BATCH_PAYLOAD_MAX || !self.room_for((total, 1, batch.header().records.len()))) {
+            if !first && (payload > WRITE_PAYLOAD_MAX || !self.room_for((total, 1, batch.header().records.len()))) {
                 break;
             }
             let Some(segment) = self.segments.back_mut() else { break };

@@ -414,7 +414,7 @@ impl Journal {
     }
 
     /// Packs waiting records into one batch and queues it.
-    fn pack(&mut self, now: Now) -> Option<(usize, usize, usize)> {
+    fn pack(&mut self, now: Now) -> Option<()> {
         let mut payload = 0;
         let fits = |r: &&PackRecord| {
             payload += r.payload.len();
@@ -440,11 +440,10 @@ impl Journal {
         self.pending_bytes -= bytes;
         self.packed = Point { branch: self.branch, seq: header.head.last_seq, hash: header.head.h_after };
         let batch = Arc::new(Batch::new(header, buf.freeze().slice(ENVELOPE_LEN..), payloads));
-        let bound = (total_len(batch.body_len()), 1, count);
         self.queue_bytes += batch.body_len() as u64;
         self.queue.push_back(batch.clone());
         self.push_tail(batch);
-        Some(bound)
+        Some(())
     }
 
     fn open_segment(&mut self, grant: Grant) -> Bytes {

@@ -133,8 +133,10 @@ pub struct Media {
     identity: Identity,
 }
 
-/// A device's lock may be held for a moment by udev, which looks at every device that was closed after writing.
-const DEVICE_LOCK_TRIES: u32 = 50;
+/// How often a lock is tried, every 10 ms. It may be held for a moment by nobody who matters: by udev, which looks at every
+/// device that was closed after writing, and by the kernel, which keeps the files of a process that was killed open until
+/// the requests of its ring have ended. A busy disk may take a second for those.
+const LOCK_TRIES: u32 = 300;
 
 impl Media {
     /// Opens a file or block device that exists.
@@ -149,7 +151,7 @@ impl Media {
         let (file, mut direct) = open_file(path, kind, options)?;
         let opened = file.metadata().map_err(MediaError::io("look at", path))?;
         if options.access == Access::Exclusive {
-            lock(&file, path, kind)?;
+            lock(&file, path)?;
             if kind == MediaKind::File {
                 refuse_loop_backing(path)?;
             }
@@ -264,12 +266,11 @@ fn open_file(path: &Path, kind: MediaKind, options: MediaOptions) -> Result<(Fil
     }
 }
 
-fn lock(file: &File, path: &Path, kind: MediaKind) -> Result<(), MediaError> {
-    let tries = if kind == MediaKind::Device { DEVICE_LOCK_TRIES } else { 1 };
-    for turn in 1..=tries {
+fn lock(file: &File, path: &Path) -> Result<(), MediaError> {
+    for turn in 1..=LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(fs::TryLockError::WouldBlock) if turn < tries => std::thread::sleep(Duration::from_millis(10)),
+            Err(fs::TryLockError::WouldBlock) if turn < LOCK_TRIES => std::thread::sleep(Duration::from_millis(10)),
             Err(fs::TryLockError::WouldBlock) => break,
             Err(fs::TryLockError::Error(e)) => return Err(MediaError::io("lock", path)(e)),
         }

@@ -167,6 +167,13 @@ impl Shared {
         Mono::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// A code is on show. One that was used or is void is not, although its box may still repeat itself.
+    pub(super) fn shows_code(&self) -> bool {
+        let now = self.mono();
+        let shown = |l: &Listener| l.used_by().is_none() && l.check_open(now).is_ok();
+        self.with_listener(|listener| listener.as_ref().is_some_and(shown))
+    }
+
     pub(super) fn with_listener<T>(&self, f: impl FnOnce(&mut Option<Listener>) -> T) -> T {
         f(&mut self.listener.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -289,7 +296,7 @@ impl LinkNet {
     pub async fn pair_dial(&self, address: String, code: PairingCode) -> Result<PairIdentity, NetError> {
         let shared = self.shared.clone();
         let work = async move {
-            if shared.with_listener(|listener| listener.is_some()) {
+            if shared.shows_code() {
                 return Err(PairError::BothListening.into());
             }
             match timeout(GREETING_DEADLINE, pair_dial(&shared, &address, &code)).await {

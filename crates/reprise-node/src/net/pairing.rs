@@ -78,8 +78,7 @@ pub(super) async fn dial(
     channel: &Channel,
     code: &PairingCode,
 ) -> Result<PairIdentity, NetError> {
-    let listening = shared.with_listener(|listener| listener.is_some());
-    let (session, start) = DialSession::start(shared.identity(), code, listening, &seed()?)?;
+    let (session, start) = DialSession::start(shared.identity(), code, shared.shows_code(), &seed()?)?;
     greeter.send(start).await?;
     let share = match receive(&mut greeter).await? {
         Message::PairShare(share) => share,

@@ -188,6 +188,8 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
                         let outcome = refuse(RefusalReason::TooMany, "too many commands at a time");
                         handle.send_control(Response { id, outcome }.into());
                     }
+                    // Forgotten since it connected: what it asks for is not done, and the connection ends.
+                    Message::Request(_) if inner.store.peer(peer).is_none() => break,
                     Message::Request(Request { id, command }) => {
                         at_work += 1;
                         let (inner, answer) = (inner.clone(), answer_tx.clone());

@@ -18,6 +18,9 @@ use crate::{Part, Setup};
 /// A daemon that refuses its settings or its pool has said so after this time.
 const REFUSAL_SECS_MAX: u64 = 20;
 
+/// Wrong codes that a box listens to before the code it shows is void.
+const WRONG_TRIES: u32 = 3;
+
 struct World {
     a: Appliance,
     b: Appliance,
@@ -51,6 +54,7 @@ pub(crate) async fn run(setup: &Setup) -> Vec<Part> {
         "garbage on the link port" => garbage_on_the_link,
         "garbage on the iSCSI port" => garbage_on_iscsi,
         "settings that make no sense" => settings,
+        "an address in use" => address_in_use,
         "a second daemon on the same pool" => second_daemon,
         "a pool moved to another box" => moved_pool,
         "duplicate names" => duplicate_names,
@@ -124,10 +128,13 @@ async fn wrong_code(_: &Setup, w: &mut World) -> Result<String> {
         .collect();
     let wrong = if wrong == code { code.chars().rev().collect() } else { wrong };
     let said = refused(&dial(&w.a, w.b.link, &wrong).await?, &["pairing-failed"])?;
-    // The try burned the code: guessing goes once per code.
-    refused(&dial(&w.a, w.b.link, &code).await?, &["pairing-failed"]).context("the right code after a wrong one")?;
+    for _ in 1..WRONG_TRIES {
+        refused(&dial(&w.a, w.b.link, &wrong).await?, &["pairing-failed"])?;
+    }
+    // These tries burned the code: guessing has an end.
+    refused(&dial(&w.a, w.b.link, &code).await?, &["pairing-failed"]).context("the right code after wrong ones")?;
     ensure!(peers(&w.a).await? + peers(&w.b).await? == 0, "a peer is there although the code was wrong");
-    Ok(format!("{said}; the code is burned"))
+    Ok(format!("{said}; {WRONG_TRIES} tries burn the code"))
 }
 
 async fn itself(_: &Setup, w: &mut World) -> Result<String> {
@@ -149,25 +156,31 @@ async fn both_listen(_: &Setup, w: &mut World) -> Result<String> {
     for one in [&w.a, &w.b] {
         one.post("/api/v1/pairing/cancel", json!({})).await?;
     }
-    for (one, peer) in [(&w.a, "b"), (&w.b, "a")] {
-        if peers(one).await? > 0 {
-            let out = one.act(json!({ "kind": "peer_remove", "peer": peer })).await?;
-            ensure!(out.status < 300, "remove the peer: {}", out.body);
-        }
-    }
+    unpair(w).await?;
     Ok(said)
 }
 
-/// A box that is not a peer any more keeps dialling.
+/// Both forget each other; whoever has been told already has nothing to forget.
+async fn unpair(w: &World) -> Result<()> {
+    for (one, peer) in [(&w.a, "b"), (&w.b, "a")] {
+        let out = one.act(json!({ "kind": "peer_remove", "peer": peer })).await?;
+        ensure!(out.status < 300 || out.code() == "not-found", "remove the peer: {}", out.body);
+    }
+    Ok(())
+}
+
+/// A box that was away while it was forgotten keeps dialling, and is refused.
 async fn unknown_peer(_: &Setup, w: &mut World) -> Result<String> {
     pair(&w.a, &w.b, w.b.link).await?;
+    w.a.done("/api/v1/volumes", json!({ "name": "lonely", "group": "lonely", "size": "16M" })).await?;
+    w.a.stop()?;
     let out = w.b.act(json!({ "kind": "peer_remove", "peer": "a" })).await?;
     ensure!(out.status < 300, "remove the peer: {}", out.body);
-    w.a.done("/api/v1/volumes", json!({ "name": "lonely", "group": "lonely", "size": "16M" })).await?;
+    w.a.run().await?;
     let answer = w.a.post("/api/v1/mirrors", json!({ "group": "lonely", "peer": "b" })).await?;
     let said = refused(&answer, &["peer-refused", "peer-unreachable"])?;
-    let out = w.a.act(json!({ "kind": "peer_remove", "peer": "b" })).await?;
-    ensure!(out.status < 300, "remove the peer: {}", out.body);
+    ensure!(w.b.group("lonely").await.is_err(), "the box mirrors a group of a box it does not know");
+    unpair(w).await?;
     Ok(said)
 }
 
@@ -199,15 +212,13 @@ async fn garbage_on_the_link(_: &Setup, w: &mut World) -> Result<String> {
     }
     // The port is as good as before.
     pair(&w.b, &w.a, w.a.link).await?;
-    for (one, peer) in [(&w.a, "b"), (&w.b, "a")] {
-        let out = one.act(json!({ "kind": "peer_remove", "peer": peer })).await?;
-        ensure!(out.status < 300, "remove the peer: {}", out.body);
-    }
+    unpair(w).await?;
     Ok("plain text and 40 pieces of noise are turned away, pairing works afterwards".into())
 }
 
 async fn garbage_on_iscsi(_: &Setup, w: &mut World) -> Result<String> {
     w.a.done("/api/v1/volumes", json!({ "name": "disk", "group": "main", "size": "32M" })).await?;
+    let mut open = Vec::new();
     for n in 0..60u32 {
         let len = 48 + w.rng.below(2048) as usize;
         let mut bytes = garbage(&mut w.rng, len);
@@ -219,18 +230,21 @@ async fn garbage_on_iscsi(_: &Setup, w: &mut World) -> Result<String> {
         }
         let mut stream = TcpStream::connect(w.a.iscsi).await?;
         let _ = stream.write_all(&bytes).await;
-        let _ = stream.shutdown().await;
-        let mut rest = Vec::new();
-        let end = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
-        ensure!(end.is_ok(), "the connection stays open after its end, input {n}");
+        open.push(stream);
     }
     let session = Session::login(w.a.iscsi, &LoginOptions::new(w.a.iqn("main").await?)).await?;
     session.clear_attentions(0).await?;
     session.logout().await?;
+    // Whoever does not get through the login in its time is cut.
+    let mut rest = Vec::new();
+    for (n, stream) in open.iter_mut().enumerate() {
+        let end = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
+        ensure!(end.is_ok(), "a connection of noise stays open, input {n}");
+    }
     let unknown = Session::login(w.a.iscsi, &LoginOptions::new("iqn.2001-04.example:none".to_owned())).await;
     let error = unknown.err().context("a login to an unknown target succeeded")?;
     ensure!(matches!(error, InitiatorError::Login { class: 2, detail: 3 }), "unknown target: {error}");
-    Ok("60 pieces of noise end their connection only; an unknown target is not found".into())
+    Ok("60 pieces of noise end their connections only; an unknown target is not found".into())
 }
 
 /// Starts a daemon that is to refuse, and gives what it said.
@@ -274,6 +288,24 @@ async fn settings(setup: &Setup, w: &mut World) -> Result<String> {
     }
     refuses_to_start(setup, &setup.dir.join("none.toml")).await.context("no settings file")?;
     Ok(format!("{} kinds are refused by the name of the key", cases.len()))
+}
+
+/// A box of its own whose ports are those of another.
+async fn address_in_use(setup: &Setup, w: &mut World) -> Result<String> {
+    let dir = setup.dir.join("third");
+    std::fs::create_dir_all(&dir)?;
+    let mut told = Vec::new();
+    for (iscsi, link) in [(w.a.iscsi.to_string(), "127.0.0.1:0".into()), ("127.0.0.1:0".into(), w.a.link.to_string())] {
+        let text = format!(
+            "name = \"third\"\nstate_dir = \"{0}/state\"\n[pool]\ndir = \"{0}/pool\"\nsize = \"1G\"\n[iscsi]\n\
+             listen = [\"{iscsi}\"]\n[link]\nlisten = \"{link}\"\n[api]\nsocket = \"{0}/s\"\n",
+            dir.display()
+        );
+        let path = setup.dir.join("third.toml");
+        std::fs::write(&path, text)?;
+        told.push(said(&refuses_to_start(setup, &path).await?, "in use")?);
+    }
+    Ok(told.join("; "))
 }
 
 /// Settings that use the pool of `of` under another socket and other ports.
@@ -340,6 +372,11 @@ async fn peer_too_small(_: &Setup, w: &mut World) -> Result<String> {
 async fn in_use(_: &Setup, w: &mut World) -> Result<String> {
     let session = Session::login(w.a.iscsi, &LoginOptions::new(w.a.iqn("main").await?)).await?;
     session.clear_attentions(0).await?;
+    until("the session is shown", async || {
+        let group = w.a.group("main").await?;
+        Ok(group["targets"][0]["sessions"].as_array().is_some_and(|s| !s.is_empty()))
+    })
+    .await?;
     let said = refused(&w.a.act(json!({ "kind": "volume_erase", "volume": "disk" })).await?, &["in-use"])?;
     refused(&w.a.act(json!({ "kind": "volume_remove", "volume": "disk" })).await?, &["in-use"])?;
     session.test_unit_ready(0).await.context("the session of the host")?;

@@ -39,10 +39,7 @@ impl Appliance {
     pub(crate) async fn start(reprise: &Path, dir: &Path, plan: &BoxPlan<'_>) -> Result<Self> {
         let dir = dir.join(plan.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("make directory {}", dir.display()))?;
-        let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        // Both are held until both are known, so that they differ; fixed, so that a restarted box is where it was.
-        let (iscsi, link) = (any()?, any()?);
-        let (iscsi, link) = (iscsi.local_addr()?, link.local_addr()?);
+        let (iscsi, link) = two_free_addresses()?;
         let mut this = Self { reprise: reprise.to_owned(), name: plan.name.into(), dir, iscsi, link, child: None };
         let text = this.settings(plan.size);
         std::fs::write(this.config(), text).context("write box.toml")?;
@@ -103,7 +100,9 @@ impl Appliance {
     fn log_end(&self) -> String {
         let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        // The story of a crash stands above its backtrace.
+        let last = lines.iter().rposition(|l| l.contains("panicked")).map_or(lines.len(), |at| lines.len().min(at + 3));
+        lines[last.saturating_sub(12)..last].join("\n")
     }
 
     /// SIGKILL.
@@ -218,6 +217,14 @@ impl Drop for Appliance {
             let _ = (child.kill(), child.wait());
         }
     }
+}
+
+/// Fixed from here on, so that a box that is started again is where it was.
+fn two_free_addresses() -> std::io::Result<(SocketAddr, SocketAddr)> {
+    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    // Both are held until both are known, so that they differ.
+    let (one, two) = (any()?, any()?);
+    Ok((one.local_addr()?, two.local_addr()?))
 }
 
 /// The Seq of a position.

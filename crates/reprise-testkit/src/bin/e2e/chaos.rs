@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::Setup;
 use crate::boxes::{Appliance, BoxPlan, HEAL_SECS_MAX, LOOK_EVERY, drained, no_errors_logged, pair, position, until};
-use crate::history::History;
+use crate::history::{History, SourceRecords};
 
 const GROUP: &str = "main";
 const VOLUMES: [&str; 2] = ["one", "two"];
@@ -76,7 +76,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
         volumes: (0..VOLUMES.len() as u16).map(|n| (n, n, VOLUME_SECTORS)).collect(),
     };
     let log = Arc::new(OpLog::with_file(&setup.dir.join("oplog"))?);
-    let history = History::new(GROUP, VOLUMES.to_vec(), VOLUME_SECTORS);
+    let history = History::new(SourceRecords::start(a.socket(), GROUP), VOLUMES.to_vec(), VOLUME_SECTORS);
     let mut world = World { a, b, line, log: log.clone(), history, rng, heals: Vec::new() };
 
     let plan =
@@ -147,7 +147,7 @@ impl World {
             self.a.run().await.context("start the source again")?;
         }
         let ops = self.log.ops();
-        self.history.collect(&self.a, &self.log).await?;
+        self.history.collect(&self.log).await?;
         self.history.holds_acknowledged(&ops)?;
         self.history.is_replay(&homes, at)?;
         self.line.set_line(Line::Up);
@@ -190,15 +190,14 @@ impl World {
         self.heals.push(start.elapsed());
         self.a.still_runs()?;
         self.b.still_runs()?;
-        // Before the journal gives up what both boxes have.
-        self.history.collect(&self.a, &self.log).await
+        Ok(())
     }
 
     /// The end: all that was acknowledged is at both homes, which are equal, and a host reads it.
     async fn finish(mut self, setup: &Setup, target: &Target) -> Result<Self> {
         drained(&self.a, &self.b, GROUP).await?;
         let ops = self.log.ops();
-        self.history.collect(&self.a, &self.log).await?;
+        self.history.collect(&self.log).await?;
         self.history.holds_acknowledged(&ops)?;
         self.history.is_in_order()?;
         let (ours, theirs) = (self.a.homes(GROUP).await?, self.b.homes(GROUP).await?);

@@ -6,16 +6,20 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reprise_testkit::oracle::stamp::{self, Content, SECTOR};
 use reprise_testkit::oracle::{Op, OpKind, OpLog};
 use serde_json::Value;
+use tokio::sync::Mutex;
 
-use crate::boxes::Appliance;
+use crate::http::call;
 
-/// Bytes of payload that one checksum of a record covers.
-const GRAIN: usize = 4096;
+/// Between two looks at the source's records: far less than filling a segment takes, since a segment that both boxes have
+/// at home is given up with its records.
+const READ_EVERY: Duration = Duration::from_millis(100);
 /// Records asked for at a time.
 const PAGE: u64 = 1000;
 /// Records read again at each look: what was durable once must never read differently.
@@ -27,8 +31,63 @@ struct Entry {
     op: Option<u32>,
 }
 
-pub(crate) struct History {
+/// Reads the source's records while the test runs.
+pub(crate) struct SourceRecords {
+    socket: PathBuf,
     group: &'static str,
+    /// Record n has Seq n + 1.
+    records: Mutex<Vec<Value>>,
+}
+
+impl SourceRecords {
+    /// Reads until it is dropped by everybody else.
+    pub(crate) fn start(socket: PathBuf, group: &'static str) -> Arc<Self> {
+        let this = Arc::new(Self { socket, group, records: Mutex::default() });
+        let weak = Arc::downgrade(&this);
+        tokio::spawn(async move {
+            while let Some(this) = weak.upgrade() {
+                // The source may be dead just now; what is wrong otherwise shows when the test itself asks.
+                let _ = this.read(usize::MAX).await;
+                drop(this);
+                tokio::time::sleep(READ_EVERY).await;
+            }
+        });
+        this
+    }
+
+    /// All records that the source has, from record number `skip` on.
+    async fn read(&self, skip: usize) -> Result<Vec<Value>> {
+        let mut records = self.records.lock().await;
+        let mut from = (records.len() as u64 + 1).saturating_sub(READ_AGAIN).max(1);
+        loop {
+            let path = format!("/api/v1/inspect?group={}&from_seq={from}&limit={PAGE}", self.group);
+            let page = call(&self.socket, "GET", &path, None).await?;
+            ensure!(page.status == 200, "inspect: {}", page.body);
+            for record in page.body["records"].as_array().context("records of a page")? {
+                take(&mut records, record)?;
+            }
+            match page.body["next_seq"].as_u64() {
+                Some(next) if next > from => from = next,
+                _ => return Ok(records.get(skip..).unwrap_or_default().to_vec()),
+            }
+        }
+    }
+}
+
+fn take(records: &mut Vec<Value>, record: &Value) -> Result<()> {
+    let seq = record["seq"].as_u64().context("a record without Seq")?;
+    let next = records.len() as u64 + 1;
+    ensure!(seq <= next, "record {next} is missing: the next that the source shows is {seq}");
+    if seq == next {
+        records.push(record.clone());
+    } else if let Some(known) = seq.checked_sub(1).and_then(|i| records.get(i as usize)) {
+        ensure!(known == record, "record {seq} was {known} and is {record}");
+    }
+    Ok(())
+}
+
+pub(crate) struct History {
+    source: Arc<SourceRecords>,
     /// Names of the volumes; a volume's slot in the log is its place here.
     volumes: Vec<&'static str>,
     /// Entry n is the record with Seq n + 1.
@@ -44,9 +103,9 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn new(group: &'static str, volumes: Vec<&'static str>, sectors: u64) -> Self {
+    pub(crate) fn new(source: Arc<SourceRecords>, volumes: Vec<&'static str>, sectors: u64) -> Self {
         Self {
-            group,
+            source,
             state: volumes.iter().map(|_| vec![None; sectors as usize]).collect(),
             volumes,
             entries: Vec::new(),
@@ -64,41 +123,15 @@ impl History {
     }
 
     /// Reads the records that the source has and this does not, and finds the operation of each.
-    pub(crate) async fn collect(&mut self, source: &Appliance, log: &OpLog) -> Result<()> {
-        let mut from = (self.len() + 1).saturating_sub(READ_AGAIN).max(1);
+    pub(crate) async fn collect(&mut self, log: &OpLog) -> Result<()> {
         let known = self.entries.len();
-        loop {
-            let path = format!("/api/v1/inspect?group={}&from_seq={from}&limit={PAGE}", self.group);
-            let page = source.get(&path).await?;
-            ensure!(page.status == 200, "inspect: {}", page.body);
-            for record in page.body["records"].as_array().context("records of a page")? {
-                self.take(record)?;
-            }
-            match page.body["next_seq"].as_u64() {
-                Some(next) if next > from => from = next,
-                _ => break,
-            }
-        }
+        let new = self.source.read(known).await?;
+        self.entries.extend(new.into_iter().map(|raw| Entry { raw, op: None }));
         // Every operation is logged before it is issued, so that after the records all their operations are there.
         self.learn(log.ops());
         for index in known..self.entries.len() {
             self.find(index)?;
         }
-        Ok(())
-    }
-
-    fn take(&mut self, record: &Value) -> Result<()> {
-        let seq = record["seq"].as_u64().context("a record without Seq")?;
-        let next = self.len() + 1;
-        if seq < next {
-            // The journal may have given up what lies before its first segment.
-            if let Some(entry) = seq.checked_sub(1).and_then(|i| self.entries.get(i as usize)) {
-                ensure!(entry.raw == *record, "record {seq} was {} and is {record}", entry.raw);
-            }
-            return Ok(());
-        }
-        ensure!(seq == next, "record {next} is missing: the next that the source shows is {seq}");
-        self.entries.push(Entry { raw: record.clone(), op: None });
         Ok(())
     }
 
@@ -213,8 +246,6 @@ impl History {
 }
 
 fn checksums_fit(record: &Value, op: &Op) -> bool {
-    let Some(listed) = record["crc32c"].as_array() else { return false };
     let payload = stamp::payload(op.id, op.volume, op.sector, op.sectors);
-    let mut ours = payload.chunks(GRAIN).map(|grain| format!("{:08x}", stamp::crc32c(grain)));
-    listed.iter().all(|crc| crc.as_str() == ours.next().as_deref()) && ours.next().is_none()
+    record["crc32c"] == serde_json::json!([format!("{:08x}", stamp::crc32c(&payload))])
 }

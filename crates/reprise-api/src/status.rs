@@ -467,7 +467,7 @@ pub struct Totals {
     pub sent_bytes: u64,
     /// Sent on the wire, bytes.
     pub wire_bytes: u64,
-    /// Batches committed to the journal.
+    /// Durable writes of the journal; each holds one batch or more.
     pub batches: u64,
 }
 

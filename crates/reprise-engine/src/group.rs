@@ -70,8 +70,10 @@ pub enum CommandError {
 pub struct GroupStats {
     /// Bytes written by hosts or received from the peer.
     pub bytes_in: u64,
-    /// Operations of hosts.
+    /// Operations of hosts that change a volume.
     pub writes: u64,
+    /// Journal writes: each is durable before what is in it is acknowledged.
+    pub journal_writes: u64,
     /// Bytes read by hosts.
     pub bytes_read: u64,
     /// Reads of hosts.
@@ -139,6 +141,8 @@ pub struct Group {
     limbo: VecDeque<(u64, Vec<SegmentId>)>,
     pub(crate) fill: CacheFill,
     asked_segment: bool,
+    /// The allocator had none: asked again with the next tick.
+    segment_refused: bool,
     cache_full: bool,
     pacing: bool,
     pace_until: Mono,
@@ -184,6 +188,7 @@ impl Group {
             limbo: VecDeque::new(),
             fill: CacheFill::default(),
             asked_segment: false,
+            segment_refused: false,
             cache_full: false,
             pacing: false,
             pace_until: Mono::default(),
@@ -417,11 +422,12 @@ impl Group {
                     self.notice(Notice::CacheFree);
                 }
             }
-            None if !self.cache_full && self.journal.stalled() => {
-                self.cache_full = true;
-                self.notice(Notice::CacheFull);
+            None => {
+                self.segment_refused = true;
+                if self.journal.stalled() && !std::mem::replace(&mut self.cache_full, true) {
+                    self.notice(Notice::CacheFull);
+                }
             }
-            None => {}
         }
     }
 
@@ -433,11 +439,12 @@ impl Group {
             self.pacing = pacing;
             self.notice(Notice::Pacing(pacing));
         }
-        self.want_segment(true);
+        self.segment_refused = false;
+        self.want_segment();
     }
 
-    fn want_segment(&mut self, ticked: bool) {
-        if self.journal.wants_segment() && !self.asked_segment && (ticked || !self.cache_full) {
+    fn want_segment(&mut self) {
+        if self.journal.wants_segment() && !self.asked_segment && !self.segment_refused {
             self.asked_segment = true;
             self.effects.push_back(Effect::WantSegment);
         }
@@ -448,7 +455,7 @@ impl Group {
         if self.is_fenced() {
             return;
         }
-        self.want_segment(false);
+        self.want_segment();
         let paced = self.pace_until > self.now.mono && self.meta.role == Role::Source;
         if !self.journal_held
             && !paced
@@ -467,6 +474,7 @@ impl Group {
 
     fn start_journal_write(&mut self, write: JournalWrite) {
         self.home.fed_at = self.now.mono;
+        self.stats.journal_writes += 1;
         let token = self.token(Pending::Journal(write.token));
         self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });
     }

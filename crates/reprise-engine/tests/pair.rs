@@ -672,3 +672,46 @@ fn a_pair_converges_whatever_is_killed_or_cut() {
         "{acked} operations acknowledged, {crashes} power cuts, {cuts} link cuts, {copies} copies complete, {views} moments compared"
     );
 }
+
+/// A cache that no cursor frees fills up: the host waits, nothing is refused or lost, and all of it comes back when the
+/// cursor moves again. An allocator that says no is asked again only with time.
+#[test]
+fn a_full_cache_makes_the_host_wait_and_nothing_else() {
+    let mut pair = Pair::new(7);
+    for n in 0..2 {
+        pair.nodes[n].open(pair.now);
+        pair.drain(n);
+    }
+    let peer = pair.nodes[1].id;
+    while !pair.nodes[0].group.as_ref().unwrap().is_ready() {
+        pair.step();
+    }
+    pair.nodes[0].group.as_mut().unwrap().add_peer(pair.now, peer, reprise_link::instance::first([50; 16])).unwrap();
+    pair.drain(0);
+    for _ in 0..400_000 {
+        if pair.settled() {
+            break;
+        }
+        pair.step();
+    }
+    // The mirror goes away; the source's cache holds what it lacks.
+    pair.cut(None);
+    pair.nodes[1].group = None;
+    pair.nodes[1].pending.clear();
+    for _ in 0..60_000 {
+        pair.host();
+        pair.step();
+    }
+    assert!(pair.nodes[0].free.len() <= 2, "the cache is full: {} segments free", pair.nodes[0].free.len());
+    assert!(!pair.outstanding.is_empty(), "hosts wait");
+    pair.nodes[1].open(pair.now);
+    pair.drain(1);
+    for _ in 0..600_000 {
+        if pair.settled() {
+            break;
+        }
+        pair.step();
+    }
+    assert!(pair.settled(), "everything that waited was taken");
+    pair.check();
+}

@@ -6,7 +6,7 @@ use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VolumeMeta};
 use reprise_format::link::{Instance, Row};
 use reprise_iscsi::Acl;
 use reprise_media::Media;
-use reprise_types::{BoxId, GroupId, HistoryHash, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{BoxId, GroupId, HistoryHash, Mono, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::net;
@@ -86,6 +86,10 @@ pub struct SessionInfo {
     pub initiator: String,
     /// Where it comes from.
     pub address: String,
+    /// Since when, on the boot-time clock.
+    pub since: Mono,
+    /// Commands under way.
+    pub commands: usize,
 }
 
 /// The link of a group as it is now.

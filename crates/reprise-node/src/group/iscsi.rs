@@ -10,7 +10,7 @@ use std::time::Duration;
 use reprise_engine::{Event, HostError, HostOp, HostReply};
 use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, Target, TaskTag};
 use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, NotReady, Op, ScsiError, TargetPort};
-use reprise_types::{Extent, Role, VolumeId, VolumeSlot};
+use reprise_types::{Extent, Mono, Role, VolumeId, VolumeSlot};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -27,6 +27,7 @@ pub(super) struct Session {
     pub(super) connection: RefCell<Connection>,
     wake: Notify,
     pub(super) address: String,
+    pub(super) since: Mono,
 }
 
 impl Session {
@@ -324,6 +325,7 @@ pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream) {
         connection: RefCell::new(Connection::new(config, clock::now().mono)),
         wake: Notify::new(),
         address,
+        since: clock::now().mono,
     });
     owner.sessions.borrow_mut().push(Rc::downgrade(&session));
     let mut server = Server { owner, session, stream, wanted: None };

@@ -339,7 +339,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     let session = |s: &Rc<iscsi::Session>| {
         let info = s.connection.borrow();
         let initiator = info.logged_in()?.initiator.clone();
-        Some(SessionInfo { initiator, address: s.address.clone() })
+        Some(SessionInfo { initiator, address: s.address.clone(), since: s.since, commands: info.task_count() })
     };
     Snapshot {
         meta: Arc::new(group.meta().clone()),

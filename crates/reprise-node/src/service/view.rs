@@ -227,8 +227,8 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
     let sessions = snapshot.sessions.iter().map(|s| SessionStatus {
         initiator: s.initiator.clone(),
         address: s.address.clone(),
-        age_secs: 0,
-        commands_in_flight: 0,
+        age_secs: crate::clock::now().mono.millis_since(s.since) / 1000,
+        commands_in_flight: u32::try_from(s.commands).unwrap_or(u32::MAX),
     });
     let target = TargetStatus {
         iqn: target_name(meta.group, &meta.name),
@@ -258,7 +258,7 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
             applied_bytes: stats.bytes_applied,
             sent_bytes: stats.bytes_sent,
             wire_bytes: facts.meter.wire_bytes(),
-            batches: 0,
+            batches: stats.journal_writes,
         },
         alerts: facts.alerts,
     }

@@ -208,7 +208,9 @@ fn total_metrics(page: &mut Page, status: &Status) {
     total("reprise_applied_bytes_total", "Applied to the home.", &|g| g.totals.applied_bytes);
     total("reprise_sent_bytes_total", "Payload sent to the peer.", &|g| g.totals.sent_bytes);
     total("reprise_wire_bytes_total", "Sent on the wire.", &|g| g.totals.wire_bytes);
-    total("reprise_batches_total", "Durable writes of the journal; each holds one batch or more.", &|g| g.totals.batches);
+    total("reprise_batches_total", "Durable writes of the journal; each holds one batch or more.", &|g| {
+        g.totals.batches
+    });
 }
 
 #[cfg(test)]

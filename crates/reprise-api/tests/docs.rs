@@ -1,4 +1,5 @@
 //! `docs/api.md` against the types: what the code has, the page names.
+#![allow(clippy::unwrap_used)]
 
 use reprise_api::openapi::document;
 use reprise_api::*;

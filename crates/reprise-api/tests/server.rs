@@ -1,4 +1,5 @@
 //! The server with a scripted service behind it, called over real sockets.
+#![allow(clippy::unwrap_used)]
 
 mod scripted;
 

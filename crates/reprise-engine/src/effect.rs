@@ -108,6 +108,7 @@ impl CacheFill {
 
 /// What the link of the group brings.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved a few times per batch, never kept in numbers")]
 pub enum LinkInput {
     /// A connection to the peer was made and greeted.
     Connected,
@@ -121,6 +122,7 @@ pub enum LinkInput {
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved a few times per batch, never kept in numbers")]
 pub enum Event {
     /// A host asks.
     Host(Io, HostOp),
@@ -138,6 +140,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved a few times per batch, never kept in numbers")]
 pub enum Effect {
     /// Write the pieces one after the other to the cache, durably.
     WriteCache {

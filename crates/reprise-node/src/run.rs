@@ -33,6 +33,7 @@ const CONTROL_THREADS: usize = 2;
 /// # Errors
 /// What keeps it from serving: settings, identity, pool, addresses in use.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
+    abort_on_panic();
     start_log(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -227,6 +228,15 @@ fn own_certificate(settings: &Settings, state: &Path) -> anyhow::Result<(PathBuf
         write_secret(&cert, &made.cert.pem()).with_context(|| format!("write {}", cert.display()))?;
     }
     Ok((cert, key))
+}
+
+/// A broken invariant ends the process, in every build: crash rather than corrupt. What is durable is recovered.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 #[cfg(test)]

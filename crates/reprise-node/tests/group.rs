@@ -13,9 +13,7 @@ use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limi
 use reprise_node::pool::{Pool, PoolConfig};
 use reprise_node::portal::{Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
-use reprise_types::{
-    BoxId, BranchId, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
-};
+use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
 use tokio::sync::{mpsc, oneshot};
 
 const IQN: &str = "iqn.2026-11.io.reprise:test";
@@ -29,15 +27,13 @@ struct Box1 {
 
 fn start(dir: &Path) -> Box1 {
     let this_box = BoxId::from_raw([7; 16]);
-    let config = PoolConfig {
-        cache: dir.join("cache"),
-        data: dir.join("data"),
-        cache_len: Some(ByteLen::from_raw(128 << 20)),
-    };
+    let config =
+        PoolConfig { cache: dir.join("cache"), data: dir.join("data"), cache_len: Some(ByteLen::from_raw(128 << 20)) };
     let pool = Pool::open(&config, this_box).unwrap();
     let home = config.data.join("v1.home");
     if !home.exists() {
-        create_file(&home, ByteLen::from_raw(SIZE), Fill::Zeroed, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        create_file(&home, ByteLen::from_raw(SIZE), Fill::Zeroed, &mut |_| std::ops::ControlFlow::Continue(()))
+            .unwrap();
     }
     let media = Media::open(&home, MediaOptions::exclusive()).unwrap();
     let opened = match pool.groups().first() {
@@ -132,7 +128,8 @@ async fn what_was_written_is_read_back_also_after_a_restart() {
             let lba = (seed >> 20) % (SIZE / 512 - len as u64 / 512);
             // Writes in flight together do not overlap: each keeps to its own stripe.
             let stripe = SIZE / 512 / 150;
-            let lba = if len as u64 / 512 <= stripe { i * stripe + lba % (stripe - len as u64 / 512 + 1) } else { continue };
+            let lba =
+                if len as u64 / 512 <= stripe { i * stripe + lba % (stripe - len as u64 / 512 + 1) } else { continue };
             let data = block(seed ^ round, len);
             let at = lba as usize * 512;
             expected[at..at + len].copy_from_slice(&data);

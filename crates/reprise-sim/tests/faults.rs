@@ -1,6 +1,7 @@
 //! Faults that a disk must not have and has: rot, lost and misdirected writes, errors, lying syncs. What was
 //! acknowledged is either there with the right bytes, or recovery or the read says loudly that it is not. The one blind
 //! spot, stated in `docs/formats.md`: damage to the last write before a clean stop looks like a torn tail.
+#![allow(clippy::unwrap_used)]
 
 use reprise_format::superblock::SEGMENTS_OFFSET;
 use reprise_sim::harness::{SEGMENT_LEN, SEGMENTS};

@@ -1,5 +1,6 @@
 //! The test of the tests: each planted bug must be found by the black-box checks within so many seeds.
 //! Run with `cargo test -p reprise-sim --features planted`.
+#![allow(clippy::unwrap_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,6 +1,7 @@
 //! At least 2,000 power cuts of the journal, by seed.
 //!
 //! `REPRISE_SEED=n` runs that seed alone; seeds that failed once stand in `tests/seeds.txt` and run first.
+#![allow(clippy::unwrap_used)]
 
 use reprise_sim::{Feed, JournalHarness, Totals};
 

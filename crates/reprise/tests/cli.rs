@@ -1,4 +1,5 @@
 //! The binary against a scripted box on a real socket.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../../reprise-api/tests/scripted/mod.rs"]
 mod scripted;

@@ -2,7 +2,7 @@
 //!
 //! Who calls is known before a request is looked at: on the local socket by the user id the kernel reports, over HTTPS
 //! by a bearer token. The right of a route stands in the command table and is checked in one place, `run` in
-//! [`handler`]. Every command that changes something, and every refusal for lack of rights, leaves a line at the log
+//! `handler`. Every command that changes something, and every refusal for lack of rights, leaves a line at the log
 //! target `audit`.
 
 mod confirm;

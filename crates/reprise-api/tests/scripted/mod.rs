@@ -1,4 +1,5 @@
 //! A service with canned answers, for tests of what lies between it and a caller: server, client and command line.
+#![allow(unreachable_pub)]
 #![allow(dead_code)]
 
 use std::sync::Mutex;

@@ -145,6 +145,7 @@ impl Inner {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a volume is, each named at its two callers")]
     fn reserve(
         self: &Arc<Self>,
         group: &Running,

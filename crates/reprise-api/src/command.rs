@@ -159,7 +159,7 @@ impl Default for PairListen {
 /// What to carry to the other box.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PairOffer {
-    /// The code, good for one try.
+    /// The code, which three wrong answers or one right one use up.
     pub code: String,
     /// Addresses at which this box may be dialled, `ADDRESS:PORT`.
     pub addresses: Vec<String>,

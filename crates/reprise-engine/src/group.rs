@@ -57,6 +57,9 @@ pub enum CommandError {
     /// No such volume.
     #[error("no such volume in the group")]
     NoVolume,
+    /// Initiators are logged in.
+    #[error("initiators are logged in to the group; log them out first")]
+    InUse,
     /// Fenced.
     #[error("the group is fenced: {reason}")]
     Fenced {

@@ -249,6 +249,10 @@ fn luns_changed(owner: &Rc<Owner>) {
 
 /// A volume goes only when its home holds everything: then file or device can be used without the box.
 async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMeta>) {
+    // Asked here and not of a snapshot: an initiator may have logged in a moment ago.
+    if owner.live_sessions().iter().any(|s| s.connection.borrow().logged_in().is_some()) {
+        return drop(reply.send(Err(CommandError::InUse)));
+    }
     let retired = owner.group.borrow_mut().retire_volume(clock::now(), slot);
     let until = match retired {
         Ok(until) => until,

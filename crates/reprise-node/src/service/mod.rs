@@ -140,6 +140,7 @@ fn refused(error: CommandError) -> ApiError {
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
         CommandError::TooMany => (ErrorCode::LimitReached, "use another group"),
         CommandError::NoVolume => (ErrorCode::NotFound, "list what there is: reprise volume list"),
+        CommandError::InUse => (ErrorCode::InUse, "log the initiators out, then try again"),
         CommandError::Fenced { .. } => {
             (ErrorCode::Fenced, "look after the disk of the cache, then start the box again")
         }

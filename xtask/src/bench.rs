@@ -178,7 +178,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     println!("latency with the mirror attached and paused");
     let paused = link::paused(&pair, &load, options.runs, 2)?;
     println!("drain");
-    let random = link::drain_random(&pair, &load, if options.quick { 1 } else { 2 })?;
+    let random = link::drain_random(&pair, &place.0, VOLUME_BYTES / 2)?;
     let (real, zstd_alone) = link::drain_real(&pair, &place.0, VOLUME_BYTES / 2)?;
     println!("restart");
     let (restarted, restart) = link::restart(&pair, &binary, &load, options.journal_bytes)?;

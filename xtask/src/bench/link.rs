@@ -93,8 +93,14 @@ fn drain(pair: &Pair, fill: impl FnOnce() -> Result<()>) -> Result<Drain> {
 }
 
 /// The drain of random bytes, which no compression makes smaller.
-pub(super) fn drain_random(pair: &Pair, client: &Path, secs: u64) -> Result<Drain> {
-    drain(pair, || load(client, &pair.source.url, RANDOM_1M, secs).map(drop))
+pub(super) fn drain_random(pair: &Pair, dir: &Path, len: u64) -> Result<Drain> {
+    let image = dir.join("random.raw");
+    let mut file = File::create(&image)?;
+    std::io::copy(&mut File::open("/dev/urandom")?.take(len & !0xfff), &mut file)?;
+    file.sync_all()?;
+    let drained = drain(pair, || copy_to_volume(&image, pair))?;
+    std::fs::remove_file(&image)?;
+    Ok(drained)
 }
 
 /// The drain of real bytes; and how fast one thread of zstd alone goes through the same, MiB/s, where it is installed.
@@ -103,22 +109,25 @@ pub(super) fn drain_real(pair: &Pair, dir: &Path, len: u64) -> Result<(Drain, Op
     let mut file = File::create(&image)?;
     let mut left = len;
     copy_files(Path::new(REAL_FILES), &mut file, &mut left)?;
-    file.sync_all()?;
     // A disk holds whole blocks.
-    file.set_len((len - left) & !0xfff)?;
-    let drained = drain(pair, || {
-        let mut copy = Command::new("timeout");
-        copy.args(["180", "qemu-img", "convert", "-n", "-S", "0", "-W", "-m", "8", "-f", "raw", "-O", "raw"]);
-        // The image may be smaller than the volume.
-        run(copy.arg("--target-is-zero").arg(&image).arg(&pair.source.url))
-    })?;
+    let len = (len - left) & !0xfff;
+    file.set_len(len)?;
+    file.sync_all()?;
+    let drained = drain(pair, || copy_to_volume(&image, pair))?;
     let start = Instant::now();
     let mut zstd = Command::new("zstd");
     zstd.args(["-1", "--single-thread", "-q", "-c"]).arg(&image).stdout(Stdio::null());
     let done = zstd.status().is_ok_and(|s| s.success());
-    let alone = done.then(|| (len - left) as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64());
+    let alone = done.then(|| len as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64());
     std::fs::remove_file(&image)?;
     Ok((drained, alone))
+}
+
+/// Writes an image, which may be smaller than the volume, to its beginning.
+fn copy_to_volume(image: &Path, pair: &Pair) -> Result<()> {
+    let mut copy = Command::new("timeout");
+    copy.args(["180", "qemu-img", "convert", "-n", "-S", "0", "-W", "-m", "8", "-f", "raw", "-O", "raw"]);
+    run(copy.arg("--target-is-zero").arg(image).arg(&pair.source.url))
 }
 
 /// Appends plain files, in the order of their names, until `left` is used up.

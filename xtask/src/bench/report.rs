@@ -110,7 +110,8 @@ struct Target {
     what: &'static str,
     wanted: String,
     found: String,
-    met: bool,
+    /// None where the measurement is too small to say.
+    met: Option<bool>,
 }
 
 impl Target {
@@ -123,7 +124,7 @@ impl Target {
             what,
             wanted: format!(">= {factor} x {}", Contender::Tgt(flush).name()),
             found: format!("{} x ({ours:.0} against {tgt:.0} per second)", ratio(ours, tgt)),
-            met: tgt > 0.0 && ours >= factor * tgt,
+            met: Some(tgt > 0.0 && ours >= factor * tgt),
         }
     }
 }
@@ -142,13 +143,13 @@ fn targets(found: &Found) -> Vec<Target> {
             what: "host latency with nothing sent (mirror paused), p99",
             wanted: "<= 1.10 x attached".to_owned(),
             found: format!("{} x ({down:.0} against {up:.0} us)", ratio(down, up)),
-            met: down > 0.0 && down <= 1.10 * up,
+            met: Some(down > 0.0 && down <= 1.10 * up),
         },
         Target {
             what: "restart with a full journal to the first read",
             wanted: "<= 2 s with 50 GiB".to_owned(),
             found: format!("{:.2} s with {:.2} GiB only", restart.secs, restart.journal_bytes as f64 / MIB / 1024.0),
-            met: restart.secs <= 2.0 && restart.journal_bytes >= 50 << 30,
+            met: if restart.secs > 2.0 { Some(false) } else { (restart.journal_bytes >= 50 << 30).then_some(true) },
         },
     ];
     if let Some(alone) = found.zstd_alone {
@@ -157,7 +158,7 @@ fn targets(found: &Found) -> Vec<Target> {
             what: "drain of compressible data",
             wanted: ">= 0.85 x zstd -1 alone".to_owned(),
             found: format!("{} x ({drained:.0} against {alone:.0} MiB/s)", ratio(drained, alone)),
-            met: drained >= 0.85 * alone,
+            met: Some(drained >= 0.85 * alone),
         });
     }
     all
@@ -196,7 +197,11 @@ fn write_page(page: &mut String, machine: &Machine, options: &Options, found: &F
     writeln!(page, "| load at the start | {} |", machine.load)?;
     writeln!(page, "\n## Targets\n\n| what | wanted | found | |\n|---|---|---|---|")?;
     for target in targets(found) {
-        let met = if target.met { "met" } else { "**missed**" };
+        let met = match target.met {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "not shown",
+        };
         writeln!(page, "| {} | {} | {} | {met} |", target.what, target.wanted, target.found)?;
     }
     page.push_str(WHERE_TIME_GOES);
@@ -294,7 +299,8 @@ fn write_pair(page: &mut String, found: &Found) -> std::fmt::Result {
 
 const WHERE_TIME_GOES: &str = "
 Where a target of large writes is missed: the journal has one write in flight at a time, and the home is written to the
-same disk meanwhile, so that each byte is written twice (with a mirror on this machine: four times).
+same disk meanwhile, so that each byte is written twice (with a mirror on this machine: four times). Where the time of small
+writes goes has not been profiled for this page; the CPU table tells what of it is the daemon's.
 ";
 
 fn how(options: &Options) -> String {

@@ -106,6 +106,19 @@ impl CacheFill {
     }
 }
 
+/// Hosts are paced from this fill of the cache on, so that a full cache is met at walking speed and not as a wall.
+const PACE_FROM: f64 = 0.80;
+/// Longest pause between two journal writes while pacing. With 1 MiB a write this is some 50 MB/s just before full.
+const PACE_MAX_MILLIS: f64 = 20.0;
+
+impl CacheFill {
+    /// The pause between two journal writes at this fill: grows with the square from 80 % on, to 20 ms.
+    pub fn pace_millis(&self) -> u64 {
+        let depth = ((self.fraction() - PACE_FROM) / (1.0 - PACE_FROM)).clamp(0.0, 1.0);
+        (PACE_MAX_MILLIS * depth * depth).round() as u64
+    }
+}
+
 /// What the link of the group brings.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "moved a few times per batch, never kept in numbers")]

@@ -15,10 +15,6 @@ use crate::host::Host;
 use crate::meta::{GroupMeta, PeerMeta, VolumeMeta};
 use crate::peer::Peer;
 
-/// Hosts are paced from this fill of the cache on, so that a full cache is met at walking speed and not as a wall.
-const PACE_FROM: f64 = 0.80;
-/// Longest pause between two journal writes while pacing. With 256 KiB a write this is some 12 MB/s just before full.
-const PACE_MAX_MILLIS: f64 = 20.0;
 /// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
 pub(crate) const VOLUMES_MAX: usize = 64;
 
@@ -342,10 +338,8 @@ impl Group {
         if let Some(session) = &mut self.peer.session {
             session.set_durable(now, durable.seq);
         }
-        if self.fill.fraction() > PACE_FROM && self.meta.role == Role::Source {
-            let depth = ((self.fill.fraction() - PACE_FROM) / (1.0 - PACE_FROM)).min(1.0);
-            let millis = (PACE_MAX_MILLIS * depth * depth) as u64;
-            self.pace_until = now.plus_millis(millis);
+        if self.meta.role == Role::Source {
+            self.pace_until = now.plus_millis(self.fill.pace_millis());
         }
     }
 
@@ -437,7 +431,7 @@ impl Group {
     fn tick(&mut self) {
         self.link_tick();
         // A refused grant is asked for again from time to time: other groups free segments too.
-        let pacing = self.fill.fraction() > PACE_FROM && self.meta.role == Role::Source;
+        let pacing = self.fill.pace_millis() > 0 && self.meta.role == Role::Source;
         if pacing != self.pacing {
             self.pacing = pacing;
             self.notice(Notice::Pacing(pacing));

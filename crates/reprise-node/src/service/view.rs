@@ -164,14 +164,8 @@ fn cache_status(snapshot: &Snapshot, facts: &Facts<'_>) -> CacheStatus {
         fill_percent: if bytes_total == 0 { 0.0 } else { percent(bytes_used, bytes_total) },
         segments: snapshot.stats.segments,
         forecast_full_secs: facts.meter.forecast(free),
-        pacing_ms: if snapshot.meta.role == Role::Source { pacing_ms(facts.fill) } else { 0.0 },
+        pacing_ms: if snapshot.meta.role == Role::Source { facts.fill.pace_millis() as f64 } else { 0.0 },
     }
-}
-
-/// As the engine paces: from 80 % on, growing with the square, to 20 ms a batch.
-fn pacing_ms(fill: CacheFill) -> f64 {
-    let depth = ((fill.fraction() - 0.8) / 0.2).clamp(0.0, 1.0);
-    (20.0 * depth * depth).floor()
 }
 
 /// A volume that is part of a group.
@@ -437,8 +431,8 @@ pub(crate) mod tests {
 
     #[test]
     fn pacing_follows_the_fill() {
-        for (used, ms) in [(0, 0.0), (76, 0.0), (96, 20.0), (86, 5.0)] {
-            assert_eq!(pacing_ms(CacheFill { total: 100, used, reserve: 4 }), ms, "{used}");
+        for (used, ms) in [(0, 0), (76, 0), (96, 20), (86, 5)] {
+            assert_eq!(CacheFill { total: 100, used, reserve: 4 }.pace_millis(), ms, "{used}");
         }
     }
 }

@@ -25,8 +25,8 @@ cargo xtask bench [OPTIONS]
 /// Size of every volume.
 const VOLUME_BYTES: u64 = 1 << 30;
 
-/// So often is each volume written before the first row. The journal's file is more than twice as large, and the first
-/// write to a part of a file that was only allocated costs the file system more than those after it.
+/// So often is each volume written before the first row: the first write to a part of a file that was only allocated costs
+/// the file system more than those after it, and tgt's file is written fully.
 const FILL_PASSES: u64 = 3;
 
 /// Who is measured, in the order of the page's columns.
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         boxes::pair(&binary, &place.0.join("pair"), VOLUME_BYTES.max(options.journal_bytes)).context("start a pair")?;
     let (_alone, alone) = boxes::single(&binary, &place.0.join("alone"), VOLUME_BYTES).context("start a box alone")?;
     let (_tgt, tgt) = boxes::tgt(&place.0.join("tgt"), VOLUME_BYTES).context("start tgt")?;
-    println!("writing all disks and journals once");
+    println!("writing all disks");
     let fill = Case { writes: true, random: false, bytes: 1 << 20, depth: 8 };
     for served in [&alone, &pair.source] {
         qemu_bench(served, fill, None, FILL_PASSES * (VOLUME_BYTES >> 20))?;

@@ -311,8 +311,8 @@ fn how(options: &Options) -> String {
 * All run on one machine, on one file system: `tgtd` with a file of 1 GiB that was written fully and is opened with O_DIRECT, a
   box alone, and a pair (`reprise demo --stay`). Both boxes of the pair share processors and disk with the client: with the
   mirror on a machine of its own its writes would cost the source nothing.
-* Before the first row each volume of a box is written three times over, so that its home and its journal are files that were
-  written, as tgt's is.
+* Before the first row each volume of a box is written three times over, so that its home is a file that was written, as
+  tgt's is.
 * The client is `qemu-img bench` (libiscsi), cache mode `none`. Random addresses are a walk in steps of 158 MiB + 220 KiB that visits
   every block once. The written data is one byte repeated, which compresses to nothing on the link.
 * tgt's writes are in the file's write path and *not* durable without a flush. A flush goes beside the writes (`--no-drain`), which

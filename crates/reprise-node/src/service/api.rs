@@ -241,6 +241,9 @@ impl BoxService for Node {
     }
 
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
+        if let Action::VolumeErase { volume } | Action::VolumeRemove { volume } = action {
+            self.0.hosts_gone(volume).await;
+        }
         self.0.consequences(action)
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reprise_api::{
     ApiError, ErrorCode, Job, JobKind, Name, Severity, VolumeAdopt, VolumeCreate, VolumeKind, VolumeStarted,
@@ -330,6 +331,17 @@ impl Inner {
         Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
     }
 
+    /// Waits a moment for hosts that are just logging out: their connection ends before the group's thread has seen it.
+    pub(super) async fn hosts_gone(&self, name: &Name) {
+        for _ in 0..15 {
+            let gone = self.volume(name).is_ok_and(|(group, _)| group.now().sessions.is_empty());
+            if gone {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The volume may leave its group at present, or why not.
     pub(super) fn may_leave(&self, name: &Name, erase: bool) -> Result<(Running, VolumeMeta), ApiError> {
         let (group, volume) = self.volume(name)?;
@@ -365,6 +377,7 @@ impl Inner {
 
     /// Lets a volume go, and destroys its home if asked. Answers with the job that does it.
     pub(super) async fn leave(self: &Arc<Self>, name: &Name, erase: bool) -> Result<Option<Job>, ApiError> {
+        self.hosts_gone(name).await;
         let _change = self.change.lock().await;
         let (group, volume) = self.may_leave(name, erase)?;
         let kind = if erase { JobKind::VolumeErase } else { JobKind::VolumeRemove };

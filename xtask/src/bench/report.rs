@@ -205,6 +205,12 @@ fn write_page(page: &mut String, machine: &Machine, options: &Options, found: &F
         writeln!(page, "| {} | {} | {} | {met} |", target.what, target.wanted, target.found)?;
     }
     page.push_str(WHERE_TIME_GOES);
+    let odd = |r: &&Row| rate(r, Contender::Alone) < 0.5 * rate(r, Contender::Mirrored);
+    let odd: Vec<String> = found.rows.iter().filter(odd).map(|r| r.case.name()).collect();
+    if !odd.is_empty() {
+        let rows = odd.join("; ");
+        writeln!(page, "\nA box alone did less than half of what a mirrored one did, for a reason not known: {rows}.")?;
+    }
     write_rows(page, found)?;
     write_pair(page, found)?;
     writeln!(page, "{}", how(options))

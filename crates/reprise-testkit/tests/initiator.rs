@@ -33,7 +33,8 @@ impl Drop for Tgt {
 impl Tgt {
     fn start() -> Option<Self> {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let control = address.port().to_string();
+        // tgtd takes control numbers below 32768 only.
+        let control = (address.port() & 0x7fff).to_string();
         let daemon = Command::new("tgtd")
             .args(["-f", "-C", &control, "--iscsi", &format!("portal={address}")])
             .stdout(Stdio::null())

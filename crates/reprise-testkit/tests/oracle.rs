@@ -298,3 +298,15 @@ fn the_log_is_read_back() {
     std::fs::write(&path, "{\"nonsense\":1}\n").unwrap();
     assert!(matches!(OpLog::load(&path), Err(OpLogError::Line { line: 1, .. })));
 }
+
+#[test]
+fn no_two_zeroings_have_the_same_extent() {
+    let log = OpLog::new();
+    let id = |op| OpId { writer: 1, op };
+    assert!(log.invoke_zeroing(id(0), 1, 143, 1));
+    log.settle();
+    assert!(!log.invoke_zeroing(id(1), 1, 143, 1), "a record of zeros there could be either");
+    assert!(log.invoke_zeroing(id(1), 0, 143, 1));
+    assert!(log.invoke_zeroing(id(2), 1, 143, 2));
+    assert_eq!(log.ops().len(), 3, "what was refused is not logged");
+}

@@ -1,6 +1,6 @@
 //! The log of operations: what was issued when, and what was acknowledged when.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -89,6 +89,8 @@ enum Event {
 struct Inner {
     ops: Vec<Op>,
     index: HashMap<OpId, usize>,
+    /// Extents of zeroings.
+    zeroed: HashSet<(u16, u64, u32)>,
     last: u64,
     file: Option<File>,
 }
@@ -145,6 +147,20 @@ impl OpLog {
         inner.record(Event::Op(Op { id, kind, volume, sector, sectors, invoked, acknowledged: None, settled: None }));
     }
 
+    /// Logs a zeroing, unless an earlier one had the very same extent: then nothing is logged, and the answer is false. Zeros carry no
+    /// stamp, so the extent alone tells which operation a record of zeros belongs to, above all where an operation that
+    /// was cut off left no record.
+    pub fn invoke_zeroing(&self, id: OpId, volume: u16, sector: u64, sectors: u32) -> bool {
+        let mut inner = self.lock();
+        if inner.zeroed.contains(&(volume, sector, sectors)) {
+            return false;
+        }
+        let invoked = self.tick(&mut inner);
+        let kind = OpKind::Zero;
+        inner.record(Event::Op(Op { id, kind, volume, sector, sectors, invoked, acknowledged: None, settled: None }));
+        true
+    }
+
     /// Logs the acknowledgement; call it when GOOD has come.
     pub fn acknowledge(&self, id: OpId) {
         let mut inner = self.lock();
@@ -187,6 +203,9 @@ impl Inner {
         match event {
             Event::Op(op) => {
                 self.last = self.last.max(op.invoked);
+                if op.kind == OpKind::Zero {
+                    self.zeroed.insert((op.volume, op.sector, op.sectors));
+                }
                 let before = self.index.insert(op.id, self.ops.len());
                 assert!(before.is_none(), "operation {:?} issued twice", op.id);
                 self.ops.push(op);

@@ -114,7 +114,7 @@ pub fn check_records(records: &[Record], ops: &[Op]) -> RecordsReport {
         };
         let candidates = by_extent.get(&(record.volume, record.sector, record.sectors, kind)).map_or(&[][..], |v| v);
         let fits = |i: &usize| match kind {
-            // Zeros look all alike: the earliest issued that has no record yet.
+            // Zeros look all alike; the writers never zero the same extent twice, and a log by hand may: then the earliest.
             OpKind::Zero => !used[*i],
             OpKind::Write => {
                 let op = &ops[*i];

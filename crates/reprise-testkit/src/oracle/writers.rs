@@ -36,7 +36,7 @@ pub struct WriterPlan {
     pub depth: usize,
     /// Longest operation in sectors; the shortest is one.
     pub sectors_max: u32,
-    /// One in so many operations is an UNMAP; 0 for none.
+    /// One in so many operations is an UNMAP, of an extent that no other has; 0 for none.
     pub zero_every: u64,
     /// Operations per writer; none until stopped.
     pub ops_max: Option<u64>,
@@ -175,12 +175,11 @@ fn issue(
     let region = if rng.below(2) == 0 { size } else { size.min(4 * u64::from(plan.sectors_max)) };
     let sector = rng.below(region.saturating_sub(u64::from(sectors)) + 1);
     let zero = plan.zero_every > 0 && rng.below(plan.zero_every) == 0;
-    let kind = if zero { OpKind::Zero } else { OpKind::Write };
-    log.invoke(id, kind, volume, sector, sectors);
-    if zero {
+    if zero && log.invoke_zeroing(id, volume, sector, sectors) {
         let session = session.clone();
         flight.spawn(async move { (id, session.unmap(lun, &[(sector, sectors)]).await) });
     } else {
+        log.invoke(id, OpKind::Write, volume, sector, sectors);
         let data = Bytes::from(stamp::payload(id, volume, sector, sectors));
         let write = session.write(lun, sector, sectors, data);
         flight.spawn(async move { (id, write.await) });

@@ -159,7 +159,7 @@ impl History {
         };
         let candidates = self.by_extent.get(&(volume, sector, sectors, kind)).map_or(&[][..], |v| v);
         let found = candidates.iter().copied().find(|i| match kind {
-            // Zeros look all alike: the earliest that has no record.
+            // Zeros look all alike, but no two zeroings have the same extent.
             OpKind::Zero => self.has_record.get(*i as usize) == Some(&false),
             OpKind::Write => self.ops.get(*i as usize).is_some_and(|op| checksums_fit(record, op)),
         });

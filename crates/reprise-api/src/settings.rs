@@ -94,7 +94,7 @@ pub struct PoolSettings {
     /// Partition, disk or file of the cache half. Goes with `data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Partition or disk of the data half, or a directory. Goes with `cache`.
+    /// Partition, disk or existing file of the data half, or a directory. Goes with `cache`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
     /// A whole disk or a file, split in two halves.
@@ -106,6 +106,10 @@ pub struct PoolSettings {
     /// Size of the whole pool, for `dir` and for files that are not there yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<ByteSize>,
+    /// Identity of the one disk, partition or file whose content may be given up for the pool, as the refusal to take it
+    /// shows it. Matters only while there is no pool on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrite: Option<String>,
 }
 
 /// What the pool is made of, as one of the three ways to say it.
@@ -464,6 +468,7 @@ mod tests {
             [pool]
             cache = "/dev/sdb1"
             data = "/dev/sdb2"
+            overwrite = "disk:abc:part2"
             [iscsi]
             listen = ["0.0.0.0:3260", "[::]:3260"]
             initiators = ["iqn.1993-08.org.debian:01:abc"]

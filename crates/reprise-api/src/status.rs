@@ -87,8 +87,21 @@ pub struct PoolStatus {
     pub segments_reserved: u64,
     /// Size of the data half, bytes.
     pub data_bytes_total: u64,
-    /// Taken by volumes, bytes.
+    /// Taken by volumes, and by areas that no volume uses, bytes.
     pub data_bytes_used: u64,
+    /// Areas of a raw data half that no volume uses: of volumes that were removed, and not erased.
+    pub data_areas_spare: Vec<SpareArea>,
+}
+
+/// An area of a raw data half that no volume uses. Its `home` can be adopted again as a path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SpareArea {
+    /// Group and volume it was made for.
+    pub name: String,
+    /// Where it is, `DISK@OFFSET` in bytes.
+    pub home: String,
+    /// Size, bytes.
+    pub size_bytes: u64,
 }
 
 /// Memory of the data path.

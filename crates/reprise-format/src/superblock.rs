@@ -18,6 +18,13 @@ pub const GROUP_AREA_OFFSET: u64 = 1 << 20;
 /// Start of the first segment.
 pub const SEGMENTS_OFFSET: u64 = 16 << 20;
 
+/// Start of the first area of a raw data half; its superblock's copies lie before.
+pub const AREAS_OFFSET: u64 = 1 << 20;
+/// Areas of a raw data half begin at multiples of this.
+pub const AREA_GRAIN: u64 = 1 << 20;
+/// Areas of a raw data half, at most: with the longest names they fit one copy of its superblock.
+pub const AREAS_MAX: usize = 256;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"rpSB");
 const VERSION: u16 = 1;
 const HEAD_LEN: usize = 64;
@@ -33,6 +40,8 @@ pub enum SuperblockKind {
     Pool = 1,
     /// A group.
     Group = 2,
+    /// The table of a raw data half.
+    Data = 3,
 }
 
 /// The pool: whose cache this is and how it is cut.
@@ -56,6 +65,46 @@ pub struct PoolBody {
     /// Further journal devices (mirrored journal); none in this release.
     #[prost(string, repeated, tag = "6")]
     pub journal_devices: Vec<String>,
+    /// Where the data half begins on the same disk, a multiple of 1 MiB; 0 where it is not on it.
+    #[prost(uint64, tag = "7")]
+    pub data_offset: u64,
+    /// Identity of the raw data half, 16 bytes; empty where homes are files.
+    #[prost(bytes = "vec", tag = "8")]
+    pub data_half: Vec<u8>,
+}
+
+/// A raw data half: which part of it is the home of which volume.
+#[derive(Clone, PartialEq, Message)]
+pub struct DataBody {
+    /// Identity of the half, 16 bytes; the pool's superblock names it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub half: Vec<u8>,
+    /// Pool id, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub pool: Vec<u8>,
+    /// Bytes of the half when this was written; it may grow, never shrink.
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
+    /// Areas, in no order. They do not overlap.
+    #[prost(message, repeated, tag = "4")]
+    pub areas: Vec<AreaBody>,
+}
+
+/// The home of a volume in a raw data half, in one piece.
+#[derive(Clone, PartialEq, Message)]
+pub struct AreaBody {
+    /// Id of the volume it was made for, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    /// Group and volume when it was made, for people.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// First byte, counted from the start of the half; a multiple of 1 MiB.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// Bytes; the next area begins behind it at a multiple of 1 MiB.
+    #[prost(uint64, tag = "4")]
+    pub len: u64,
 }
 
 /// (branch, Seq, h).
@@ -270,7 +319,7 @@ pub fn decode<B: Message + Default>(kind: SuperblockKind, bytes: &[u8]) -> Resul
     Ok((version, body))
 }
 
-/// Offsets of the four copies of the pool's superblock.
+/// Offsets of the four copies of the pool's superblock, and of a raw data half's on its half.
 pub fn pool_copies() -> [u64; SUPERBLOCK_COPIES] {
     std::array::from_fn(|i| (i * SUPERBLOCK_COPY_LEN) as u64)
 }
@@ -315,6 +364,15 @@ const _: () =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_table_of_areas_fits_a_copy() {
+        let area = AreaBody { id: vec![1; 16], name: "n".repeat(97), offset: u64::MAX, len: u64::MAX };
+        let areas = vec![area; AREAS_MAX];
+        let body = DataBody { half: vec![1; 16], pool: vec![1; 16], len: u64::MAX, areas };
+        let bytes = encode(SuperblockKind::Data, u64::MAX, &body).unwrap();
+        assert_eq!(decode(SuperblockKind::Data, &bytes), Ok((u64::MAX, body)));
+    }
 
     #[test]
     fn newest_valid_copy_wins_and_a_torn_pair_leaves_the_version_before() {

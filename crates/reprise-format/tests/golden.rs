@@ -15,7 +15,8 @@ use reprise_format::batch::{
 };
 use reprise_format::segment::{BatchEntry, Footer, RecordEntry, SegmentHeader};
 use reprise_format::superblock::{
-    self, BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, PoolBody, SuperblockKind, VolumeBody,
+    self, AreaBody, BranchBody, CopyBody, DataBody, GroupBody, LegBody, PeerBody, PointBody, PoolBody, SuperblockKind,
+    VolumeBody,
 };
 use reprise_types::{
     BranchId, Extent, GroupId, HistoryHash, PoolId, RecordKind, Sector, SectorCount, Seq, VolumeSlot, WallMicros,
@@ -127,6 +128,21 @@ fn pool_body() -> PoolBody {
         segments: 4096,
         groups: vec![GROUP.as_bytes().to_vec(), Vec::new()],
         journal_devices: vec!["/dev/disk/by-id/second".into()],
+        data_offset: 0,
+        data_half: Vec::new(),
+    }
+}
+
+fn data_body() -> DataBody {
+    let area = |id: &[u8; 16], name: &str, offset, len| AreaBody { id: id.to_vec(), name: name.into(), offset, len };
+    DataBody {
+        half: b"golden half 0001".to_vec(),
+        pool: POOL.as_bytes().to_vec(),
+        len: 1 << 40,
+        areas: vec![
+            area(b"golden volume 01", "golden/v1", 1 << 20, 1 << 30),
+            area(b"golden volume 02", "golden/v2", 3 << 30, 4096),
+        ],
     }
 }
 
@@ -222,6 +238,13 @@ fn superblocks() {
     let golden = check("superblock_group_v1.bin", &made);
     assert_eq!(superblock::decode(SuperblockKind::Group, &golden), Ok((13, group_body())));
     assert!(superblock::decode::<PoolBody>(SuperblockKind::Pool, &golden).is_err(), "a group is not a pool");
+    let split = PoolBody { data_offset: 1 << 39, data_half: data_body().half, ..pool_body() };
+    let made = superblock::encode(SuperblockKind::Pool, 14, &split).unwrap();
+    let golden = check("superblock_pool_split_v1.bin", &made);
+    assert_eq!(superblock::decode(SuperblockKind::Pool, &golden), Ok((14, split)));
+    let made = superblock::encode(SuperblockKind::Data, 15, &data_body()).unwrap();
+    let golden = check("superblock_data_v1.bin", &made);
+    assert_eq!(superblock::decode(SuperblockKind::Data, &golden), Ok((15, data_body())));
 }
 
 #[test]
@@ -295,6 +318,7 @@ proptest! {
         let _ = Footer::decode_trailer(&bytes);
         let _ = SegmentHeader::decode(&bytes);
         let _ = superblock::decode::<PoolBody>(SuperblockKind::Pool, &bytes);
+        let _ = superblock::decode::<DataBody>(SuperblockKind::Data, &bytes);
     }
 
     /// Fields with a right checksum around them: what a hostile peer can send.

@@ -36,17 +36,21 @@ fn call(task: &mut Task) -> io::Result<usize> {
     }
 }
 
-fn check_aligned(media: &Media, offset: u64, len: usize) -> io::Result<()> {
-    let align = u64::from(media.geometry().io_align);
-    if offset.is_multiple_of(align) && (len as u64).is_multiple_of(align) {
-        return Ok(());
+/// The place in the file. A window ends where it ends; a whole medium is left to the kernel, which knows its end best.
+fn place(media: &Media, offset: u64, len: usize) -> io::Result<u64> {
+    let (align, len) = (u64::from(media.geometry().io_align), len as u64);
+    if !offset.is_multiple_of(align) || !len.is_multiple_of(align) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    Err(io::Error::from_raw_os_error(libc::EINVAL))
+    if media.is_window() && offset.checked_add(len).is_none_or(|end| end > media.size().get()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "beyond the end of the medium"));
+    }
+    offset.checked_add(media.base()).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 pub(crate) fn read(media: &Media, offset: u64, buf: &mut PoolBuf) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    check_aligned(media, offset, buf.len())?;
+    let offset = place(media, offset, buf.len())?;
     let mut done = 0;
     while done < buf.len() {
         match media.file().read_at(&mut buf[done..], offset + done as u64) {
@@ -61,7 +65,7 @@ pub(crate) fn read(media: &Media, offset: u64, buf: &mut PoolBuf) -> io::Result<
 
 pub(crate) fn write(media: &Media, offset: u64, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    check_aligned(media, offset, bytes.len())?;
+    let offset = place(media, offset, bytes.len())?;
     let mem_align = media.geometry().mem_align as usize;
     if bytes.as_ptr().addr().is_multiple_of(mem_align) {
         return media.file().write_all_at(bytes, offset);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use reprise_types::{ByteLen, SECTOR_SIZE};
 
 use crate::op::zero_block;
-use crate::{Media, MediaError, sys};
+use crate::{Media, MediaError, MediaKind, sys};
 
 /// Whether the space of a file is taken at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,9 @@ pub fn grow_file(
     let path = media.path();
     let before = media.size();
     check_size(path, size, before)?;
+    if media.is_window() {
+        return Err(MediaError::BadSize { path: path.to_owned(), size, least: before });
+    }
     let file = media.file();
     let result = (|| {
         if fill == Fill::Zeroed {
@@ -107,6 +110,45 @@ pub fn grow_file(
             let _ = file.set_len(before.get());
             Err(error)
         }
+    }
+}
+
+/// Writes zeros over a whole medium or window, durable when this returns. Blocks the thread for as long as writing takes;
+/// `progress` is called about every MiB and may stop it.
+///
+/// # Errors
+/// The disk's, or [`MediaError::Cancelled`]; what was written stays.
+pub fn zero_fill(media: &Media, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<(), MediaError> {
+    let path = media.path();
+    let (zeros, total) = (zero_block(), media.size());
+    let (mut at, mut unsynced) = (0, 0);
+    while at < total.get() {
+        let len = (total.get() - at).min(zeros.len() as u64);
+        media.write_blocking(at, &zeros[..len as usize]).map_err(MediaError::io("write zeros to", path))?;
+        (at, unsynced) = (at + len, unsynced + len);
+        if unsynced >= SYNC_EVERY {
+            media.sync_blocking().map_err(MediaError::io("sync", path))?;
+            unsynced = 0;
+        }
+        if progress(Progress { done: ByteLen::from_raw(at), total }).is_break() {
+            return Err(MediaError::Cancelled { path: path.to_owned() });
+        }
+    }
+    media.sync_blocking().map_err(MediaError::io("sync", path))
+}
+
+/// Takes the room of a medium or window without writing it where the file system can promise that, else by writing
+/// zeros. A device has its room. The content is not defined after it. Blocks the thread.
+///
+/// # Errors
+/// The file system's, above all that it is full.
+pub fn take_room(media: &Media) -> Result<(), MediaError> {
+    if media.kind() == MediaKind::Device {
+        return Ok(());
+    }
+    match sys::fallocate(media.file().as_fd(), libc::FALLOC_FL_KEEP_SIZE, media.base(), media.size().get()) {
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => zero_fill(media, &mut |_| ControlFlow::Continue(())),
+        other => other.map_err(MediaError::io("reserve room in", media.path())),
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! * [`Media`]: an opened file or device, its size, alignment, identity and lock.
 //! * [`Ring`]: the engine of one owner thread; io_uring, or a few threads with `pwritev2` where io_uring is forbidden.
-//! * [`create_file`], [`grow_file`]: files written fully, with progress and cancel.
+//! * [`create_file`], [`grow_file`]: files written fully, with progress and cancel; [`zero_fill`] and [`take_room`] for
+//!   a [`Media::window`], a part of a medium that is used as one.
 //! * [`Content`]: what a medium carries already, asked before anything is overwritten.
 //! * [`calibrate`]: which of two durable writes is faster on this medium.
 //! * [`FaultPlan`]: injected faults for tests.
@@ -28,7 +29,7 @@ mod threads;
 mod uring;
 
 pub use calibrate::{Calibration, Timing, calibrate};
-pub use create::{Fill, Progress, create_file, grow_file};
+pub use create::{Fill, Progress, create_file, grow_file, take_room, zero_fill};
 pub use error::MediaError;
 pub use fault::{FaultAction, FaultPlan, FaultRule, FaultTarget};
 pub use media::{Access, Direct, Geometry, Identity, Media, MediaKind, MediaOptions};

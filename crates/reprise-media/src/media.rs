@@ -121,10 +121,14 @@ impl fmt::Display for Identity {
     }
 }
 
-/// An opened medium. Closing it (dropping the last reference) gives up its lock.
+/// An opened medium, or a [`Self::window`] of one. Closing it (dropping the last reference to it and to its windows)
+/// gives up its lock.
 #[derive(Debug)]
 pub struct Media {
-    file: File,
+    file: Arc<File>,
+    /// Where it begins in the file; 0 for a whole medium.
+    base: u64,
+    window: bool,
     path: PathBuf,
     kind: MediaKind,
     size: AtomicU64,
@@ -175,7 +179,42 @@ impl Media {
             }
         }
         let identity = identity(&file, &opened, kind).map_err(MediaError::io("identify", path))?;
-        Ok(Arc::new(Self { file, path: path.to_owned(), kind, size: AtomicU64::new(size), direct, geometry, identity }))
+        Ok(Arc::new(Self {
+            file: Arc::new(file),
+            base: 0,
+            window: false,
+            path: path.to_owned(),
+            kind,
+            size: AtomicU64::new(size),
+            direct,
+            geometry,
+            identity,
+        }))
+    }
+
+    /// A part of this medium as a medium of its own, called `path`: offset 0 is `start`, and nothing behind `len` can be
+    /// reached. Shares the lock and the identity. A sync of a window covers the whole medium.
+    ///
+    /// # Errors
+    /// The part is not inside this medium, or not aligned for its I/O.
+    pub fn window(&self, path: PathBuf, start: u64, len: u64) -> Result<Arc<Self>, MediaError> {
+        let align = u64::from(self.geometry.io_align);
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.size().get());
+        if !inside || !start.is_multiple_of(align) || !len.is_multiple_of(align) {
+            let (size, least) = (ByteLen::from_raw(len), ByteLen::from_raw(align));
+            return Err(MediaError::BadSize { path, size, least });
+        }
+        Ok(Arc::new(Self {
+            file: self.file.clone(),
+            base: self.base + start,
+            window: true,
+            path,
+            kind: self.kind,
+            size: AtomicU64::new(len),
+            direct: self.direct,
+            geometry: self.geometry,
+            identity: self.identity.clone(),
+        }))
     }
 
     /// Where it was opened.
@@ -193,8 +232,11 @@ impl Media {
         ByteLen::from_raw(self.size.load(Ordering::Acquire))
     }
 
-    /// Asks the kernel for the size again: a device can grow, and shrink, while open.
+    /// Asks the kernel for the size again: a device can grow, and shrink, while open. A window keeps its size.
     pub fn refresh_size(&self) -> io::Result<ByteLen> {
+        if self.window {
+            return Ok(self.size());
+        }
         let size = match self.kind {
             MediaKind::File => self.file.metadata()?.size(),
             MediaKind::Device => sys::device_size(&self.file)?,
@@ -240,6 +282,16 @@ impl Media {
 
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Where offset 0 lies in the file.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// True for a part of a medium.
+    pub fn is_window(&self) -> bool {
+        self.window
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a medium carries already. Asked before anything is overwritten, so that a typing error costs no data.
 
+use std::fmt;
+
 use reprise_types::PoolBuf;
 
 use crate::{Media, MediaError};
@@ -39,6 +41,34 @@ impl Content {
     /// True if something would be lost: a known format, or bytes of an unknown one.
     pub fn is_foreign(&self) -> bool {
         !self.blank
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PartitionTable(name) => write!(f, "a partition table ({name})"),
+            Self::FileSystem(name) => write!(f, "a file system ({name})"),
+            Self::Member(name) => write!(f, "a part of a volume group or RAID ({name})"),
+            Self::Encrypted(name) => write!(f, "an encrypted container ({name})"),
+            Self::Image(name) => write!(f, "a disk image ({name})"),
+            Self::Swap => f.write_str("swap space"),
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.blank {
+            return f.write_str("nothing");
+        }
+        if self.signatures.is_empty() {
+            return f.write_str("data of a kind that is not known");
+        }
+        for (n, signature) in self.signatures.iter().enumerate() {
+            write!(f, "{}{signature}", if n == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 

@@ -360,22 +360,24 @@ impl Core {
             None
         };
         let media = media.clone();
+        // Inside the medium, hence inside the file.
+        let at = |offset: u64| media.base() + offset;
         match (refused, op) {
             (Some(error), Op::Read { buf, .. }) => Err((error, Some(buf))),
             (Some(error), _) => Err((error, None)),
-            (None, Op::Read { offset, buf }) => Ok(Task::read(media, offset, buf)),
+            (None, Op::Read { offset, buf }) => Ok(Task::read(media.clone(), at(offset), buf)),
             (None, Op::Sync) => Ok(Task::sync(media)),
             (None, Op::Zero { offset, len }) => {
                 let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-                Ok(Task::fallocate(media, offset, len, mode))
+                Ok(Task::fallocate(media.clone(), at(offset), len, mode))
             }
             (None, Op::Punch { offset, len }) => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                Ok(Task::fallocate(media, offset, len, mode))
+                Ok(Task::fallocate(media.clone(), at(offset), len, mode))
             }
             (None, Op::Write { offset, bufs, durability }) => {
                 let bufs = self.aligned(&media, bufs, len);
-                Ok(Task::write(media, offset, bufs, durability))
+                Ok(Task::write(media.clone(), at(offset), bufs, durability))
             }
         }
     }

@@ -206,6 +206,41 @@ mod libc_errno {
 }
 
 #[test]
+fn a_window_is_a_part_and_nothing_beside_it_is_touched() {
+    each(4 * MIB, async |ring, media| {
+        let bytes = |n: u8| Bytes::from(vec![n; MIB as usize]);
+        ring.write_vectored(&media, 0, (1..=4).map(bytes).collect(), Durability::None).await.unwrap();
+        let part = media.window(PathBuf::from("part"), MIB, 2 * MIB).unwrap();
+        assert_eq!((part.size().get(), part.path()), (2 * MIB, Path::new("part")));
+        ring.write_vectored(&part, MIB, vec![bytes(9)], Durability::ThenSync).await.unwrap();
+        ring.zero(&part, 0, 4096).await.unwrap();
+        assert!(ring.write_vectored(&part, MIB + 512, vec![bytes(8)], Durability::None).await.is_err());
+        assert!(ring.zero(&part, 2 * MIB, 512).await.is_err());
+        part.write_blocking(4096, &[7; 4096]).unwrap();
+        assert!(part.write_blocking(2 * MIB, &[7; 4096]).is_err());
+        let (result, inside) = ring.read(&part, MIB - 512, PoolBuf::unpooled(1024)).await;
+        result.unwrap();
+        assert!(inside[..512].iter().all(|b| *b == 2) && inside[512..].iter().all(|b| *b == 9));
+        let (result, whole) = ring.read(&media, 0, PoolBuf::unpooled(4 * MIB as usize)).await;
+        result.unwrap();
+        let at = |n: u64| whole[n as usize];
+        assert_eq!([at(MIB - 1), at(MIB), at(MIB + 4096), at(MIB + 8192)], [1, 0, 7, 2]);
+        assert_eq!([at(2 * MIB - 1), at(2 * MIB), at(3 * MIB - 1), at(3 * MIB)], [2, 9, 9, 4]);
+        for (start, len) in [(0, 4 * MIB + 512), (u64::MAX - 511, 512), (1, 512), (512, 1)] {
+            let window = media.window(PathBuf::new(), start, len);
+            assert!(window.is_err() || media.geometry().io_align == 1, "{start} {len}");
+        }
+        zero_fill(&part, &mut |_| ControlFlow::Continue(())).unwrap();
+        take_room(&part).unwrap();
+        let (_, whole) = ring.read(&media, 0, PoolBuf::unpooled(4 * MIB as usize)).await;
+        let zeros = |from: u64, to: u64| whole[from as usize..to as usize].iter().all(|b| *b == 0);
+        assert!(zeros(MIB, 3 * MIB) && !zeros(0, 1) && !zeros(3 * MIB, 3 * MIB + 1));
+        let grown = grow_file(&part, ByteLen::from_raw(3 * MIB), Fill::Zeroed, &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(grown, Err(MediaError::BadSize { .. })));
+    });
+}
+
+#[test]
 fn files_are_locked_created_once_grown_and_cancelled() {
     for dir in dirs() {
         let path = dir.path().join("home");

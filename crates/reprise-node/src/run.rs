@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::net::{LinkNet, NetConfig};
-use crate::pool::{Pool, PoolConfig};
+use crate::pool::{DataHalf, DataPlace, Pool, PoolConfig};
 use crate::portal;
 use crate::service::{Inner, Node, Parts, QUEUE_MAX};
 use crate::store::{Identity, Store, write_secret};
@@ -61,30 +61,28 @@ fn start_log(settings: &Settings) {
 /// What the settings say about the pool: where it is, and how much volumes may take.
 fn pool_config(settings: &Settings) -> anyhow::Result<(PoolConfig, Option<u64>)> {
     let half = settings.pool.size.map(|size| size.bytes() / 2 / 4096 * 4096);
-    match settings.pool.layout() {
-        Some(PoolLayout::Dir(dir)) => {
-            let config =
-                PoolConfig { cache: dir.join("cache"), data: dir.join("data"), cache_len: half.map(ByteLen::from_raw) };
-            Ok((config, half))
-        }
+    let overwrite = settings.pool.overwrite.clone();
+    let config = |cache, data, cache_len: Option<u64>| PoolConfig {
+        cache,
+        data,
+        cache_len: cache_len.map(ByteLen::from_raw),
+        overwrite,
+    };
+    Ok(match settings.pool.layout() {
+        Some(PoolLayout::Dir(dir)) => (config(dir.join("cache"), DataPlace::At(dir.join("data")), half), half),
         Some(PoolLayout::Halves { cache, data }) => {
-            if data.exists() && !data.is_dir() {
-                bail!(
-                    "pool.data {} is no folder: put a file system (XFS) on the device, mount it, and name the folder",
-                    data.display()
-                );
-            }
-            let config =
-                PoolConfig { cache: cache.to_owned(), data: data.to_owned(), cache_len: half.map(ByteLen::from_raw) };
-            Ok((config, None))
+            (config(cache.to_owned(), DataPlace::At(data.to_owned()), half), None)
         }
-        Some(PoolLayout::Disk(disk)) => bail!(
-            "pool.disk {} is not possible in this version: cut the disk into two partitions, give the first one as pool.cache, put a file \
-             system (XFS) on the second one, mount it, and give that folder as pool.data; or give a folder as pool.dir",
-            disk.display()
-        ),
-        None => bail!("the settings do not say what the pool is made of: give pool.cache and pool.data, or pool.dir"),
-    }
+        Some(PoolLayout::Disk(disk)) => {
+            let size = settings.pool.size.map(|size| size.bytes() / 4096 * 4096);
+            (config(disk.to_owned(), DataPlace::SecondHalf, size), None)
+        }
+        None => {
+            bail!(
+                "the settings do not say what the pool is made of: give pool.cache and pool.data, pool.disk, or pool.dir"
+            )
+        }
+    })
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
@@ -101,7 +99,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let pool = tokio::task::spawn_blocking(move || Pool::open(&config, box_id))
         .await?
         .context("open the pool (if another daemon runs on it, stop that one first)")?;
-    Inner::sweep_partial_homes(pool.data());
+    if let DataHalf::Folder(folder) = pool.data() {
+        Inner::sweep_partial_homes(folder);
+    }
     let store = Arc::new(Store::open(&state).context("open the control store")?);
 
     let buffers = settings.limits.buffers.bytes();
@@ -251,19 +251,20 @@ mod tests {
     fn a_folder_is_cut_in_two_halves() {
         let (config, limit) = pool_config(&settings("dir = \"/srv/a\"\nsize = \"1G\"")).unwrap();
         assert_eq!(config.cache, Path::new("/srv/a/cache"));
-        assert_eq!(config.data, Path::new("/srv/a/data"));
+        assert_eq!(config.data, DataPlace::At("/srv/a/data".into()));
         assert_eq!(config.cache_len, Some(ByteLen::from_raw(512 << 20)));
         assert_eq!(limit, Some(512 << 20));
     }
 
     #[test]
-    fn what_is_not_possible_says_what_is() {
-        let error = pool_config(&settings("disk = \"/dev/sdx\"")).unwrap_err().to_string();
-        assert!(error.contains("pool.cache") && error.contains("pool.data"), "{error}");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = format!("cache = \"/dev/sdx\"\ndata = \"{}\"", file.path().display());
-        let error = pool_config(&settings(&text)).unwrap_err().to_string();
-        assert!(error.contains("no folder"), "{error}");
+    fn a_disk_is_cut_by_the_pool() {
+        let (config, limit) = pool_config(&settings("disk = \"/dev/sdx\"")).unwrap();
+        assert_eq!((config.cache.as_path(), config.data), (Path::new("/dev/sdx"), DataPlace::SecondHalf));
+        assert_eq!((config.cache_len, limit), (None, None));
+        let text = "disk = \"/srv/a.img\"\nsize = \"1G\"\noverwrite = \"file:1:2\"";
+        let (config, _) = pool_config(&settings(text)).unwrap();
+        assert_eq!(config.cache_len, Some(ByteLen::from_raw(1 << 30)));
+        assert_eq!(config.overwrite.as_deref(), Some("file:1:2"));
     }
 
     #[test]

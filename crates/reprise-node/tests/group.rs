@@ -10,7 +10,7 @@ use reprise_format::batch::hash_start;
 use reprise_iscsi::Acl;
 use reprise_media::{Fill, Media, MediaOptions, create_file};
 use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limits, TargetConfig};
-use reprise_node::pool::{Pool, PoolConfig};
+use reprise_node::pool::{DataPlace, Pool, PoolConfig};
 use reprise_node::portal::{Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
@@ -27,10 +27,15 @@ struct Box1 {
 
 fn start(dir: &Path) -> Box1 {
     let this_box = BoxId::from_raw([7; 16]);
-    let config =
-        PoolConfig { cache: dir.join("cache"), data: dir.join("data"), cache_len: Some(ByteLen::from_raw(128 << 20)) };
+    let data = dir.join("data");
+    let config = PoolConfig {
+        cache: dir.join("cache"),
+        data: DataPlace::At(data.clone()),
+        cache_len: Some(ByteLen::from_raw(128 << 20)),
+        overwrite: None,
+    };
     let pool = Pool::open(&config, this_box).unwrap();
-    let home = config.data.join("v1.home");
+    let home = data.join("v1.home");
     if !home.exists() {
         create_file(&home, ByteLen::from_raw(SIZE), Fill::Zeroed, &mut |_| std::ops::ControlFlow::Continue(()))
             .unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use reprise_engine::{GroupMeta, MetaError};
 use reprise_format::FormatError;
 use reprise_format::superblock::{
-    self, GROUPS_MAX, GroupBody, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
+    self, AREAS_OFFSET, GROUPS_MAX, GroupBody, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
 };
 use reprise_journal::{
     CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, recover, scan_segments, segment_offset,
@@ -17,6 +17,7 @@ use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, create_fil
 use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId, Role, Seq};
 
 use super::Allocator;
+use super::data::{DataHalf, RawHalf};
 
 /// Segments of a cache, at least: below it the reserve would be most of it.
 const SEGMENTS_MIN: u64 = 16;
@@ -24,15 +25,29 @@ const SEGMENTS_MIN: u64 = 16;
 const SEGMENTS_GOOD: u64 = 64;
 const MIB: u64 = 1 << 20;
 
+/// Bytes at the end of a disk that are cleared when a pool is made: backups of partition tables and the like lie there.
+const TAIL_CLEARED: u64 = MIB;
+
+/// Where the data half is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataPlace {
+    /// A folder, made if nothing is there; or a device or file that becomes a raw half.
+    At(PathBuf),
+    /// The second half of the cache's disk.
+    SecondHalf,
+}
+
 /// Where a pool is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// Partition, disk or file of the cache.
+    /// Partition, disk or file of the cache; of both halves where the data half is its second half.
     pub cache: PathBuf,
-    /// Folder of home files.
-    pub data: PathBuf,
-    /// Length of the cache file where it does not exist yet.
+    /// The data half.
+    pub data: DataPlace,
+    /// Length of the file `cache` where it does not exist yet.
     pub cache_len: Option<ByteLen>,
+    /// Identity of a medium whose content may be given up, as [`PoolError::Foreign`] shows it.
+    pub overwrite: Option<String>,
 }
 
 /// Why a pool does not open.
@@ -59,16 +74,50 @@ pub enum PoolError {
         source: std::io::Error,
     },
     /// It carries something else.
-    #[error("{path} carries {found}; name an empty partition or file, or wipe it first (wipefs)")]
+    #[error(
+        "{path} carries {found}; name an empty disk, partition or file, or, if that may be lost, set pool.overwrite = \"{identity}\""
+    )]
     Foreign {
         /// Where.
         path: PathBuf,
         /// What.
         found: String,
+        /// Names this medium and no other.
+        identity: String,
     },
-    /// Smaller than a cache may be.
-    #[error("{path} has {have} bytes; a cache needs at least {need}")]
+    /// A file that is to be split, is not there, and has no size.
+    #[error("{path} does not exist; make it, or give pool.size")]
+    NoSize {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The settings call a pool by another layout than it has.
+    #[error("{path} holds {is}; the settings say {says}")]
+    Layout {
+        /// Where.
+        path: PathBuf,
+        /// What it is.
+        is: &'static str,
+        /// What was asked for.
+        says: &'static str,
+    },
+    /// The data half belongs to another pool.
+    #[error("{path} is the data half of another pool; put the right disk back")]
+    OtherPool {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The pool has a raw data half, and it is not there.
+    #[error("{path} does not carry the data half of this pool; put the right disk back")]
+    HalfMissing {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Smaller than it may be.
+    #[error("{path} has {have} bytes; {what} needs at least {need}")]
     TooSmall {
+        /// What needs them.
+        what: &'static str,
         /// Where.
         path: PathBuf,
         /// Bytes there.
@@ -164,11 +213,11 @@ struct Directory {
     body: PoolBody,
 }
 
-/// An open pool. The cache is locked against a second daemon as long as it lives.
+/// An open pool. Its media are locked against a second daemon as long as it lives.
 pub struct Pool {
     id: PoolId,
     cache: Arc<Media>,
-    data: PathBuf,
+    data: DataHalf,
     segment_len: u64,
     allocator: Allocator,
     directory: Mutex<Directory>,
@@ -202,6 +251,31 @@ fn cut(len: u64) -> Option<(u64, u32)> {
     (count >= SEGMENTS_MIN).then(|| (segment_len, count.min(u64::from(u32::MAX)) as u32))
 }
 
+/// Refuses a medium that carries something, unless the settings name it.
+fn check_blank(media_: &Media, config: &PoolConfig) -> Result<(), PoolError> {
+    let path = media_.path();
+    let content = media(path, media_.probe_blocking())?;
+    let identity = media_.identity().to_string();
+    if content.is_foreign() && config.overwrite.as_ref() != Some(&identity) {
+        return Err(PoolError::Foreign { path: path.to_owned(), found: content.to_string(), identity });
+    }
+    Ok(())
+}
+
+fn clear_tail(media: &Media) -> Result<(), PoolError> {
+    let align = u64::from(media.geometry().io_align).max(512);
+    let end = media.size().get() / align * align;
+    let from = end.saturating_sub(TAIL_CLEARED) / align * align;
+    let zeros = vec![0; (end - from) as usize];
+    io("clear the end", media.path(), media.write_blocking(from, &zeros))
+}
+
+fn draw(path: &Path) -> Result<[u8; 16], PoolError> {
+    let mut id = [0; 16];
+    io("draw an identity", path, getrandom::fill(&mut id).map_err(std::io::Error::other))?;
+    Ok(id)
+}
+
 impl Pool {
     /// Opens a pool, or makes one where the cache is blank.
     ///
@@ -209,64 +283,75 @@ impl Pool {
     /// See [`PoolError`]; nothing was changed then, but a file that did not exist may have been made.
     pub fn open(config: &PoolConfig, this_box: BoxId) -> Result<Self, PoolError> {
         let path = config.cache.as_path();
-        io("make the data folder", &config.data, fs::create_dir_all(&config.data))?;
-        let made = if path.exists() {
-            false
-        } else if let Some(len) = config.cache_len {
-            // Segments are filled a segment ahead of use; the superblock area is written whole.
-            media(path, create_file(path, len, Fill::Sparse, &mut |_| std::ops::ControlFlow::Continue(())))?;
-            true
-        } else {
-            false
+        let made = match (path.exists(), config.cache_len, &config.data) {
+            (true, ..) => false,
+            (false, Some(len), _) => {
+                // Segments are filled a segment ahead of use, areas when they are made; superblocks are written whole.
+                media(path, create_file(path, len, Fill::Sparse, &mut |_| std::ops::ControlFlow::Continue(())))?;
+                true
+            }
+            (false, None, DataPlace::SecondHalf) => return Err(PoolError::NoSize { path: path.to_owned() }),
+            (false, None, DataPlace::At(_)) => false,
         };
-        let cache = media(path, Media::open(path, MediaOptions::exclusive()))?;
-        let copies = read_copies(&cache, superblock::pool_copies())?;
+        let whole = media(path, Media::open(path, MediaOptions::exclusive()))?;
+        let copies = read_copies(&whole, superblock::pool_copies())?;
         let (version, body) = match superblock::newest::<PoolBody>(SuperblockKind::Pool, &copies) {
             Ok(found) => found,
-            Err(FormatError::Magic { .. }) => Self::create(&cache, this_box, made)?,
+            Err(FormatError::Magic { .. }) => Self::create(&whole, this_box, made, config)?,
             Err(source) => return Err(PoolError::Superblock { what: "the pool".to_owned(), source }),
         };
-        Self::load(cache, config, this_box, version, body)
+        Self::load(whole, config, this_box, version, body)
     }
 
-    fn create(cache: &Media, this_box: BoxId, made: bool) -> Result<(u64, PoolBody), PoolError> {
-        let path = cache.path();
-        let content = media(path, cache.probe_blocking())?;
-        if !made && content.is_foreign() {
-            return Err(PoolError::Foreign { path: path.to_owned(), found: format!("{content:?}") });
+    fn create(whole: &Media, this_box: BoxId, made: bool, config: &PoolConfig) -> Result<(u64, PoolBody), PoolError> {
+        let path = whole.path();
+        if !made {
+            check_blank(whole, config)?;
         }
-        let have = cache.size();
-        let need = ByteLen::from_raw(SEGMENTS_OFFSET + SEGMENTS_MIN * MIB);
+        let have = whole.size();
+        let split = config.data == DataPlace::SecondHalf;
+        let half = have.get() / 2 / MIB * MIB;
+        let cache_len = if split { half } else { have.get() };
+        let least = SEGMENTS_OFFSET + SEGMENTS_MIN * MIB;
+        let need = ByteLen::from_raw(if split { 2 * least } else { least });
+        let what = if split { "a pool" } else { "a cache" };
         let (segment_len, segments) =
-            cut(have.get()).ok_or(PoolError::TooSmall { path: path.to_owned(), have, need })?;
-        let mut id = [0; 16];
-        io("draw an identity", path, getrandom::fill(&mut id).map_err(std::io::Error::other))?;
+            cut(cache_len).ok_or(PoolError::TooSmall { path: path.to_owned(), have, need, what })?;
         let zeros = vec![0; MIB as usize];
         for at in (0..SEGMENTS_OFFSET).step_by(zeros.len()) {
-            io("clear the superblock area", path, cache.write_blocking(at, &zeros))?;
+            io("clear the superblock area", path, whole.write_blocking(at, &zeros))?;
         }
+        if split {
+            // What an earlier pool has left there is no data half of this one.
+            for at in (half..half + AREAS_OFFSET).step_by(zeros.len()) {
+                io("clear the superblock area", path, whole.write_blocking(at, &zeros))?;
+            }
+        }
+        clear_tail(whole)?;
         let body = PoolBody {
-            pool: id.to_vec(),
+            pool: draw(path)?.to_vec(),
             owner: this_box.as_bytes().to_vec(),
             segment_len,
             segments,
             groups: vec![Vec::new(); GROUPS_MAX],
             journal_devices: Vec::new(),
+            data_offset: if split { half } else { 0 },
+            data_half: Vec::new(),
         };
         // Both pairs of copies hold the first version, so that a later rot of one pair is no loss.
-        write_superblock(cache, SuperblockKind::Pool, superblock::pool_copies(), 1, &body)?;
-        write_superblock(cache, SuperblockKind::Pool, superblock::pool_copies(), 2, &body)?;
+        write_superblock(whole, SuperblockKind::Pool, superblock::pool_copies(), 1, &body)?;
+        write_superblock(whole, SuperblockKind::Pool, superblock::pool_copies(), 2, &body)?;
         Ok((2, body))
     }
 
     fn load(
-        cache: Arc<Media>,
+        whole: Arc<Media>,
         config: &PoolConfig,
         this_box: BoxId,
         version: u64,
         body: PoolBody,
     ) -> Result<Self, PoolError> {
-        let path = cache.path().to_owned();
+        let path = whole.path().to_owned();
         let malformed = |field| PoolError::Superblock {
             what: "the pool".to_owned(),
             source: FormatError::Field { what: "pool superblock", field, value: 0 },
@@ -279,10 +364,25 @@ impl Pool {
         if !body.segment_len.is_power_of_two() || !(MIB..=64 * MIB).contains(&body.segment_len) {
             return Err(malformed("segment_len"));
         }
-        let need = ByteLen::from_raw(segment_offset(body.segments, body.segment_len));
-        if cache.size() < need {
-            return Err(PoolError::Shrunk { path, have: cache.size(), need });
+        let segments_end = segment_offset(body.segments, body.segment_len);
+        let need = ByteLen::from_raw(segments_end.max(body.data_offset));
+        if whole.size() < need {
+            return Err(PoolError::Shrunk { path, have: whole.size(), need });
         }
+        if body.data_offset != 0 && (body.data_offset < segments_end || !body.data_offset.is_multiple_of(MIB)) {
+            return Err(malformed("data_offset"));
+        }
+        let both = "both halves of a pool (pool.disk)";
+        let cache = match (body.data_offset, &config.data) {
+            (0, DataPlace::At(_)) => whole.clone(),
+            (0, DataPlace::SecondHalf) => {
+                return Err(PoolError::Layout { path, is: "the cache of a pool (pool.cache)", says: both });
+            }
+            (_, DataPlace::At(_)) => {
+                return Err(PoolError::Layout { path, is: both, says: "the cache of a pool (pool.cache)" });
+            }
+            (half, DataPlace::SecondHalf) => media(&path, whole.window(path.clone(), 0, half))?,
+        };
         // What was read may sit in a volatile cache: it counts only once it is durable.
         io("flush the cache", &path, cache.sync_blocking())?;
         let segments = scan_segments(&mut Reader(&cache), id, body.segments, body.segment_len);
@@ -293,10 +393,31 @@ impl Pool {
             MediaKind::File => (0..body.segments).filter(|s| !used.contains(s)).collect(),
             MediaKind::Device => BTreeSet::new(),
         };
+        let mut body = body;
+        let mut version = version;
+        let data = match &config.data {
+            DataPlace::SecondHalf => {
+                let start = body.data_offset;
+                let half = media(&path, whole.window(path.clone(), start, (whole.size().get() - start) / MIB * MIB))?;
+                Self::raw_half(&half, &path, start, &mut version, &mut body, &cache)?
+            }
+            DataPlace::At(at) if at.exists() && !at.is_dir() => {
+                let half = media(at, Media::open(at, MediaOptions::exclusive()))?;
+                if body.data_half.is_empty() && RawHalf::open(&half, at, 0, id)?.is_none() {
+                    check_blank(&half, config)?;
+                    clear_tail(&half)?;
+                }
+                Self::raw_half(&half, at, 0, &mut version, &mut body, &cache)?
+            }
+            DataPlace::At(folder) => {
+                io("make the data folder", folder, fs::create_dir_all(folder))?;
+                DataHalf::Folder(folder.clone())
+            }
+        };
         let mut pool = Self {
             id,
             cache,
-            data: config.data.clone(),
+            data,
             segment_len: body.segment_len,
             allocator: Allocator::new(body.segments, &BTreeSet::new(), newest, fresh.clone()),
             directory: Mutex::new(Directory { version, body }),
@@ -315,6 +436,34 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Opens a raw data half, or makes it where the pool has none yet. The pool names it once it is there.
+    fn raw_half(
+        half: &Arc<Media>,
+        disk: &Path,
+        start: u64,
+        version: &mut u64,
+        body: &mut PoolBody,
+        cache: &Media,
+    ) -> Result<DataHalf, PoolError> {
+        let malformed = FormatError::Field { what: "pool superblock", field: "pool", value: 0 };
+        let superblock = |source| PoolError::Superblock { what: "the pool".to_owned(), source };
+        let id = PoolId::from_raw(body.pool.as_slice().try_into().map_err(|_| superblock(malformed))?);
+        let raw = match RawHalf::open(half, disk, start, id)? {
+            Some(raw) => raw,
+            None if !body.data_half.is_empty() => return Err(PoolError::HalfMissing { path: disk.to_owned() }),
+            None => RawHalf::create(half, disk, start, id, draw(disk)?)?,
+        };
+        if body.data_half.is_empty() {
+            body.data_half = raw.half();
+            *version += 1;
+            write_superblock(cache, SuperblockKind::Pool, superblock::pool_copies(), *version, body)?;
+        }
+        if body.data_half != raw.half() {
+            return Err(PoolError::HalfMissing { path: disk.to_owned() });
+        }
+        Ok(DataHalf::Raw(raw))
+    }
+
     fn with_directory<T>(&self, act: impl FnOnce(&mut Directory) -> T) -> T {
         act(&mut self.directory.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -329,8 +478,8 @@ impl Pool {
         &self.cache
     }
 
-    /// Folder of home files.
-    pub fn data(&self) -> &Path {
+    /// The data half.
+    pub fn data(&self) -> &DataHalf {
         &self.data
     }
 
@@ -342,15 +491,6 @@ impl Pool {
     /// The allocator of segments.
     pub fn allocator(&self) -> &Allocator {
         &self.allocator
-    }
-
-    /// Bytes free in the data half.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn data_free(&self) -> std::io::Result<ByteLen> {
-        let stat = nix::sys::statvfs::statvfs(&self.data)?;
-        Ok(ByteLen::from_raw(stat.blocks_available() * stat.fragment_size()))
     }
 
     /// The groups.
@@ -441,13 +581,13 @@ impl Pool {
     }
 }
 
-fn read_copies(cache: &Media, offsets: [u64; 4]) -> Result<Vec<Option<Vec<u8>>>, PoolError> {
+pub(super) fn read_copies(cache: &Media, offsets: [u64; 4]) -> Result<Vec<Option<Vec<u8>>>, PoolError> {
     let mut reader = Reader(cache);
     // A copy that cannot be read counts as none: there are others.
     Ok(offsets.into_iter().map(|at| reader.read(at, SUPERBLOCK_COPY_LEN).ok()).collect())
 }
 
-fn write_superblock<B: prost::Message>(
+pub(super) fn write_superblock<B: prost::Message>(
     cache: &Media,
     kind: SuperblockKind,
     offsets: [u64; 4],

@@ -1,7 +1,9 @@
-//! The pool: a cache half that is cut into segments, and a data half of home files.
+//! The pool: a cache half that is cut into segments, and a data half of homes.
 
 mod allocator;
+mod data;
 mod layout;
 
 pub use allocator::Allocator;
-pub use layout::{GroupSlot, OpenedGroup, Pool, PoolConfig, PoolError};
+pub use data::{DataError, DataHalf, Home, HomeName, KEEP_FREE, Make};
+pub use layout::{DataPlace, GroupSlot, OpenedGroup, Pool, PoolConfig, PoolError};

@@ -6,7 +6,6 @@ use reprise_api::server::Consequences;
 use reprise_api::*;
 use reprise_types::{RecordKind, Role, Seq};
 
-use super::volumes::KEEP_FREE;
 use super::{Inner, Node, chain, locked, stopping, to_the_end, wrong_state};
 use crate::group::{Command, Inspected};
 use crate::store::{StoreError, unix_ms};
@@ -44,8 +43,11 @@ impl Inner {
     fn box_status(&self) -> BoxStatus {
         let fill = self.pool.allocator().fill();
         let segment = self.pool.segment_len();
-        let used = self.data_used();
-        let free = self.pool.data_free().map_or(0, |b| b.get()).saturating_sub(KEEP_FREE);
+        let free = self.pool.data().free().map_or(0, |(free, _)| free);
+        let spare: Vec<SpareArea> = (self.spare_areas().into_iter())
+            .map(|(name, home, size_bytes)| SpareArea { name, home, size_bytes })
+            .collect();
+        let used = self.data_used().saturating_add(spare.iter().map(|s| s.size_bytes).sum());
         let (mut buffers, mut index) = (self.link_buffers.used(), 0);
         for group in self.running() {
             let snapshot = group.snapshot.borrow();
@@ -61,7 +63,7 @@ impl Inner {
             pool: PoolStatus {
                 id: self.pool.id(),
                 cache_path: self.pool.cache().path().display().to_string(),
-                data_path: self.pool.data().display().to_string(),
+                data_path: self.pool.data().path().display().to_string(),
                 cache_bytes_total: u64::from(fill.total).saturating_mul(segment),
                 cache_bytes_used: u64::from(fill.used).saturating_mul(segment),
                 segment_bytes: segment,
@@ -70,6 +72,7 @@ impl Inner {
                 segments_reserved: fill.reserve.into(),
                 data_bytes_total: self.data_limit.unwrap_or_else(|| used.saturating_add(free)),
                 data_bytes_used: used,
+                data_areas_spare: spare,
             },
             memory: MemoryStatus {
                 buffers_bytes_used: buffers,

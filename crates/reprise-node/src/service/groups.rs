@@ -20,7 +20,7 @@ use super::view::{self, Facts, known_name, target_name};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::{self, Command, GroupDeps, HomeMedia, Limits, Snapshot, TargetConfig};
 use crate::net::DialHandle;
-use crate::pool::{OpenedGroup, PoolError};
+use crate::pool::{DataError, DataHalf, OpenedGroup, PoolError};
 use crate::portal;
 
 /// Between two attempts to start a group whose homes are not there.
@@ -69,6 +69,17 @@ pub enum HomeError {
         have: ByteLen,
         /// Bytes of the volume.
         need: ByteLen,
+    },
+    /// It is an area of a raw data half, and not there.
+    #[error("home of volume {volume}, {path}")]
+    Area {
+        /// The volume.
+        volume: String,
+        /// Where it was.
+        path: String,
+        /// Why.
+        #[source]
+        source: DataError,
     },
     /// It has none.
     #[error("volume {volume} has no home")]
@@ -142,6 +153,14 @@ impl Entry {
         }
     }
 
+    /// What the group's superblock says, where it could be read.
+    pub(super) fn meta(&self) -> Option<Arc<GroupMeta>> {
+        match &self.state {
+            EntryState::Running(running) => Some(running.snapshot.borrow().meta.clone()),
+            EntryState::Failed { meta, .. } => meta.as_ref().map(|m| Arc::new(GroupMeta::clone(m))),
+        }
+    }
+
     pub(super) fn running(&self) -> Option<&Running> {
         match &self.state {
             EntryState::Running(running) => Some(running),
@@ -162,25 +181,39 @@ fn same_identity(adopted: bool, found: &Identity, expected: &str) -> bool {
     }
 }
 
-/// Opens a volume's home and checks that it is the one it was.
-pub(super) fn open_home(volume: &VolumeMeta) -> Result<Arc<Media>, HomeError> {
+/// Opens a volume's home and checks that it is the one it was. The path of an area follows the disk that holds it.
+fn open_home(data: &DataHalf, volume: &mut VolumeMeta) -> Result<Arc<Media>, HomeError> {
     let name = || volume.name.clone();
-    let leg = volume.legs.first().ok_or_else(|| HomeError::None { volume: name() })?;
+    let none = HomeError::None { volume: name() };
+    let Some(leg) = volume.legs.first() else { return Err(none) };
+    if let Some(area) = data.open_area(&leg.identity) {
+        let home = area.map_err(|source| HomeError::Area { volume: name(), path: leg.path.clone(), source })?;
+        check_size(volume, &home.path, &home.media)?;
+        if let Some(leg) = volume.legs.first_mut() {
+            leg.path = home.path;
+        }
+        return Ok(home.media);
+    }
     let media = Media::open(Path::new(&leg.path), MediaOptions::exclusive())
         .map_err(|source| HomeError::Open { volume: name(), source })?;
     if !same_identity(leg.adopted, media.identity(), &leg.identity) {
         let (path, expected) = (leg.path.clone(), leg.identity.clone());
         return Err(HomeError::Replaced { volume: name(), path, found: media.identity().to_string(), expected });
     }
-    let need = volume.sectors.bytes();
-    if media.size() < need {
-        return Err(HomeError::Shrunk { volume: name(), path: leg.path.clone(), have: media.size(), need });
-    }
+    check_size(volume, &leg.path, &media)?;
     Ok(media)
 }
 
-fn open_homes(meta: &GroupMeta) -> Result<Vec<HomeMedia>, HomeError> {
-    meta.volumes.iter().map(|v| Ok(HomeMedia { slot: v.slot, media: open_home(v)? })).collect()
+fn check_size(volume: &VolumeMeta, path: &str, media: &Media) -> Result<(), HomeError> {
+    let (have, need) = (media.size(), volume.sectors.bytes());
+    if have < need {
+        return Err(HomeError::Shrunk { volume: volume.name.clone(), path: path.to_owned(), have, need });
+    }
+    Ok(())
+}
+
+fn open_homes(data: &DataHalf, meta: &mut GroupMeta) -> Result<Vec<HomeMedia>, HomeError> {
+    meta.volumes.iter_mut().map(|v| Ok(HomeMedia { slot: v.slot, media: open_home(data, v)? })).collect()
 }
 
 impl Inner {
@@ -245,7 +278,7 @@ impl Inner {
             // Durable with the superblock that the group writes before it lets anybody connect.
             peer.instance = next;
         }
-        let homes = match open_homes(&opened.meta) {
+        let homes = match open_homes(self.pool.data(), &mut opened.meta) {
             Ok(homes) => homes,
             Err(error) => return failed(Some(opened.meta), chain(&error), true),
         };
@@ -429,9 +462,7 @@ impl Inner {
         blocking(move || {
             inner.pool.delete_group(group.id).map_err(|e| pool_error(&e))?;
             for leg in meta.volumes.iter().flat_map(|v| &v.legs).filter(|l| !l.adopted) {
-                if let Err(error) = std::fs::remove_file(&leg.path) {
-                    tracing::warn!(path = leg.path, %error, "home of a deleted group stays");
-                }
+                inner.remove_home(&leg.path, &leg.identity);
             }
             Ok(())
         })
@@ -553,6 +584,8 @@ mod tests {
             create_file(path, size, Fill::Sparse, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
         };
         make(&path, 2048);
+        let data = DataHalf::Folder(dir.path().to_owned());
+        let open_home = |v: &VolumeMeta| super::open_home(&data, &mut v.clone());
         let good = volume(&path, false);
         drop(open_home(&good).unwrap());
         let held = open_home(&good).unwrap();
@@ -566,7 +599,10 @@ mod tests {
         assert!(matches!(open_home(&good), Err(HomeError::Replaced { .. })));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(open_home(&good), Err(HomeError::Open { .. })));
-        assert!(matches!(open_home(&VolumeMeta { legs: vec![], ..good }), Err(HomeError::None { .. })));
+        assert!(matches!(open_home(&VolumeMeta { legs: vec![], ..good.clone() }), Err(HomeError::None { .. })));
+        let mut area = good;
+        area.legs[0].identity = "area:00".to_owned();
+        assert!(matches!(open_home(&area), Err(HomeError::Area { .. })), "the settings name another data half");
     }
 
     #[test]

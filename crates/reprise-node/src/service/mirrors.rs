@@ -1,6 +1,6 @@
 //! Mirrors: a group of this box at a peer, and a peer's group on this box.
 
-use std::fs;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,10 +17,11 @@ use reprise_types::{BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
 use super::board::Told;
 use super::control::CLOCK_OFFSET_MAX_SECS;
 use super::groups::{Running, set_paused};
-use super::volumes::{home_path, make_mirror_home};
+use super::volumes::data_error;
 use super::{Inner, ask, blocking, locked, random16, wrong_state};
 use crate::clock;
 use crate::group::{Command, HomeMedia};
+use crate::pool::{DataHalf, HomeName, Make};
 use crate::store::PeerRecord;
 
 /// Longest wait for the peer to make its homes. Room is only promised there, not written, on file systems that can.
@@ -263,14 +264,14 @@ impl Inner {
                 available: ByteLen::from_raw(available),
             });
         }
-        let (data, group, volumes) = (self.pool.data().to_owned(), name.to_string(), create.volumes.clone());
-        let made = blocking(move || make_homes(&data, &group, &volumes)).await;
+        let (inner, group, volumes) = (self.clone(), name.to_string(), create.volumes.clone());
+        let made = blocking(move || make_homes(inner.pool.data(), &group, &volumes)).await;
         let (volumes, homes) = made.map_err(|e| refused(reason_of(&e), &e.message))?;
-        let paths: Vec<String> = volumes.iter().flat_map(|v| v.legs.iter().map(|l| l.path.clone())).collect();
+        let legs: Vec<Leg> = volumes.iter().flat_map(|v| v.legs.iter().cloned()).collect();
         let random = random16().map_err(|e| refused(RefusalReason::Io, &e.message))?;
         let meta = mirror_meta(&create, volumes, peer, random);
         if let Err(error) = self.make_group(meta, homes).await {
-            paths.iter().for_each(|path| drop(fs::remove_file(path)));
+            legs.iter().for_each(|leg| self.remove_home(&leg.path, &leg.identity));
             return Err(refused(reason_of(&error), &error.message));
         }
         let text = format!("Group {name} is mirrored to this box from {}.", self.peer_name(peer));
@@ -392,38 +393,33 @@ fn link_volumes(meta: &GroupMeta) -> Vec<Volume> {
 }
 
 /// Makes the homes of a mirror, all or none.
-fn make_homes(
-    data: &std::path::Path,
-    group: &str,
-    volumes: &[Volume],
-) -> Result<(Vec<VolumeMeta>, Vec<HomeMedia>), ApiError> {
+fn make_homes(data: &DataHalf, group: &str, volumes: &[Volume]) -> Result<(Vec<VolumeMeta>, Vec<HomeMedia>), ApiError> {
     let (mut metas, mut homes) = (Vec::new(), Vec::new());
     for (lun, volume) in volumes.iter().enumerate() {
-        let path = home_path(data, group, &volume.name, volume.id);
-        let made = match path.to_str() {
-            Some(text) => make_mirror_home(&path, volume.sectors.bytes()).map(|media| (text.to_owned(), media)),
-            None => Err(ApiError::internal("the data folder's path is not UTF-8")),
-        };
-        let (path, media) = match made {
-            Ok(made) => made,
+        let name = HomeName { group, volume: &volume.name, id: volume.id };
+        let made = data.create(name, volume.sectors.bytes(), Make::Reserved, &mut |_| ControlFlow::Continue(()));
+        let home = match made {
+            Ok(home) => home,
             Err(error) => {
-                let paths = metas.iter().flat_map(|m: &VolumeMeta| &m.legs).map(|l: &Leg| &l.path);
-                paths.for_each(|path| drop(fs::remove_file(path)));
-                return Err(error);
+                for leg in metas.iter().flat_map(|m: &VolumeMeta| &m.legs) {
+                    if let Err(error) = data.remove(&leg.path, &leg.identity) {
+                        tracing::warn!(leg.path, error = &error as &dyn std::error::Error, "unused home stays");
+                    }
+                }
+                return Err(data_error(&error));
             }
         };
-        let identity = media.identity().to_string();
         metas.push(VolumeMeta {
             slot: volume.slot,
             id: volume.id,
             sectors: volume.sectors,
             name: volume.name.clone(),
             lun: lun as u16,
-            legs: vec![Leg { path, adopted: false, identity }],
+            legs: vec![Leg { path: home.path, adopted: false, identity: home.identity }],
             local_only: false,
             thin: false,
         });
-        homes.push(HomeMedia { slot: volume.slot, media });
+        homes.push(HomeMedia { slot: volume.slot, media: home.media });
     }
     Ok((metas, homes))
 }
@@ -487,8 +483,9 @@ mod tests {
     #[test]
     fn homes_of_a_mirror_are_made_all_or_none() {
         let dir = tempfile::tempdir().unwrap();
+        let data = DataHalf::Folder(dir.path().to_owned());
         let volumes = [volume(1), volume(2)];
-        let (metas, homes) = make_homes(dir.path(), "pg", &volumes).unwrap();
+        let (metas, homes) = make_homes(&data, "pg", &volumes).unwrap();
         assert_eq!((metas.len(), homes.len()), (2, 2));
         let create = CreateMirror { group: GroupId::from_raw([3; 16]), name: "pg".into(), volumes: volumes.to_vec() };
         let meta = mirror_meta(&create, metas, BoxId::from_raw([4; 16]), [5; 16]);
@@ -496,8 +493,8 @@ mod tests {
         assert_eq!(meta.next_slot, 3);
         assert_eq!(GroupMeta::from_body(&meta.to_body()).unwrap(), meta);
         drop(homes);
-        fs::remove_file(&meta.volumes[0].legs[0].path).unwrap();
-        let error = make_homes(dir.path(), "pg", &volumes).unwrap_err();
+        std::fs::remove_file(&meta.volumes[0].legs[0].path).unwrap();
+        let error = make_homes(&data, "pg", &volumes).unwrap_err();
         assert_eq!(reason_of(&error), RefusalReason::HasImage);
         assert!(!std::path::Path::new(&meta.volumes[0].legs[0].path).exists(), "what was made is taken back");
     }

@@ -11,7 +11,7 @@ use reprise_api::{
     VolumeState, VolumeStatus,
 };
 use reprise_engine::{Leg, VolumeMeta};
-use reprise_media::{Fill, Media, MediaError, MediaOptions, Signature, create_file};
+use reprise_media::{Media, MediaError, MediaOptions, Signature};
 use reprise_types::{ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
 
 use super::board::{JobHandle, Told};
@@ -19,11 +19,10 @@ use super::groups::Running;
 use super::view::{naa, serial};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::Command;
+use crate::pool::{DataError, Home, HomeName, Make};
 
 /// Sizes of volumes are multiples of this, so that a host may use 4 KiB blocks.
 const SIZE_GRAIN: u64 = 4096;
-/// Room that stays free in the data half: the file system's own needs.
-pub(super) const KEEP_FREE: u64 = 16 << 20;
 
 /// A volume that is being made and is in no group's superblock yet.
 pub(super) struct Preparing {
@@ -69,9 +68,32 @@ fn no_space(needed: u64, free: u64) -> ApiError {
     ApiError::new(ErrorCode::NoSpace, text, "free some room, or make the volume smaller")
 }
 
-/// Where the home of a volume is made.
-pub(super) fn home_path(data: &Path, group: &str, volume: &str, id: VolumeId) -> PathBuf {
-    data.join(group).join(format!("{volume}-{}.home", id.short()))
+/// Failure of the data half as the API says it.
+pub(super) fn data_error(error: &DataError) -> ApiError {
+    let (code, what) = match error {
+        DataError::Media(error) => return media_error(error),
+        DataError::NoRun { free, needed, .. } if free >= needed => {
+            (ErrorCode::NoSpace, "make the volume smaller, or erase volumes whose homes lie beside each other")
+        }
+        DataError::NoRun { .. } => (ErrorCode::NoSpace, "free some room, or make the volume smaller"),
+        DataError::TableFull => (ErrorCode::LimitReached, "erase volumes first"),
+        DataError::Thin { .. } => (ErrorCode::NotSupported, "leave --thin out, or use a folder as pool.data"),
+        DataError::Unknown { .. } => (ErrorCode::DeviceUnusable, "put the disk of the data half back"),
+        DataError::Failed | DataError::Table(_) => {
+            (ErrorCode::Internal, "look after the disk of the data half, then start the box again")
+        }
+        DataError::NotText { .. } => (ErrorCode::DeviceUnusable, "use a path that is UTF-8"),
+        DataError::Io { .. } => return ApiError::internal(chain(error)),
+    };
+    ApiError::new(code, chain(error), what)
+}
+
+/// How the bytes of an area are reached without the box.
+fn how_to_reach(home: &str, bytes: u64) -> String {
+    match home.rsplit_once('@').filter(|(disk, at)| disk.starts_with('/') && at.parse::<u64>().is_ok()) {
+        Some((disk, at)) => format!(" Without the box: losetup -f --show -o {at} --sizelimit {bytes} {disk}"),
+        None => String::new(),
+    }
 }
 
 impl Inner {
@@ -84,11 +106,15 @@ impl Inner {
         self.group_statuses().iter().any(|g| g.volumes.iter().any(|v| v.name.as_str() == name))
     }
 
-    /// Bytes that files of volumes may still take in the data half.
+    /// The largest volume that may still be made in the data half, bytes.
     pub(super) fn data_room(&self) -> Result<u64, ApiError> {
-        let free = self.pool.data_free().map_err(|e| ApiError::internal(format!("get the free space: {e}")))?.get();
-        let free = free.saturating_sub(KEEP_FREE);
-        let limited = self.data_limit.map_or(free, |limit| limit.saturating_sub(self.data_used()).min(free));
+        let free = self.pool.data().free();
+        let (_, largest) = free.map_err(|e| ApiError::internal(format!("get the free space: {e}")))?;
+        if self.pool.data().is_raw() {
+            // The table counts what is being made.
+            return Ok(largest);
+        }
+        let limited = self.data_limit.map_or(largest, |limit| limit.saturating_sub(self.data_used()).min(largest));
         // What is being written counts in full from the start.
         let reserved: u64 = locked(&self.preparing)
             .iter()
@@ -198,24 +224,28 @@ impl Inner {
         }
         self.check_new_name(&request.name)?;
         let room = self.data_room()?;
+        if request.thin && self.pool.data().is_raw() {
+            return Err(data_error(&DataError::Thin { path: self.pool.data().path().to_owned() }));
+        }
         if !request.thin && size > room {
             return Err(no_space(size, room));
         }
         let group = self.group_or_new(&request.group).await?;
         self.takes_volumes(&group)?;
         let id = VolumeId::from_raw(random16()?);
-        let path = home_path(self.pool.data(), request.group.as_str(), request.name.as_str(), id);
+        let home = HomeName { group: request.group.as_str(), volume: request.name.as_str(), id };
+        let path = self.pool.data().planned(home);
         let kind = if request.thin { VolumeKind::Thin } else { VolumeKind::Thick };
         let (status, reserved) = self.reserve(&group, &request.name, size, kind, request.local_only, &path, id);
         if request.thin {
-            self.fill_and_add(group.clone(), status, path, None, reserved).await?;
+            self.fill_and_add(group.clone(), status, None, reserved).await?;
             return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
         }
         let subject = format!("volume {}", request.name);
         let job = self.board.begin_job(JobKind::VolumeCreate, subject, Some(size), true)?;
         let (inner, handle, volume) = (self.clone(), job.clone(), status.clone());
         tokio::spawn(async move {
-            let result = inner.fill_and_add(group, volume, path, Some(handle.clone()), reserved).await;
+            let result = inner.fill_and_add(group, volume, Some(handle.clone()), reserved).await;
             handle.end(result);
         });
         Ok(VolumeStarted { volume: status, job: job.job() })
@@ -226,35 +256,41 @@ impl Inner {
         found.ok_or_else(|| ApiError::not_found("volume", name))
     }
 
-    /// Writes the home file and gives it to the group.
+    /// Makes the home and gives it to the group.
     async fn fill_and_add(
         self: &Arc<Self>,
         group: Running,
-        status: VolumeStatus,
-        path: PathBuf,
+        mut status: VolumeStatus,
         job: Option<JobHandle>,
         reserved: Reserved,
     ) -> Result<(), ApiError> {
-        let (size, fill) = (ByteLen::from_raw(status.size_bytes), fill_of(status.kind));
-        let file = path.clone();
-        let media = blocking(move || {
-            make_dir(&file)?;
+        let (size, make) = (ByteLen::from_raw(status.size_bytes), make_of(status.kind));
+        let (inner, volume) = (self.clone(), status.clone());
+        let home = blocking(move || {
             let mut progress = |p: reprise_media::Progress| {
                 let Some(job) = &job else { return ControlFlow::Continue(()) };
                 job.progress(p.done.get(), p.total.get());
                 if job.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            create_file(&file, size, fill, &mut progress).map_err(|e| media_error(&e))?;
-            Media::open(&file, MediaOptions::exclusive()).map_err(|e| media_error(&e))
+            let name = HomeName { group: volume.group.as_str(), volume: volume.name.as_str(), id: volume.id };
+            inner.pool.data().create(name, size, make, &mut progress).map_err(|e| data_error(&e))
         })
         .await?;
-        let added = self.add_volume(&group, &status, false, media).await;
+        status.home.clone_from(&home.path);
+        let added = self.add_volume(&group, &status, false, &home).await;
         if added.is_err() {
-            // Nothing names the file: it was made for this volume and holds zeros.
-            let _ = fs::remove_file(&path);
+            // Nothing names the home: it was made for this volume and holds zeros.
+            self.remove_home(&home.path, &home.identity);
         }
         drop(reserved);
         added
+    }
+
+    /// Gives a home of the data half back; one that stays is only room that is not free.
+    pub(super) fn remove_home(&self, path: &str, identity: &str) {
+        if let Err(error) = self.pool.data().remove(path, identity) {
+            tracing::warn!(path, error = &error as &dyn std::error::Error, "home of a volume that is gone stays");
+        }
     }
 
     async fn add_volume(
@@ -262,9 +298,9 @@ impl Inner {
         group: &Running,
         status: &VolumeStatus,
         adopted: bool,
-        media: Arc<Media>,
+        home: &Home,
     ) -> Result<(), ApiError> {
-        let leg = Leg { path: status.home.clone(), adopted, identity: media.identity().to_string() };
+        let leg = Leg { path: home.path.clone(), adopted, identity: home.identity.clone() };
         let meta = VolumeMeta {
             // The group gives the slot.
             slot: VolumeSlot::default(),
@@ -276,6 +312,7 @@ impl Inner {
             local_only: !status.replicated,
             thin: status.kind == VolumeKind::Thin,
         };
+        let media = home.media.clone();
         let slot = ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;
         group.shown(|s| s.meta.volume(slot).is_some()).await;
         self.board.event(Told::new(
@@ -304,6 +341,9 @@ impl Inner {
             let message = format!("{text} is the home of volume {} already", volume.name);
             return Err(ApiError::new(ErrorCode::InUse, message, "use that volume, or remove it first"));
         }
+        if let Some(area) = self.pool.data().area_at(&text) {
+            return self.adopt_area(request, area.map_err(|e| data_error(&e))?).await;
+        }
         let path = request.path.clone();
         let (media, content) = blocking(move || {
             let media = Media::open(&path, MediaOptions::exclusive()).map_err(|e| media_error(&e))?;
@@ -326,9 +366,54 @@ impl Inner {
         let kind = VolumeKind::Adopted;
         let (status, reserved) =
             self.reserve(&group, &request.name, size.get(), kind, request.local_only, &request.path, id);
-        self.add_volume(&group, &status, true, media).await?;
+        let home = Home { path: text, identity: media.identity().to_string(), media };
+        self.add_volume(&group, &status, true, &home).await?;
         drop(reserved);
         Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
+    }
+
+    /// Takes an area of the data half that no volume uses, as it is. It was made by this box: it is thick, and may be
+    /// erased. With `change` held.
+    async fn adopt_area(self: &Arc<Self>, request: VolumeAdopt, home: Home) -> Result<VolumeStarted, ApiError> {
+        // A volume that does not run may own it, and one that is being made has no path yet.
+        let owned = self.area_owner(&home.identity);
+        if let Some(owner) = owned {
+            let text = format!("{} is the home of volume {owner} already", home.path);
+            return Err(ApiError::new(ErrorCode::InUse, text, "use that volume, or remove it first"));
+        }
+        let group = self.group_or_new(&request.group).await?;
+        self.takes_volumes(&group)?;
+        let (id, size) = (VolumeId::from_raw(random16()?), home.media.size().get());
+        let path = PathBuf::from(&home.path);
+        let (status, reserved) =
+            self.reserve(&group, &request.name, size, VolumeKind::Thick, request.local_only, &path, id);
+        self.add_volume(&group, &status, false, &home).await?;
+        drop(reserved);
+        Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
+    }
+
+    /// Name of the volume whose home is this area.
+    fn area_owner(&self, identity: &str) -> Option<String> {
+        let metas: Vec<_> = locked(&self.groups).values().filter_map(super::groups::Entry::meta).collect();
+        let volumes = metas.iter().flat_map(|m| &m.volumes);
+        volumes.clone().find(|v| v.legs.iter().any(|l| l.identity == identity)).map(|v| v.name.clone())
+    }
+
+    /// Areas of a raw data half that no volume uses, as far as the groups that can be read tell: place and size.
+    pub(super) fn spare_areas(&self) -> Vec<(String, String, u64)> {
+        let groups = locked(&self.groups);
+        let metas: Vec<_> = groups.values().map(super::groups::Entry::meta).collect();
+        drop(groups);
+        if metas.iter().any(Option::is_none) || !locked(&self.preparing).is_empty() {
+            // What a group that cannot be read owns is not known.
+            return Vec::new();
+        }
+        let homes: Vec<String> = metas
+            .into_iter()
+            .flatten()
+            .flat_map(|m| m.volumes.iter().flat_map(|v| v.legs.iter().map(|l| l.path.clone())).collect::<Vec<_>>())
+            .collect();
+        self.pool.data().areas().into_iter().filter(|(_, path, _)| !homes.contains(path)).collect()
     }
 
     /// Waits a moment for hosts that are just logging out: their connection ends before the group's thread has seen it.
@@ -402,27 +487,23 @@ impl Inner {
         }
     }
 
-    async fn take_out(&self, group: &Running, volume: &VolumeMeta, erase: bool) -> Result<(), ApiError> {
+    async fn take_out(self: &Arc<Self>, group: &Running, volume: &VolumeMeta, erase: bool) -> Result<(), ApiError> {
         let slot = volume.slot;
         let left = ask(&group.commands, |reply| Command::RemoveVolume(slot, reply)).await?;
         group.shown(|s| s.meta.volume(slot).is_none()).await;
         let subject = format!("volume {}", left.name);
         if !erase {
             let home = left.legs.first().map(|l| l.path.clone()).unwrap_or_default();
-            let text = format!("Volume {} has left group {}; {home} holds every write.", left.name, group.name);
+            let reach = how_to_reach(&home, left.sectors.bytes().get());
+            let text = format!("Volume {} has left group {}; {home} holds every write.{reach}", left.name, group.name);
             self.board.event(Told::new("volume-removed", Severity::Info, subject, text, ""));
             return Ok(());
         }
-        let paths: Vec<String> = left.legs.iter().filter(|l| !l.adopted).map(|l| l.path.clone()).collect();
+        let legs: Vec<Leg> = left.legs.iter().filter(|l| !l.adopted).cloned().collect();
+        let inner = self.clone();
         blocking(move || {
-            for path in &paths {
-                fs::remove_file(path).map_err(|e| ApiError::internal(format!("delete {path}: {e}")))?;
-                let dir = Path::new(path).parent().map(fs::File::open);
-                if let Some(Ok(dir)) = dir {
-                    let _ = dir.sync_all();
-                }
-            }
-            Ok(())
+            let remove = |leg: &Leg| inner.pool.data().remove(&leg.path, &leg.identity).map_err(|e| data_error(&e));
+            legs.iter().try_for_each(remove)
         })
         .await?;
         let text = format!("Volume {} is erased.", left.name);
@@ -445,44 +526,8 @@ impl Inner {
     }
 }
 
-fn fill_of(kind: VolumeKind) -> Fill {
-    if kind == VolumeKind::Thin { Fill::Sparse } else { Fill::Zeroed }
-}
-
-pub(super) fn make_dir(file: &Path) -> Result<(), ApiError> {
-    let Some(dir) = file.parent() else { return Ok(()) };
-    fs::create_dir_all(dir).map_err(|e| ApiError::internal(format!("make {}: {e}", dir.display())))
-}
-
-/// Makes the home of a mirrored volume: its room is taken at once, and the first copy writes every sector of it.
-pub(super) fn make_mirror_home(path: &Path, size: ByteLen) -> Result<Arc<Media>, ApiError> {
-    use nix::fcntl::{FallocateFlags, fallocate};
-    let go_on = &mut |_| ControlFlow::Continue(());
-    make_dir(path)?;
-    create_file(path, size, Fill::Sparse, go_on).map_err(|e| media_error(&e))?;
-    let len = i64::try_from(size.get()).map_err(|_| ApiError::internal("a size past 2^63"))?;
-    let reserve = || -> std::io::Result<nix::Result<()>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(fallocate(&file, FallocateFlags::empty(), 0, len))
-    };
-    let open = || Media::open(path, MediaOptions::exclusive()).map_err(|e| media_error(&e));
-    match reserve() {
-        Ok(Ok(())) => open(),
-        Ok(Err(nix::Error::EOPNOTSUPP)) => {
-            // The file system cannot promise room: only written blocks are sure.
-            let _ = fs::remove_file(path);
-            create_file(path, size, Fill::Zeroed, go_on).map_err(|e| media_error(&e))?;
-            open()
-        }
-        Ok(Err(error)) => {
-            let _ = fs::remove_file(path);
-            if error == nix::Error::ENOSPC {
-                return Err(no_space(size.get(), 0));
-            }
-            Err(ApiError::internal(format!("reserve room for {}: {error}", path.display())))
-        }
-        Err(error) => Err(ApiError::internal(format!("open {}: {error}", path.display()))),
-    }
+fn make_of(kind: VolumeKind) -> Make {
+    if kind == VolumeKind::Thin { Make::Thin } else { Make::Zeroed }
 }
 
 #[cfg(test)]
@@ -490,22 +535,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn homes_have_speaking_names() {
-        let path = home_path(Path::new("/srv/data"), "pg", "wal", VolumeId::from_raw([0xab; 16]));
-        assert_eq!(path, Path::new("/srv/data/pg/wal-abababab.home"));
-    }
-
-    #[test]
-    fn a_mirror_home_has_its_room_and_is_not_made_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = home_path(dir.path(), "pg", "wal", VolumeId::from_raw([1; 16]));
-        let size = ByteLen::from_raw(1 << 20);
-        drop(make_mirror_home(&path, size).unwrap());
-        use std::os::unix::fs::MetadataExt;
-        let meta = fs::metadata(&path).unwrap();
-        assert_eq!(meta.len(), 1 << 20);
-        assert!(meta.blocks() * 512 >= 1 << 20, "room is taken");
-        assert_eq!(make_mirror_home(&path, size).unwrap_err().code, ErrorCode::NameTaken);
+    fn an_area_says_how_it_is_reached_without_the_box() {
+        let text = how_to_reach("/dev/sdb@1048576", 4096);
+        assert!(text.ends_with("losetup -f --show -o 1048576 --sizelimit 4096 /dev/sdb"), "{text}");
+        assert_eq!(how_to_reach("/srv/data/pg/v-0.home", 4096), "");
     }
 
     #[test]

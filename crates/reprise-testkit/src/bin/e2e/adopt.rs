@@ -12,10 +12,10 @@ use crate::images::{ext4, output, some_files, text};
 const IMAGE: u64 = 64 << 20;
 
 /// A loop device, where one can be had.
-struct Loop(PathBuf);
+pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
-    fn attach(image: &Path) -> Result<Self> {
+    pub(crate) fn attach(image: &Path) -> Result<Self> {
         let name = output("losetup", &["--find", "--show", text(image)?])?;
         Ok(Self(PathBuf::from(name.trim())))
     }
@@ -29,6 +29,11 @@ impl Drop for Loop {
     }
 }
 
+/// True where this process may attach loop devices and mount.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(std::fs::read_to_string("/proc/self/status")?.lines().any(|l| l.starts_with("Uid:\t0")))
+}
+
 pub(crate) async fn run(setup: &Setup) -> Result<String> {
     let dir = &setup.dir;
     let (files, old, new) = (dir.join("files"), dir.join("old.raw"), dir.join("new.raw"));
@@ -40,7 +45,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
     std::fs::write(&letter, "written through iSCSI\n".repeat(1000))?;
     output("debugfs", &["-w", "-R", &format!("write {} letter", text(&letter)?), text(&new)?])?;
 
-    let root = std::fs::read_to_string("/proc/self/status")?.lines().any(|l| l.starts_with("Uid:\t0"));
+    let root = is_root()?;
     let device = if root { Some(Loop::attach(&old)?) } else { None };
     let path = device.as_ref().map_or(old.as_path(), |d| d.0.as_path());
 

@@ -85,7 +85,7 @@ async fn alive(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn refused(answer: &Answer, codes: &[&str]) -> Result<String> {
+pub(crate) fn refused(answer: &Answer, codes: &[&str]) -> Result<String> {
     ensure!(codes.contains(&answer.code()), "expected {codes:?}, the answer is {}: {}", answer.status, answer.body);
     let said = answer.body["message"].as_str().unwrap_or_default();
     let what_to_do = answer.body["what_to_do"].as_str().unwrap_or_default();
@@ -248,7 +248,7 @@ async fn garbage_on_iscsi(_: &Setup, w: &mut World) -> Result<String> {
 }
 
 /// Starts a daemon that is to refuse, and gives what it said.
-async fn refuses_to_start(setup: &Setup, config: &std::path::Path) -> Result<Output> {
+pub(crate) async fn refuses_to_start(setup: &Setup, config: &std::path::Path) -> Result<Output> {
     let mut command = Command::new(&setup.reprise);
     command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
@@ -266,10 +266,10 @@ async fn refuses_to_start(setup: &Setup, config: &std::path::Path) -> Result<Out
     anyhow::bail!("it runs")
 }
 
-fn said(out: &Output, word: &str) -> Result<String> {
+pub(crate) fn said(out: &Output, word: &str) -> Result<String> {
     let text = String::from_utf8_lossy(&out.stderr);
     let line = text.lines().find(|l| l.contains(word)).with_context(|| format!("it does not say {word:?}: {text}"))?;
-    Ok(line.chars().take(220).collect())
+    Ok(line.chars().take(400).collect())
 }
 
 async fn settings(setup: &Setup, w: &mut World) -> Result<String> {

@@ -37,14 +37,33 @@ pub(crate) struct BoxPlan<'a> {
 impl Appliance {
     /// Writes the settings and starts the box.
     pub(crate) async fn start(reprise: &Path, dir: &Path, plan: &BoxPlan<'_>) -> Result<Self> {
+        let mut this = Self::planned(reprise, dir, plan)?;
+        this.run().await?;
+        Ok(this)
+    }
+
+    /// Writes the settings only.
+    pub(crate) fn planned(reprise: &Path, dir: &Path, plan: &BoxPlan<'_>) -> Result<Self> {
         let dir = dir.join(plan.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("make directory {}", dir.display()))?;
         let (iscsi, link) = two_free_addresses()?;
-        let mut this = Self { reprise: reprise.to_owned(), name: plan.name.into(), dir, iscsi, link, child: None };
-        let text = this.settings(plan.size);
-        std::fs::write(this.config(), text).context("write box.toml")?;
-        this.run().await?;
+        let this = Self { reprise: reprise.to_owned(), name: plan.name.into(), dir, iscsi, link, child: None };
+        std::fs::write(this.config(), this.settings(plan.size)).context("write box.toml")?;
         Ok(this)
+    }
+
+    /// Puts other lines in the place of the settings' section `[pool]`.
+    pub(crate) fn set_pool(&self, lines: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        let (head, rest) = text.split_once("[pool]\n").context("a section of the pool")?;
+        let (_, rest) = rest.split_once("[iscsi]").context("a section behind it")?;
+        std::fs::write(self.config(), format!("{head}[pool]\n{lines}\n[iscsi]{rest}")).context("write box.toml")
+    }
+
+    /// Puts more lines behind the settings.
+    pub(crate) fn add_settings(&self, lines: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        std::fs::write(self.config(), format!("{text}{lines}\n")).context("write box.toml")
     }
 
     pub(crate) fn settings(&self, size: &str) -> String {

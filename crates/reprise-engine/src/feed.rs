@@ -84,7 +84,7 @@ impl Group {
     }
 
     fn feed_fault(&mut self, error: &LinkError) {
-        if !matches!(error, LinkError::Silent { .. } | LinkError::Closed { .. }) {
+        if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
             self.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();

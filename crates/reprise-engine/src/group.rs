@@ -488,6 +488,11 @@ impl Group {
     }
 
     fn trim(&mut self) {
+        // A handshake under way may end with a first copy from the end that the offer named: what follows it stays.
+        let offered = self.peer.session.as_ref().is_some_and(|s| !s.is_streaming());
+        if offered && self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none()) {
+            return;
+        }
         let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
         let held = self.meta.peer.as_ref().filter(|_| self.meta.role == Role::Source).and_then(|p| p.durable);
         let mut to = held.map_or(applied, |p| applied.min(p.seq));

@@ -303,16 +303,18 @@ impl Group {
     fn finish_read(&mut self, name: u64) {
         let durable = self.durable_seq();
         let Some(read) = self.host.reads.get(&name).filter(|r| r.missing == 0) else { return };
-        if read.newest <= durable || read.failed.is_some() {
+        let (newest, failed) = (read.newest, read.failed.is_some());
+        // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
+        self.read_closed(name);
+        if newest <= durable || failed {
             self.deliver_read(name);
         } else {
-            self.host.seen.push((read.newest, name));
+            self.host.seen.push((newest, name));
         }
     }
 
     fn deliver_read(&mut self, name: u64) {
         let Some(read) = self.host.reads.remove(&name) else { return };
-        self.read_closed(name);
         let data = match read.failed {
             Some(error) => Err(error),
             None => Ok(read

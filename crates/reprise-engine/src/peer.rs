@@ -180,7 +180,7 @@ impl Group {
         if matches!(error, LinkError::Diverged { .. }) {
             self.peer.stopped = Some(Row::Diverged);
             self.notice(Notice::LinkStopped(Row::Diverged));
-        } else if !matches!(error, LinkError::Silent { .. } | LinkError::Closed { .. }) {
+        } else if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
             self.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();

@@ -11,6 +11,7 @@ mod fuzz;
 mod lint;
 mod process;
 mod setup;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -19,9 +20,10 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup                          install what the others need (Debian, as root), or say what is missing
-  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, e2e, fuzz
+  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, fuzz
   demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
   bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
+  sim OPTIONS [--patch FILE]     a pair in a simulator; --help lists the options; a patch goes to a scratch copy
   lint                           fmt, clippy and docs, warnings as errors
 ";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
+        "sim" => sim::run(rest),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

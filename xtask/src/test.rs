@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
-use crate::{checks, fuzz, setup};
+use crate::{checks, fuzz, setup, sim};
 
 /// The steps, in the order they run: what fails fastest first.
-const STEPS: [&str; 5] = ["checks", "unit", "planted", "e2e", "fuzz"];
+const STEPS: [&str; 6] = ["checks", "unit", "planted", "sim", "e2e", "fuzz"];
 
 /// What a step counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "checks" => source_checks(),
             "unit" => unit(),
             "planted" => planted(),
+            "sim" => sim::test().map(|(passed, failed)| Count { passed, failed }),
             "e2e" => e2e(),
             _ => fuzz_targets(),
         };

@@ -72,16 +72,18 @@ pub enum Fault {
     Misdirected(u64, i64),
     /// From the nth sync on they are reported and do nothing.
     LyingSync(u64),
-    /// The nth read gives what was durable, not what was written since.
+    /// The nth read gives what was there before the last write (of those since the fault was set).
     StaleRead(u64),
 }
 
 /// The disk. See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SimDisk {
     live: Vec<u8>,
     /// Durable content of the sectors that were written since.
     durable: BTreeMap<usize, [u8; SECTOR]>,
+    /// What stood before the last write of a sector, kept while a stale read is to come.
+    older: BTreeMap<usize, [u8; SECTOR]>,
     power: Power,
     faults: Vec<Fault>,
     lying: bool,
@@ -91,7 +93,14 @@ impl SimDisk {
     /// A disk of `len` bytes, all zero.
     pub fn new(len: usize, power: Power) -> Self {
         assert!(len.is_multiple_of(SECTOR), "{len} bytes are not whole sectors");
-        Self { live: vec![0; len], durable: BTreeMap::new(), power, faults: Vec::new(), lying: false }
+        Self {
+            live: vec![0; len],
+            durable: BTreeMap::new(),
+            older: BTreeMap::new(),
+            power,
+            faults: Vec::new(),
+            lying: false,
+        }
     }
 
     /// Injects a fault.
@@ -102,6 +111,7 @@ impl SimDisk {
     /// Takes back all faults that have not struck.
     pub fn heal(&mut self) {
         self.faults.clear();
+        self.older.clear();
         self.lying = false;
     }
 
@@ -147,6 +157,7 @@ impl SimDisk {
     fn put(&mut self, at: u64, bytes: &[u8], mut keep: impl FnMut(usize) -> bool) {
         assert!(at.is_multiple_of(SECTOR as u64) && bytes.len().is_multiple_of(SECTOR), "write of part of a sector");
         let first = at as usize / SECTOR;
+        let stale = self.faults.iter().any(|f| matches!(f, Fault::StaleRead(_)));
         for (i, new) in bytes.chunks_exact(SECTOR).enumerate() {
             let at = (first + i) * SECTOR;
             let Some(place) = self.live.get_mut(at..at + SECTOR) else { return };
@@ -154,9 +165,35 @@ impl SimDisk {
                 let mut old = [0; SECTOR];
                 old.copy_from_slice(place);
                 self.durable.entry(first + i).or_insert(old);
+                if stale {
+                    self.older.insert(first + i, old);
+                }
                 place.copy_from_slice(new);
             }
         }
+    }
+
+    /// True while a fault is set that has not struck.
+    pub fn is_armed(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    /// True while syncs are reported and do nothing.
+    pub fn is_lying(&self) -> bool {
+        self.lying
+    }
+
+    /// A write that was under way when the power went: sector i of it is there where `keep` says so.
+    pub fn write_part(&mut self, at: u64, bufs: &[Bytes], keep: impl FnMut(usize) -> bool) {
+        self.put(at, &bufs.concat(), keep);
+    }
+
+    /// Makes a range read as zero, as [`Self::write`] would.
+    ///
+    /// # Errors
+    /// See [`Self::write`].
+    pub fn zero(&mut self, at: u64, len: usize) -> Result<(), DiskError> {
+        self.write(at, &[Bytes::from(vec![0; len])])
     }
 
     /// Writes pieces one after the other. Durable after [`Self::sync`] or [`Self::sync_range`] only.
@@ -253,7 +290,8 @@ impl CacheRead for SimDisk {
         match hit {
             Some(Fault::ReadError(_)) => return Err(io::Error::other("injected read error")),
             Some(Fault::StaleRead(_)) => {
-                for (sector, old) in self.durable.range(at / SECTOR..end.div_ceil(SECTOR)) {
+                let sectors = at / SECTOR..end.div_ceil(SECTOR);
+                for (sector, old) in self.durable.range(sectors.clone()).chain(self.older.range(sectors)) {
                     let from = sector * SECTOR;
                     if let Some(place) = from.checked_sub(at).and_then(|p| out.get_mut(p..p + SECTOR)) {
                         place.copy_from_slice(old);

@@ -1,6 +1,6 @@
-//! Development only: a simulated disk, an independent model of the journal, and a harness that cuts the power.
+//! Development only: simulated disks, lines and clocks, independent models, and what runs the product on them.
 //!
-//! The model ([`model`]) uses reprise-types only: it knows what was written and what was acknowledged, computes the
+//! [`pair`] runs a whole pair; [`harness`] the journal alone. The model ([`model`]) uses reprise-types only: it knows what was written and what was acknowledged, computes the
 //! history hash by its own code from the rule in `docs/formats.md`, and is asked what an image must look like. The
 //! harness ([`harness`]) plays the engine's part against the real journal. Nothing here has a clock or a random source:
 //! a run is a function of its seed.
@@ -10,6 +10,7 @@
 pub mod disk;
 pub mod harness;
 pub mod model;
+pub mod pair;
 mod rng;
 
 pub use disk::{Fault, Power, SimDisk};

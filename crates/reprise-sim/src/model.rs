@@ -51,13 +51,17 @@ pub fn payload(written: &Written) -> Bytes {
 
 /// h(n) from h(n-1), by the rule of `docs/formats.md`, "History hash".
 pub fn chain(before: HistoryHash, written: &Written) -> HistoryHash {
-    let data = payload(written);
+    chain_bytes(before, written.kind, &written.extent, &payload(written))
+}
+
+/// The same for any payload.
+pub fn chain_bytes(before: HistoryHash, kind: RecordKind, extent: &Extent, data: &[u8]) -> HistoryHash {
     let mut input = before.as_bytes().to_vec();
-    input.extend_from_slice(&[written.kind.code(), 0]);
-    input.extend_from_slice(&written.extent.volume.get().to_le_bytes());
+    input.extend_from_slice(&[kind.code(), 0]);
+    input.extend_from_slice(&extent.volume.get().to_le_bytes());
     input.extend_from_slice(&(data.len() as u32).to_le_bytes());
-    input.extend_from_slice(&written.extent.sector.get().to_le_bytes());
-    input.extend_from_slice(&written.extent.sectors.get().to_le_bytes());
+    input.extend_from_slice(&extent.sector.get().to_le_bytes());
+    input.extend_from_slice(&extent.sectors.get().to_le_bytes());
     input.extend_from_slice(&[0; 8]);
     data.chunks(4096).for_each(|grain| input.extend_from_slice(&crc_fast::crc32_iscsi(grain).to_le_bytes()));
     truncated(&input)

@@ -1,0 +1,190 @@
+//! Runs the pair simulator: one seed with its trace, many seeds, or the kept ones. `cargo xtask sim` starts it.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use reprise_sim::pair::plan::{CLASSES, SEC};
+use reprise_sim::pair::{Ending, Plan, Report, Sum, Tell, parse_kept, render_kept, run, shrink};
+
+const USAGE: &str = "\
+cargo xtask sim OPTIONS
+
+  --seed N        run that seed and print what happens
+  --minutes M     search with fresh seeds for so long
+  --seeds COUNT   run so many seeds
+  --from N        the first of them (else: drawn from the clock)
+  --kept          run the seeds that failed once (crates/reprise-sim/seeds)
+  --threads N     at a time (else: one per core)
+  --keep-going    search on after a failure
+";
+
+/// Failures that a search goes on after, at most.
+const FAILURES_MAX: usize = 20;
+
+#[derive(Default)]
+struct Options {
+    seed: Option<u64>,
+    minutes: Option<f64>,
+    seeds: Option<u64>,
+    from: Option<u64>,
+    kept: bool,
+    threads: Option<usize>,
+    keep_going: bool,
+}
+
+fn options() -> Option<Options> {
+    let mut options = Options::default();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || args.next().and_then(|n| n.parse::<f64>().ok());
+        match arg.as_str() {
+            "--seed" => options.seed = Some(number()? as u64),
+            "--minutes" => options.minutes = Some(number()?),
+            "--seeds" => options.seeds = Some(number()? as u64),
+            "--from" => options.from = Some(number()? as u64),
+            "--threads" => options.threads = Some(number()? as usize),
+            "--kept" => options.kept = true,
+            "--keep-going" => options.keep_going = true,
+            _ => return None,
+        }
+    }
+    let one = options.seed.is_some() || options.minutes.is_some() || options.seeds.is_some() || options.kept;
+    one.then_some(options)
+}
+
+fn seeds_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/pair.txt")
+}
+
+fn main() -> ExitCode {
+    let Some(options) = options() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    if let Some(seed) = options.seed {
+        return show(seed);
+    }
+    // Failed assertions are findings and are told as such.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (sum, failed, took) = search(&options);
+    tell(&sum, failed, took);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(seed: u64) -> ExitCode {
+    let report = run(Plan::new(seed), Tell::Print);
+    println!("seed {seed}: {:?}", report.ending);
+    println!("{:#?}", report.counts);
+    if report.wrong().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn search(options: &Options) -> (Sum, u64, Duration) {
+    let began = Instant::now();
+    let end = options.minutes.map(|m| began + Duration::from_secs_f64(m * 60.0));
+    let kept: VecDeque<(String, Plan)> = if options.kept {
+        let text = std::fs::read_to_string(seeds_file()).unwrap_or_default();
+        text.lines().filter_map(|l| Some((l.to_owned(), parse_kept(l)?))).collect()
+    } else {
+        VecDeque::new()
+    };
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+    let first = options.from.unwrap_or_else(|| clock() * 1_000);
+    let count = if end.is_some() { u64::MAX } else { options.seeds.unwrap_or(0) };
+    if count > 0 {
+        println!("seeds from {first} on");
+    }
+    let (kept, next, failed) = (Mutex::new(kept), AtomicU64::new(0), Mutex::new(Vec::new()));
+    let sum = Mutex::new(Sum::default());
+    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let work = || {
+        loop {
+            let stop = !options.keep_going && !locked(&failed).is_empty() || locked(&failed).len() >= FAILURES_MAX;
+            if stop || end.is_some_and(|end| Instant::now() >= end) {
+                return;
+            }
+            let kept_one = locked(&kept).pop_front();
+            let (name, plan, seed) = match kept_one {
+                Some((line, plan)) => (format!("kept seed {line}"), plan, None),
+                None => {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= count {
+                        return;
+                    }
+                    (format!("seed {}", first + i), Plan::new(first + i), Some(first + i))
+                }
+            };
+            let report = run(plan, Tell::Nothing);
+            locked(&sum).add(&report);
+            if let Ending::Wrong(what) = &report.ending {
+                println!("FAILED {name}: {what}");
+                let first = {
+                    let mut failed = locked(&failed);
+                    failed.push(seed);
+                    failed.len() == 1
+                };
+                if let Some(seed) = seed.filter(|_| first) {
+                    keep(seed);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads.max(1)).for_each(|_| drop(scope.spawn(work))));
+    let failed = locked(&failed).len() as u64;
+    (sum.into_inner().unwrap_or_else(PoisonError::into_inner), failed, began.elapsed())
+}
+
+/// Makes a failing seed small and writes it to the file of seeds that failed once.
+fn keep(seed: u64) {
+    let (needed, what) = shrink(seed);
+    let line = render_kept(seed, &needed);
+    println!("seed {seed} fails with {} items of its plan: {what}", needed.len());
+    let file = seeds_file();
+    let added = std::fs::OpenOptions::new().create(true).append(true).open(&file);
+    match added.and_then(|mut f| writeln!(f, "{line}")) {
+        Ok(()) => println!("kept in {}: {line}", file.display()),
+        Err(e) => println!("not kept ({e}): {line}"),
+    }
+    if let Some(plan) = parse_kept(&line) {
+        let report: Report = run(plan, Tell::Print);
+        println!("seed {seed}, made small: {:?}", report.ending);
+    }
+}
+
+fn tell(sum: &Sum, failed: u64, took: Duration) {
+    let c = &sum.counts;
+    for (class, what) in CLASSES {
+        println!("class {class:>2}  {:>8}  {what}", c.classes.get(&class).copied().unwrap_or(0));
+    }
+    let [writes, troubles, restarts] = sum.medians();
+    println!("median run: {writes} host writes, {troubles} faults, {restarts} restarts");
+    let simulated = sum.simulated / SEC;
+    let factor = simulated as f64 / took.as_secs_f64().max(0.001);
+    println!(
+        "{} runs, {failed} failed, {} stopped and said why, {:.1} simulated hours in {:.0} s ({factor:.0} x real time); \
+         {} writes and {} reads checked, {} restarts, {} images compared, {} first copies, {} handshakes, {} faults said \
+         aloud, {} commands of a person, {} events",
+        sum.runs,
+        sum.stopped,
+        simulated as f64 / 3600.0,
+        took.as_secs_f64(),
+        c.writes,
+        c.reads,
+        c.restarts,
+        c.images,
+        c.copies,
+        c.links,
+        c.detected,
+        c.commands,
+        c.events
+    );
+}

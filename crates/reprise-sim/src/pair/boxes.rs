@@ -1,0 +1,482 @@
+//! A simulated box: its disks, its process (the real group), and what starting it means.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use reprise_engine::{
+    Branch, CacheFill, CopyState, Effect, Group, GroupConfig, GroupMeta, IoFault, MetaError, PeerMeta, Token,
+    VolumeMeta,
+};
+use reprise_format::FormatError;
+use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
+use reprise_journal::{CacheRead, Found, Grant, JournalConfig, RecoverError, recover, scan_segments, segment_offset};
+use reprise_types::{
+    BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId, VolumeSlot,
+    WallMicros,
+};
+
+use crate::disk::DiskError;
+use crate::model::chain_start;
+use crate::pair::history::VOLUME_SECTORS;
+use crate::{Fault, Power, Rng, SimDisk};
+
+/// Bytes of a segment: the smallest.
+pub const SEGMENT_LEN: u64 = 1 << 20;
+/// Segments that are kept back, as the node keeps them.
+const RESERVE: u32 = 2;
+/// The group both boxes hold.
+pub const GROUP: GroupId = GroupId::from_raw([3; 16]);
+const BRANCH: BranchId = BranchId::from_raw([4; 16]);
+const EIO: i32 = 5;
+
+/// Why a box does not open its group.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No superblock that can be taken.
+    #[error("superblock")]
+    Superblock(#[source] FormatError),
+    /// Its fields are wrong.
+    #[error("superblock")]
+    Meta(#[source] MetaError),
+    /// Segment headers cannot be read.
+    #[error("segment headers")]
+    Segments(#[source] std::io::Error),
+    /// Recovery stops.
+    #[error("{0}")]
+    Recover(#[source] RecoverError),
+}
+
+impl OpenError {
+    /// True where the disk did not answer, so that another try may.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Segments(_) => true,
+            Self::Recover(e) => e.case == reprise_journal::Case::ReadFailed,
+            // A copy that cannot be read is one that is not there.
+            Self::Superblock(_) | Self::Meta(_) => false,
+        }
+    }
+}
+
+/// A clock: how it runs against the world's.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    mono_base: u64,
+    wall_base: i64,
+    since: u64,
+    /// Per mille too fast.
+    pub drift: i64,
+}
+
+impl Clock {
+    fn new(rng: &mut Rng) -> Self {
+        Self { mono_base: rng.below(1 << 40), wall_base: 1_700_000_000_000_000, since: 0, drift: 0 }
+    }
+
+    fn passed(&self, t: u64) -> u64 {
+        let passed = (t - self.since) as i64;
+        (passed + passed / 1000 * self.drift).max(0) as u64
+    }
+
+    /// What the box reads at world time `t`.
+    pub fn now(&self, t: u64) -> Now {
+        let passed = self.passed(t);
+        let wall = (self.wall_base + (passed / 1000) as i64).max(0) as u64;
+        Now { mono: Mono::from_nanos(self.mono_base + passed), wall: WallMicros::from_raw(wall) }
+    }
+
+    /// From here on the clock runs so many per mille fast or slow.
+    pub fn set_drift(&mut self, t: u64, drift: i64) {
+        let now = self.now(t);
+        (self.mono_base, self.wall_base) = (now.mono.nanos(), now.wall.get() as i64);
+        (self.since, self.drift) = (t, drift);
+    }
+
+    /// The wall clock jumps.
+    pub fn jump(&mut self, seconds: i64) {
+        self.wall_base += seconds * 1_000_000;
+    }
+
+    /// Another boot: the monotonic clock begins somewhere else.
+    fn restart(&mut self, t: u64, rng: &mut Rng) {
+        self.set_drift(t, self.drift);
+        self.mono_base = rng.below(1 << 40);
+    }
+
+    /// World time until the box's clock reads `mono`.
+    pub fn until(&self, t: u64, mono: Mono) -> u64 {
+        let left = mono.nanos().saturating_sub(self.now(t).mono.nanos());
+        left + left / 16
+    }
+}
+
+/// What is on a box's disks.
+#[derive(Debug, Clone)]
+pub struct Disks {
+    /// The cache.
+    pub cache: SimDisk,
+    /// The homes.
+    pub homes: Vec<SimDisk>,
+}
+
+/// A running group.
+pub struct Process {
+    /// The real thing.
+    pub group: Group,
+    /// Disk operations under way, by number.
+    pub pending: BTreeMap<u64, (Token, Effect)>,
+    free: BTreeSet<u32>,
+    generation: u64,
+    /// World time of the tick that is to come.
+    pub tick_at: u64,
+}
+
+/// A box.
+pub struct SimBox {
+    /// Its identity.
+    pub id: BoxId,
+    /// Its number: 0 the source, 1 the mirror.
+    pub n: usize,
+    /// Its disks.
+    pub disks: Disks,
+    /// Its clocks.
+    pub clock: Clock,
+    /// The group, while it runs.
+    pub process: Option<Process>,
+    /// Counts processes: what belongs to an older one is nobody's.
+    pub life: u64,
+    /// Segments of the cache.
+    pub segments: u32,
+    /// Latencies are multiplied by this.
+    pub slow: u64,
+    /// No group is on its disk: it was replaced by an empty box.
+    pub empty: bool,
+    /// What a recovery chose and could not seal yet: the next one must choose the same.
+    chosen: Option<Point>,
+    ram_tail: u64,
+    dsync: bool,
+    starts: u64,
+}
+
+fn volume(slot: u16) -> VolumeMeta {
+    VolumeMeta {
+        slot: VolumeSlot::from_raw(slot),
+        id: VolumeId::from_raw([slot as u8 + 1; 16]),
+        sectors: SectorCount::from_raw(VOLUME_SECTORS[usize::from(slot)]),
+        name: format!("v{slot}"),
+        lun: slot,
+        legs: vec![],
+        local_only: false,
+        thin: false,
+    }
+}
+
+fn nonce(rng: &mut Rng) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+    out[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
+    out
+}
+
+/// The first instance a box shows a peer.
+pub fn first_instance(rng: &mut Rng) -> reprise_format::link::Instance {
+    reprise_link::instance::first(nonce(rng))
+}
+
+fn first_meta(n: usize, peer: BoxId, rng: &mut Rng) -> GroupMeta {
+    let source = n == 0;
+    let base =
+        if source { Point { branch: BRANCH, seq: Seq::ZERO, hash: chain_start(GROUP) } } else { Point::default() };
+    let peer = PeerMeta { peer, durable: None, copy: None, paused: false, instance: first_instance(rng), seen: None };
+    GroupMeta {
+        group: GROUP,
+        name: "g".into(),
+        role: if source { Role::Source } else { Role::Mirror },
+        branches: if source { vec![Branch { id: BRANCH, fork: None, ceded: false }] } else { vec![] },
+        trimmed: base,
+        applied: Seq::ZERO,
+        applying: Seq::ZERO,
+        seal: base,
+        incarnation: 1,
+        volumes: vec![volume(0), volume(1)],
+        peer: (!source).then_some(peer),
+        copy: (!source).then_some(CopyState { cursor: None, complete_at: None }),
+        fenced: None,
+        next_slot: 2,
+        generation_floor: 0,
+    }
+}
+
+fn io(error: DiskError) -> IoFault {
+    match error {
+        DiskError::Io | DiskError::PowerCut => IoFault::Disk(EIO),
+    }
+}
+
+fn home_place(e: &Extent) -> (usize, u64, usize) {
+    (usize::from(e.volume.get()), e.sector.get() * 512, e.sectors.get() as usize * 512)
+}
+
+impl SimBox {
+    /// A box with empty disks and a group that has just been made.
+    pub fn new(n: usize, plan: &super::plan::Plan, rng: &mut Rng) -> Self {
+        let segments = plan.segments[n];
+        let disk = |len: u64| SimDisk::new(len as usize, Power::default());
+        let disks = Disks {
+            cache: disk(segment_offset(segments, SEGMENT_LEN)),
+            homes: VOLUME_SECTORS.iter().map(|s| disk(s * 512)).collect(),
+        };
+        let mut new = Self {
+            id: BoxId::from_raw([n as u8 + 1; 16]),
+            n,
+            disks,
+            clock: Clock::new(rng),
+            process: None,
+            life: 0,
+            segments,
+            slow: 1,
+            empty: false,
+            chosen: None,
+            ram_tail: plan.ram_tail,
+            dsync: plan.dsync,
+            starts: 0,
+        };
+        new.format(rng);
+        new
+    }
+
+    /// Empty disks and a fresh group on them.
+    pub fn format(&mut self, rng: &mut Rng) {
+        let disk = |old: &SimDisk| SimDisk::new(old.bytes().len(), Power::default());
+        self.disks = Disks { cache: disk(&self.disks.cache), homes: self.disks.homes.iter().map(disk).collect() };
+        let peer = BoxId::from_raw([2 - self.n as u8; 16]);
+        let body = first_meta(self.n, peer, rng).to_body();
+        for version in [1, 2] {
+            // Two volumes and a name fit.
+            let copy = superblock::encode(SuperblockKind::Group, version, &body).map(|c| c.freeze());
+            let copy = copy.unwrap_or_default();
+            for i in copies_of(version) {
+                self.disks.cache.write_part(group_copies(0)[i], std::slice::from_ref(&copy), |_| true);
+            }
+        }
+        let _ = self.disks.cache.sync();
+        self.empty = false;
+        self.chosen = None;
+    }
+
+    /// Recovers and starts the group, as the node does.
+    ///
+    /// # Errors
+    /// The disks do not hold a group that may be served.
+    pub fn open(&mut self, t: u64, rng: &mut Rng) -> Result<Point, OpenError> {
+        let cache = &mut self.disks.cache;
+        // A sync that fails here is seen by what follows.
+        let _ = cache.sync();
+        for home in &mut self.disks.homes {
+            let _ = home.sync();
+        }
+        let copies: Vec<_> =
+            group_copies(0).iter().map(|at| cache.read(*at, superblock::SUPERBLOCK_COPY_LEN).ok()).collect();
+        let (version, body) =
+            superblock::newest::<GroupBody>(SuperblockKind::Group, &copies).map_err(OpenError::Superblock)?;
+        let mut meta = GroupMeta::from_body(&body).map_err(OpenError::Meta)?;
+        let pool = PoolId::from_raw([self.n as u8 + 9; 16]);
+        let segments = scan_segments(cache, pool, self.segments, SEGMENT_LEN).map_err(OpenError::Segments)?;
+        let generation = segments.iter().map(|s| s.header.generation).max().unwrap_or(0);
+        let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
+        let found = Found {
+            pool,
+            group: meta.group,
+            segment_len: SEGMENT_LEN,
+            superblock_version: version,
+            trimmed: meta.trimmed,
+            seal: meta.seal,
+            incarnation: meta.incarnation,
+            applying: meta.applying,
+            generation_floor: meta.generation_floor,
+            peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
+        };
+        let recovered = recover(cache, found, &segments).map_err(OpenError::Recover)?;
+        let free = (0..self.segments).filter(|s| !recovered.held.contains(s)).collect();
+        self.starts += 1;
+        self.life += 1;
+        self.clock.restart(t, rng);
+        if let Some(peer) = &mut meta.peer
+            && let Some(next) = reprise_link::instance::on_start(peer.instance, nonce(rng))
+        {
+            peer.instance = next;
+        }
+        let config = GroupConfig {
+            this_box: self.id,
+            journal: JournalConfig {
+                pool,
+                group: meta.group,
+                segment_len: SEGMENT_LEN,
+                ram_tail_max: ByteLen::from_raw(self.ram_tail),
+            },
+            link_window: 32 << 20,
+        };
+        let end = recovered.start.end();
+        let group = Group::open(self.clock.now(t), config, meta, version, recovered.start);
+        self.process = Some(Process { group, pending: BTreeMap::new(), free, generation, tick_at: u64::MAX });
+        Ok(end)
+    }
+
+    /// What the last recovery chose, where it could not be sealed; remembers the choice of this one.
+    pub fn choose(&mut self, end: Point) -> Option<Point> {
+        self.chosen.replace(end).filter(|before| *before != end)
+    }
+
+    /// The choice is sealed.
+    pub fn sealed(&mut self) {
+        self.chosen = None;
+    }
+
+    /// The disks changed under the choice.
+    pub fn forget_choice(&mut self) {
+        self.chosen = None;
+    }
+
+    /// The running group.
+    pub fn group(&self) -> Option<&Group> {
+        self.process.as_ref().map(|p| &p.group)
+    }
+
+    /// True where the group runs and its seal is durable.
+    pub fn is_ready(&self) -> bool {
+        self.group().is_some_and(Group::is_ready)
+    }
+
+    /// A segment for the group, as the node's allocator gives it.
+    pub fn grant(&mut self) -> Option<Grant> {
+        let p = self.process.as_mut().filter(|p| p.free.len() > RESERVE as usize)?;
+        p.generation += 1;
+        Some(Grant { segment: p.free.pop_first()?, generation: p.generation })
+    }
+
+    /// Takes segments back.
+    pub fn give_back(&mut self, segments: &[u32]) {
+        if let Some(p) = &mut self.process {
+            p.free.extend(segments);
+        }
+    }
+
+    /// How full the cache is.
+    pub fn fill(&self) -> CacheFill {
+        let free = self.process.as_ref().map_or(0, |p| p.free.len() as u32);
+        CacheFill { total: self.segments, used: self.segments - free, reserve: RESERVE }
+    }
+
+    /// Carries a disk operation out.
+    pub fn carry_out(&mut self, effect: &Effect) -> Result<Bytes, IoFault> {
+        let dsync = self.dsync;
+        let Disks { cache, homes } = &mut self.disks;
+        let mut durably = |at: u64, bufs: &[Bytes]| {
+            cache.write(at, bufs)?;
+            if dsync { cache.sync_range(at, bufs.iter().map(Bytes::len).sum()) } else { cache.sync() }
+        };
+        let none = |()| Bytes::new();
+        match effect {
+            Effect::WriteCache { at, bufs, .. } => durably(*at, bufs).map(none).map_err(io),
+            Effect::WriteSuperblock { version, copy, .. } => {
+                let mut each = |i: &usize| durably(group_copies(0)[*i], std::slice::from_ref(copy));
+                copies_of(*version).iter().try_for_each(&mut each).map(none).map_err(io)
+            }
+            Effect::ReadCache { at, len, .. } => cache.read(*at, *len).map(Bytes::from).map_err(|_| IoFault::Disk(EIO)),
+            Effect::ReadHome { extent, .. } => {
+                let (v, at, len) = home_place(extent);
+                homes[v].read(at, len).map(Bytes::from).map_err(|_| IoFault::Disk(EIO))
+            }
+            Effect::WriteHome { extent, bufs, .. } => {
+                let (v, at, _) = home_place(extent);
+                homes[v].write(at, bufs).map(none).map_err(io)
+            }
+            Effect::ZeroHome { extent, .. } => {
+                let (v, at, len) = home_place(extent);
+                homes[v].zero(at, len).map(none).map_err(io)
+            }
+            Effect::FlushHome { volumes, .. } => {
+                volumes.iter().try_for_each(|v| homes[usize::from(v.get())].sync()).map(none).map_err(io)
+            }
+            _ => Ok(Bytes::new()),
+        }
+    }
+
+    /// The process ends. With `power` the disks lose what they had not made durable: `calm` in 256 of it stays.
+    pub fn stop(&mut self, power: bool, rng: &mut Rng) {
+        self.life += 1;
+        let calm = [0, 64, 128, 240, 255][rng.below(5) as usize];
+        let pending = self.process.take().map(|p| p.pending).unwrap_or_default();
+        for (_, effect) in pending.into_values() {
+            self.half_done(&effect, power, rng);
+        }
+        if power {
+            self.disks.cache.power_cut(rng, calm);
+            self.disks.homes.iter_mut().for_each(|h| h.power_cut(rng, calm));
+        }
+    }
+
+    /// An operation that was under way: it did not happen, or it did, or some of its sectors did.
+    fn half_done(&mut self, effect: &Effect, power: bool, rng: &mut Rng) {
+        let share = match rng.below(4) {
+            0 => 0,
+            1 => 256,
+            _ if power => rng.below(256),
+            _ => 256,
+        };
+        let mut pieces: Vec<(usize, u64, Vec<Bytes>)> = Vec::new();
+        match effect {
+            Effect::WriteCache { at, bufs, .. } => pieces.push((0, *at, bufs.clone())),
+            Effect::WriteSuperblock { version, copy, .. } => {
+                pieces.extend(copies_of(*version).map(|i| (0, group_copies(0)[i], vec![copy.clone()])));
+            }
+            Effect::WriteHome { extent, bufs, .. } => {
+                let (v, at, _) = home_place(extent);
+                pieces.push((v + 1, at, bufs.clone()));
+            }
+            Effect::ZeroHome { extent, .. } => {
+                let (v, at, len) = home_place(extent);
+                pieces.push((v + 1, at, vec![Bytes::from(vec![0; len])]));
+            }
+            _ => {}
+        }
+        for (disk, at, bufs) in pieces {
+            let disk = if disk == 0 { &mut self.disks.cache } else { &mut self.disks.homes[disk - 1] };
+            disk.write_part(at, &bufs, |_| rng.below(256) < share);
+        }
+    }
+
+    /// Sets a fault on one of the disks.
+    pub fn inject(&mut self, home: Option<usize>, fault: Fault) {
+        match home {
+            None => self.disks.cache.inject(fault),
+            Some(v) => self.disks.homes[v].inject(fault),
+        }
+    }
+
+    /// Flips a bit of a byte of the journal that was written, found from `place` on.
+    pub fn rot(&mut self, place: u64) {
+        let from = segment_offset(0, SEGMENT_LEN) as usize;
+        let bytes = &self.disks.cache.bytes()[from..];
+        let start = place as usize % bytes.len();
+        let at = (0..bytes.len()).map(|i| (start + i) % bytes.len()).find(|i| bytes[*i] != 0);
+        if let Some(at) = at {
+            self.disks.cache.rot((from + at) as u64, 1 << (place >> 60 & 7));
+        }
+    }
+
+    /// Destroys one copy of the superblock.
+    pub fn destroy_copy(&mut self, which: u64) {
+        let at = group_copies(0)[(which % 4) as usize];
+        let garbage = Bytes::from(vec![which as u8 | 1; superblock::SUPERBLOCK_COPY_LEN]);
+        self.disks.cache.write_part(at, &[garbage], |i| which >> (i % 32) & 1 == 0);
+        let _ = self.disks.cache.sync();
+    }
+
+    /// Faults that have not struck are taken back.
+    pub fn heal(&mut self) {
+        self.disks.cache.heal();
+        self.disks.homes.iter_mut().for_each(SimDisk::heal);
+        self.slow = 1;
+    }
+}

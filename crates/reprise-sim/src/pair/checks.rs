@@ -1,0 +1,195 @@
+//! What is asked after every step.
+
+use bytes::Bytes;
+use reprise_journal::PieceSource;
+use reprise_types::{Point, Seq};
+
+use crate::pair::history::{History, VOLUME_SECTORS, extent};
+use crate::pair::world::{World, say};
+
+impl World {
+    /// The line of history that box n is on.
+    fn line(&self, n: usize) -> &History {
+        match &self.other_line {
+            Some(other) if n == 1 => other,
+            _ => &self.history,
+        }
+    }
+
+    /// A box has recovered.
+    pub(super) fn opened(&mut self, n: usize, end: Point) {
+        if n == 0 {
+            let lossy = self.excuse[0].damaged || self.source_odd;
+            let before = self.history.clone();
+            let acked = self.history.acked();
+            if let Err(what) = self.history.recovered(end.seq, end.hash, lossy) {
+                return self.fail(what);
+            }
+            if end.seq < acked {
+                say!(self, "source: lost what it had acknowledged up to {acked}");
+                if self.excuse[0].damaged && self.mirror_written <= end.seq {
+                    // No box holds what was lost: nothing can find out.
+                    self.counts.undetectable += 1;
+                    self.source_lost = Some("its disk lost what only it held".into());
+                }
+                if self.excuse[0].damaged {
+                    self.blind[0] = Some(Seq::MAX);
+                }
+            }
+            if self.mirror_written > end.seq && self.other_line.is_none() && lossy {
+                say!(self, "histories fork behind {}", end.seq);
+                self.other_line = Some(before);
+                self.forks += 1;
+                *self.counts.classes.entry(16).or_default() += 1;
+            }
+        } else {
+            let group = self.boxes[1].group();
+            let begun = group.is_some_and(|g| !g.meta().branches.is_empty());
+            if !begun {
+                return;
+            }
+            if self.other_line.is_some()
+                && end.seq <= self.history.end()
+                && self.history.hash(end.seq) == Some(end.hash)
+            {
+                // What it had received of the other line was not durable.
+                self.other_line = None;
+            }
+            if let Some(before) = self.durable[1].filter(|d| *d > end.seq)
+                && !self.excuse[1].damaged
+                && !self.mirror_odd
+            {
+                return self.fail(format!("mirror: {before} was durable, the log ends at {}", end.seq));
+            }
+            if let Some(before) = self.durable[1].filter(|d| *d > end.seq) {
+                self.mirror_odd = true;
+                if self.excuse[1].damaged {
+                    self.blind[1] = self.blind[1].max(Some(before));
+                }
+            }
+            self.durable[1] = Some(end.seq);
+            self.mirror_written = end.seq;
+        }
+    }
+
+    /// After every step of a group.
+    pub(super) fn check_step(&mut self, n: usize) {
+        let Some(group) = self.boxes[n].group() else { return };
+        // Asserts the order of the positions too.
+        let at = group.positions();
+        let point = group.durable();
+        let begun = !group.meta().branches.is_empty();
+        let attached = group.meta().peer.as_ref().is_some_and(|p| p.durable.is_some());
+        if !begun {
+            return;
+        }
+        let changed = self.durable[n] != Some(point.seq);
+        if changed {
+            let expected = self.line(n).hash(point.seq);
+            if expected != Some(point.hash) {
+                let what = format!("{}: h({}) is {}, the host's history has {expected:?}", Self::name(n), point.seq, {
+                    point.hash
+                });
+                return self.fail(what);
+            }
+            self.durable[n] = Some(point.seq);
+        }
+        if n == 1 {
+            self.mirror_written = self.mirror_written.max(at.written);
+            let source = if self.other_line.is_some() { Seq::MAX } else { self.history.end() };
+            if at.written > source {
+                self.fail(format!("mirror: holds {} of a source that has written {source}", at.written));
+            }
+        } else if attached
+            && !self.mirror_odd
+            && !self.source_odd
+            && !self.excuse[1].damaged
+            && let Some(mirror) = self.durable[1]
+            && at.trimmed > mirror
+        {
+            self.fail(format!("source: trimmed up to {}, the mirror holds {mirror}", at.trimmed));
+        }
+    }
+
+    /// Any moment from `applying` to `durable` reads as the host's history up to it.
+    pub(super) fn check_view(&mut self, n: usize) {
+        let Some(group) = self.boxes[n].group() else { return };
+        if !group.is_ready() || group.meta().branches.is_empty() || group.meta().copy.is_some() || group.is_fenced() {
+            return;
+        }
+        let at = group.positions();
+        match self.blind[n] {
+            Some(until) if at.applied < until => return,
+            _ => self.blind[n] = None,
+        }
+        let span = at.durable.since(at.applying);
+        let seq = Seq::from_raw(at.applying.get() + [0, span, self.rng.below(span + 1)][self.rng.below(3) as usize]);
+        let volume = self.rng.below(2) as u16;
+        let whole = extent(volume, 0, VOLUME_SECTORS[usize::from(volume)]);
+        let Some(group) = self.boxes[n].group() else { return };
+        let journal = group.journal();
+        let plan = journal.plan_with(&journal.index_at(at.applied, seq), whole);
+        self.counts.images += 1;
+        for piece in plan.pieces {
+            let (first, len) = (piece.sector.get(), piece.sectors.get() as usize * 512);
+            let bytes = match piece.source {
+                PieceSource::Home => self.peek(n, Some(usize::from(volume)), first * 512, len),
+                PieceSource::Zero => Bytes::from(vec![0; len]),
+                PieceSource::Ram(bytes) => bytes,
+                PieceSource::Disk(d) => {
+                    let header = self.peek(n, None, d.header_at, d.header_len);
+                    let payload = self.peek(n, None, d.payload_at, d.payload_len);
+                    match d.verify(&header, &payload) {
+                        Ok(bytes) => bytes,
+                        Err(_) if self.excuse[n].damaged => {
+                            self.counts.detected += 1;
+                            continue;
+                        }
+                        Err(e) => return self.fail(format!("{}: journal does not read: {e}", Self::name(n))),
+                    }
+                }
+            };
+            if let Some((sector, is, should)) = self.line(n).differs(volume, first, &bytes, seq) {
+                return self.fail(format!(
+                    "{}: image at {seq} (applied {}, applying {}, durable {}): volume {volume} sector {sector} is of \
+                     write {is}, should be of {should}",
+                    Self::name(n),
+                    at.applied,
+                    at.applying,
+                    at.durable
+                ));
+            }
+        }
+    }
+
+    /// Everything has come to rest as it should, and stays so.
+    pub(super) fn settled(&self) -> bool {
+        let [Some(a), Some(b)] = [self.boxes[0].group(), self.boxes[1].group()] else { return false };
+        let (at, there) = (a.positions(), b.positions());
+        let copied = a.meta().peer.as_ref().is_some_and(|p| p.copy.is_none() && p.durable.is_some());
+        self.host_queue.is_empty()
+            && self.outstanding.is_empty()
+            && a.is_applied()
+            && b.is_applied()
+            && at.applied == at.written
+            && there.applied == at.written
+            && copied
+            && b.meta().copy.is_none()
+    }
+
+    /// Both homes, byte by byte, once everything is applied.
+    pub(super) fn check_homes(&mut self) {
+        let end = self.history.end();
+        for n in 0..2 {
+            for volume in 0..VOLUME_SECTORS.len() {
+                let found = self.history.differs(volume as u16, 0, self.boxes[n].disks.homes[volume].bytes(), end);
+                if let Some((sector, is, should)) = found {
+                    return self.fail(format!(
+                        "{}: home of volume {volume} sector {sector} is of write {is}, should be of {should} (end {end})",
+                        Self::name(n)
+                    ));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! What hosts wrote and were told: the independent side of every check. Uses reprise-types and the model's own history
+//! hash only; it never asks the engine what it did.
+//!
+//! The world shows it three things: what the host asked for and was answered, what records went to a box's disk (decoded
+//! by the world, compared here byte by byte with what the host wrote), and images. A record that nobody asked for, an
+//! answer without a record, a compare-and-write that did not hold, a read of something older than what was acknowledged
+//! before it: each is a violation.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use reprise_types::{Extent, GroupId, HistoryHash, PoolBuf, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
+
+use crate::model::{chain_bytes, chain_start};
+
+/// Sectors of the group's volumes: not multiples of anything, large enough for several copied regions.
+pub const VOLUME_SECTORS: [u64; 2] = [4796, 2148];
+
+/// The sector that operation `id` put at `sector` of a volume; zeros for id 0.
+pub fn stamp(id: u64, volume: u16, sector: u64, out: &mut [u8]) {
+    if id == 0 {
+        out.fill(0);
+        return;
+    }
+    let place = u64::from(volume) << 48 | sector;
+    let base = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ place.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    for (i, word) in (0u64..).zip(out.chunks_exact_mut(8)) {
+        let value = match i {
+            0 => id,
+            1 => place,
+            _ => base.rotate_left(i as u32) ^ i.wrapping_mul(0x2545_f491_4f6c_dd1d),
+        };
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The bytes operation `id` writes to an extent.
+pub fn content(id: u64, extent: &Extent) -> Bytes {
+    let count = extent.sectors.get();
+    let mut buf = PoolBuf::unpooled(count as usize * 512);
+    for (i, out) in (0..count).zip(buf.chunks_exact_mut(512)) {
+        stamp(id, extent.volume.get(), extent.sector.get() + i, out);
+    }
+    buf.freeze()
+}
+
+/// Builds an extent.
+pub fn extent(volume: u16, sector: u64, sectors: u64) -> Extent {
+    Extent {
+        volume: VolumeSlot::from_raw(volume),
+        sector: Sector::from_raw(sector),
+        sectors: SectorCount::from_raw(sectors),
+    }
+}
+
+/// What a host asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A write; its content is [`content`] of its id.
+    Write(Extent),
+    /// Zeroing of ranges.
+    Zero(Vec<Extent>),
+    /// A write that happens only where the sectors hold these ids.
+    Compare(Extent, Vec<u64>),
+    /// A read.
+    Read(Extent),
+    /// A flush.
+    Flush,
+}
+
+/// A record's payload is at most this many sectors; longer writes are several records.
+const RECORD_SECTORS: u64 = 512;
+
+#[derive(Debug, Clone)]
+struct Op {
+    asked: Asked,
+    /// Records it must become, in order; those seen are counted.
+    records: Vec<(RecordKind, Extent)>,
+    seen: usize,
+    last: Seq,
+    /// What was acknowledged when it was asked.
+    acked_before: Seq,
+}
+
+/// A record of the history.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    extent: Extent,
+    hash: HistoryHash,
+}
+
+/// A line of history as a host and its disk show it.
+#[derive(Debug, Clone)]
+pub struct History {
+    records: Vec<Record>,
+    /// Per volume and sector: which record changed it to which id, in order.
+    versions: Vec<Vec<Vec<(u64, u64)>>>,
+    start: HistoryHash,
+    acked: Seq,
+    /// A host has read this record: it may not vanish.
+    shown: Seq,
+    ops: BTreeMap<u64, Op>,
+}
+
+impl History {
+    /// The empty history of a group.
+    pub fn new(group: GroupId) -> Self {
+        Self {
+            records: Vec::new(),
+            versions: VOLUME_SECTORS.iter().map(|n| vec![Vec::new(); *n as usize]).collect(),
+            start: chain_start(group),
+            acked: Seq::ZERO,
+            shown: Seq::ZERO,
+            ops: BTreeMap::new(),
+        }
+    }
+
+    /// Last record seen on its way to the disk.
+    pub fn end(&self) -> Seq {
+        Seq::from_raw(self.records.len() as u64)
+    }
+
+    /// Everything up to here was acknowledged.
+    pub fn acked(&self) -> Seq {
+        self.acked
+    }
+
+    /// h(seq); none past the end.
+    pub fn hash(&self, seq: Seq) -> Option<HistoryHash> {
+        match seq.get() {
+            0 => Some(self.start),
+            n => self.records.get(n as usize - 1).map(|r| r.hash),
+        }
+    }
+
+    /// The id that a sector holds as of `seq`.
+    pub fn at(&self, volume: u16, sector: u64, seq: Seq) -> u64 {
+        let versions = &self.versions[usize::from(volume)][sector as usize];
+        let after = versions.partition_point(|(s, _)| *s <= seq.get());
+        after.checked_sub(1).map_or(0, |i| versions[i].1)
+    }
+
+    /// The host asks.
+    pub fn asked(&mut self, id: u64, asked: Asked) {
+        let pieces = |e: &Extent| {
+            let (first, end) = (e.sector.get(), e.end().get());
+            let volume = e.volume.get();
+            (first..end)
+                .step_by(RECORD_SECTORS as usize)
+                .map(move |at| extent(volume, at, RECORD_SECTORS.min(end - at)))
+                .map(|e| (RecordKind::Write, e))
+                .collect::<Vec<_>>()
+        };
+        let records = match &asked {
+            Asked::Write(e) | Asked::Compare(e, _) => pieces(e),
+            Asked::Zero(ranges) => ranges.iter().map(|e| (RecordKind::Zero, *e)).collect(),
+            Asked::Read(_) | Asked::Flush => Vec::new(),
+        };
+        let op = Op { asked, records, seen: 0, last: Seq::ZERO, acked_before: self.acked };
+        self.ops.insert(id, op);
+    }
+
+    /// A record goes to the source's disk.
+    ///
+    /// # Errors
+    /// It is not the next one, or nobody asked for it.
+    pub fn record(&mut self, seq: Seq, kind: RecordKind, at: Extent, payload: &[u8]) -> Result<(), String> {
+        if seq != self.end().next() {
+            return Err(format!("record {seq} goes to disk after {}", self.end()));
+        }
+        let id = match kind {
+            RecordKind::Write => payload.get(..8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes),
+            // A zeroing has no content to know it by: the oldest that is still to come with this extent.
+            _ => {
+                let due = |o: &Op| o.records.get(o.seen) == Some(&(kind, at));
+                self.ops.iter().find(|(_, o)| due(o)).map_or(0, |(id, _)| *id)
+            }
+        };
+        let Some(mut op) = self.ops.remove(&id) else {
+            return Err(format!("record {seq} ({kind:?} {at:?}) was not asked for"));
+        };
+        if op.records.get(op.seen) != Some(&(kind, at)) {
+            return Err(format!("record {seq} ({kind:?} {at:?}) is not the next piece of operation {id}"));
+        }
+        if kind == RecordKind::Write && payload != content(id, &at) {
+            return Err(format!("record {seq} does not hold what operation {id} wrote"));
+        }
+        if let Asked::Compare(_, verify) = &op.asked {
+            let sectors = at.sector.get()..at.end().get();
+            let holds = sectors.zip(verify).all(|(s, v)| self.at(at.volume.get(), s, self.end()) == *v);
+            if !holds {
+                return Err(format!("compare-and-write {id} took effect at {seq} over other content than compared"));
+            }
+        }
+        op.seen += 1;
+        op.last = seq;
+        self.ops.insert(id, op);
+        let before = self.hash(self.end()).unwrap_or(self.start);
+        let hash = chain_bytes(before, kind, &at, payload);
+        self.records.push(Record { extent: at, hash });
+        let value = if kind == RecordKind::Write { id } else { 0 };
+        let volume = usize::from(at.volume.get());
+        for s in at.sector.get()..at.end().get() {
+            self.versions[volume][s as usize].push((seq.get(), value));
+        }
+        Ok(())
+    }
+
+    /// The host is told that a change (or a flush) is done.
+    ///
+    /// # Errors
+    /// Not all of its records are on their way to the disk.
+    pub fn answered(&mut self, id: u64) -> Result<(), String> {
+        let Some(op) = self.ops.remove(&id) else { return Err(format!("operation {id} is answered twice")) };
+        if op.seen < op.records.len() {
+            return Err(format!(
+                "operation {id} ({:?}) is acknowledged, {} of its records are not on disk",
+                op.asked,
+                { op.records.len() - op.seen }
+            ));
+        }
+        self.acked = self.acked.max(op.last);
+        Ok(())
+    }
+
+    /// The host is told that the content was not as expected.
+    ///
+    /// # Errors
+    /// It had been as expected all the time.
+    pub fn miscompared(&mut self, id: u64) -> Result<(), String> {
+        let Some(op) = self.ops.remove(&id) else { return Err(format!("operation {id} is answered twice")) };
+        let Asked::Compare(at, verify) = &op.asked else {
+            return Err(format!("operation {id} ({:?}) is answered with a miscompare", op.asked));
+        };
+        if op.seen > 0 {
+            return Err(format!("compare-and-write {id} took effect and says it did not"));
+        }
+        let volume = at.volume.get();
+        let constant = (at.sector.get()..at.end().get()).zip(verify).all(|(s, v)| {
+            let since = self.versions[usize::from(volume)][s as usize].iter().rev();
+            self.at(volume, s, op.acked_before) == *v
+                && since.take_while(|(seq, _)| *seq > op.acked_before.get()).all(|(_, id)| id == v)
+        });
+        if constant { Err(format!("compare-and-write {id} miscompares on the content it named")) } else { Ok(()) }
+    }
+
+    /// The host is given bytes.
+    ///
+    /// # Errors
+    /// A sector is torn, was never written so, or is older than what was acknowledged before the read began.
+    pub fn read(&mut self, id: u64, data: &[u8]) -> Result<(), String> {
+        let Some(op) = self.ops.remove(&id) else { return Err(format!("operation {id} is answered twice")) };
+        let Asked::Read(at) = op.asked else { return Err(format!("operation {id} is answered with data")) };
+        if data.len() as u64 != at.sectors.get() * 512 {
+            return Err(format!("read {id} gives {} bytes for {} sectors", data.len(), at.sectors));
+        }
+        let volume = at.volume.get();
+        let mut expected = [0; 512];
+        for (sector, bytes) in (at.sector.get()..).zip(data.chunks_exact(512)) {
+            let found = id_of(bytes);
+            stamp(found, volume, sector, &mut expected);
+            if bytes != expected {
+                return Err(format!(
+                    "read {id}: volume {volume} sector {sector} holds no sector that was ever written"
+                ));
+            }
+            let versions = &self.versions[usize::from(volume)][sector as usize];
+            let floor = versions.partition_point(|(s, _)| *s <= op.acked_before.get()).saturating_sub(1);
+            match versions[floor..].iter().find(|(_, v)| *v == found) {
+                Some((seq, _)) => self.shown = self.shown.max(Seq::from_raw(*seq)),
+                None if found == 0 && versions.first().is_none_or(|(s, _)| *s > op.acked_before.get()) => {}
+                None => {
+                    return Err(format!(
+                        "read {id}: volume {volume} sector {sector} is of write {found}, which is not among {:?} \
+                         (acknowledged before: {})",
+                        &versions[floor..],
+                        op.acked_before
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An operation failed with an error: it is over.
+    pub fn failed(&mut self, id: u64) {
+        if self.ops.get(&id).is_some_and(|o| o.records.is_empty()) {
+            self.ops.remove(&id);
+        }
+    }
+
+    /// The source was off: what went to its disk and is not there any more never happened; what was asked and did not
+    /// get there never will.
+    ///
+    /// # Errors
+    /// The log ends where it cannot.
+    pub fn recovered(&mut self, end: Seq, hash: HistoryHash, lossy: bool) -> Result<(), String> {
+        if end > self.end() {
+            return Err(format!("the log ends at {end}, the last record that went to disk is {}", self.end()));
+        }
+        if end < self.acked && !lossy {
+            return Err(format!("{} was acknowledged, the log ends at {end}", self.acked));
+        }
+        if end < self.shown && !lossy {
+            return Err(format!("a host has read {}, the log ends at {end}", self.shown));
+        }
+        if self.hash(end) != Some(hash) {
+            return Err(format!("h({end}) is {hash} after a restart, it was {:?}", self.hash(end)));
+        }
+        for record in self.records.drain(end.get() as usize..) {
+            let volume = usize::from(record.extent.volume.get());
+            for s in record.extent.sector.get()..record.extent.end().get() {
+                let versions = &mut self.versions[volume][s as usize];
+                while versions.last().is_some_and(|(seq, _)| *seq > end.get()) {
+                    versions.pop();
+                }
+            }
+        }
+        self.acked = self.acked.min(end);
+        self.shown = self.shown.min(end);
+        self.ops.clear();
+        Ok(())
+    }
+
+    /// The first sector of an image of a volume that is not as of `seq`, with what it is and should be.
+    pub fn differs(&self, volume: u16, first: u64, image: &[u8], seq: Seq) -> Option<(u64, u64, u64)> {
+        let mut expected = [0; 512];
+        let mut last = 0;
+        for (sector, bytes) in (first..).zip(image.chunks_exact(512)) {
+            let id = self.at(volume, sector, seq);
+            if id != 0 || last != 0 {
+                stamp(id, volume, sector, &mut expected);
+            }
+            last = id;
+            if bytes != expected {
+                return Some((sector, id_of(bytes), id));
+            }
+        }
+        None
+    }
+
+    /// The ids that an extent holds at the end of the history.
+    pub fn ids(&self, at: &Extent) -> Vec<u64> {
+        let end = self.end();
+        (at.sector.get()..at.end().get()).map(|s| self.at(at.volume.get(), s, end)).collect()
+    }
+}
+
+fn id_of(bytes: &[u8]) -> u64 {
+    bytes.get(..8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history() -> History {
+        History::new(GroupId::from_raw([3; 16]))
+    }
+
+    fn write(h: &mut History, id: u64, at: Extent) -> Result<(), String> {
+        h.asked(id, Asked::Write(at));
+        let seq = h.end().next();
+        h.record(seq, RecordKind::Write, at, &content(id, &at))
+    }
+
+    #[test]
+    fn lies_are_seen() {
+        let mut h = history();
+        let at = extent(0, 8, 4);
+        assert_eq!(write(&mut h, 1, at), Ok(()));
+        assert_eq!(h.answered(1), Ok(()));
+        assert!(h.answered(1).is_err(), "twice");
+        assert_eq!(write(&mut h, 2, at), Ok(()));
+        assert_eq!(h.answered(2), Ok(()));
+        h.asked(3, Asked::Read(at));
+        assert!(h.read(3, &content(1, &at)).is_err(), "older than acknowledged");
+        h.asked(4, Asked::Read(at));
+        assert_eq!(h.read(4, &content(2, &at)), Ok(()));
+        h.asked(5, Asked::Write(at));
+        assert!(h.answered(5).is_err(), "acknowledged without a record");
+        let (end, hash) = (Seq::from_raw(1), h.hash(Seq::from_raw(1)).unwrap());
+        assert!(h.clone().recovered(end, hash, false).is_err(), "acknowledged and lost");
+        assert!(h.clone().recovered(end, HistoryHash::NIL, true).is_err(), "another history");
+        assert_eq!(h.recovered(end, hash, true), Ok(()));
+        assert_eq!(h.differs(0, 8, &content(1, &at), end), None);
+        assert_eq!(h.differs(0, 8, &content(2, &at), end), Some((8, 2, 1)));
+    }
+
+    #[test]
+    fn a_compare_and_write_must_hold() {
+        let mut h = history();
+        let at = extent(1, 0, 2);
+        assert_eq!(write(&mut h, 1, at), Ok(()));
+        assert_eq!(h.answered(1), Ok(()));
+        h.asked(2, Asked::Compare(at, vec![7, 7]));
+        let wrong = h.clone().record(Seq::from_raw(2), RecordKind::Write, at, &content(2, &at));
+        assert!(wrong.is_err(), "other content than compared");
+        assert_eq!(h.miscompared(2), Ok(()));
+        h.asked(3, Asked::Compare(at, vec![1, 1]));
+        assert!(h.miscompared(3).is_err(), "the content was as named");
+    }
+}

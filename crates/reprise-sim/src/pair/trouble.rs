@@ -1,0 +1,333 @@
+//! What goes wrong, and what a person does about what stopped.
+
+use std::collections::VecDeque;
+
+use reprise_types::Seq;
+
+use crate::Fault;
+use crate::pair::boxes::{OpenError, first_instance};
+use crate::pair::plan::{Failing, MS, SEC, Trouble};
+use crate::pair::world::{Next, World, say};
+
+impl World {
+    fn struck(&mut self, class: u8) {
+        *self.counts.classes.entry(class).or_default() += u64::from(class != 0);
+    }
+
+    pub(super) fn trouble(&mut self, i: usize, trouble: Trouble) {
+        say!(self, "TROUBLE {trouble:?}");
+        let class = trouble.class();
+        match trouble {
+            Trouble::PowerCut(n, off) => return self.cut_power(n, off),
+            Trouble::Kill(n, off) => {
+                if self.boxes[n].process.is_none() {
+                    return;
+                }
+                self.off(n, false);
+                self.drop_conn(n, Some(MS));
+                self.after(off, Next::Start { n, nested: VecDeque::new() });
+            }
+            Trouble::Nested(n, mut after) => {
+                if self.boxes[n].process.is_none() {
+                    return;
+                }
+                self.power_off(n);
+                let first = after.pop();
+                let nested = first.into_iter().chain(after).collect();
+                self.after(50 * MS, Next::Start { n, nested });
+            }
+            Trouble::Both(a, b) => {
+                self.cut_power(0, a);
+                self.cut_power(1, b);
+                return;
+            }
+            Trouble::Lying(n, after) => {
+                if self.boxes[n].process.is_none() {
+                    return;
+                }
+                self.excuse[n].damaged = true;
+                self.boxes[n].inject(None, Fault::LyingSync(0));
+                let life = self.boxes[n].life;
+                self.after(after, Next::Cut { n, life });
+            }
+            Trouble::Fails(n, failing, nth) => {
+                self.excuse[n].io = true;
+                let home = Some(self.rng.below(2) as usize);
+                let (disk, fault) = match failing {
+                    Failing::CacheWrite => (None, Fault::WriteError(nth)),
+                    Failing::CacheSync => (None, Fault::SyncError(nth)),
+                    Failing::CacheRead => (None, Fault::ReadError(nth)),
+                    Failing::HomeWrite | Failing::HomeFull => (home, Fault::WriteError(nth)),
+                    Failing::HomeSync => (home, Fault::SyncError(nth)),
+                    Failing::HomeRead => (home, Fault::ReadError(nth)),
+                };
+                self.boxes[n].inject(disk, fault);
+            }
+            Trouble::Rot(n, place) => {
+                self.excuse[n].damaged = true;
+                self.boxes[n].rot(place);
+            }
+            Trouble::Lost(n, nth) => {
+                self.excuse[n].damaged = true;
+                self.boxes[n].inject(None, Fault::LostWrite(nth));
+            }
+            Trouble::Misdirected(n, nth, by) => {
+                self.excuse[n].damaged = true;
+                self.boxes[n].inject(None, Fault::Misdirected(nth, by));
+            }
+            Trouble::Stale(n, nth) => {
+                self.excuse[n].damaged = true;
+                self.boxes[n].inject(None, Fault::StaleRead(nth));
+            }
+            Trouble::SuperblockCopy(n, which) => {
+                if self.boxes[n].process.is_none() || self.boxes[n].empty {
+                    return;
+                }
+                self.power_off(n);
+                self.boxes[n].destroy_copy(which);
+                self.after(100 * MS, Next::Start { n, nested: VecDeque::new() });
+            }
+            Trouble::Outage(time) => {
+                self.blocked = [true; 2];
+                self.after(time, Next::Unblock { from: 0 });
+                self.after(time, Next::Unblock { from: 1 });
+            }
+            Trouble::OneWay(from, time) => {
+                self.blocked[from] = true;
+                self.after(time, Next::Unblock { from });
+            }
+            Trouble::Cut(a, b) => self.cut_line([a, b]),
+            Trouble::Stall(from, time) => self.stall[from] = time,
+            Trouble::Frames(from, fault) => {
+                let Some(conn) = self.conn[from] else { return };
+                let Some(c) = self.conns.get_mut(&conn) else { return };
+                c.ways[from].fault = Some(fault);
+            }
+            Trouble::Jump(n, seconds) => self.boxes[n].clock.jump(seconds),
+            Trouble::Drift(n, drift) => {
+                let t = self.t;
+                self.boxes[n].clock.set_drift(t, drift);
+            }
+            Trouble::Slow(n, factor, time) => {
+                self.boxes[n].slow = factor;
+                self.after(time, Next::Speed { n });
+            }
+            Trouble::Emptied => {
+                if self.boxes[1].empty {
+                    return;
+                }
+                self.off(1, true);
+                self.drop_conn(1, Some(MS));
+                self.boxes[1].empty = true;
+                self.mirror_odd = true;
+                self.mirror_gone();
+            }
+            Trouble::Older(n, _) => {
+                let Some((disks, forks)) = self.snapshots.remove(&i).filter(|_| !self.boxes[n].empty) else { return };
+                if forks != self.forks || self.other_line.is_some() {
+                    return;
+                }
+                self.off(n, true);
+                self.drop_conn(n, None);
+                self.boxes[n].disks = disks;
+                self.boxes[n].heal();
+                let calm = self.rng.below(256) as u8;
+                let Self { boxes, rng, .. } = self;
+                boxes[n].disks.cache.power_cut(rng, calm);
+                boxes[n].disks.homes.iter_mut().for_each(|h| h.power_cut(rng, calm));
+                boxes[n].forget_choice();
+                if n == 1 {
+                    self.mirror_odd = true;
+                    self.mirror_written = Seq::ZERO;
+                } else {
+                    self.source_odd = true;
+                }
+                self.durable[n] = None;
+                self.after(50 * MS, Next::Start { n, nested: VecDeque::new() });
+            }
+            Trouble::MemoryShort(n, time) => {
+                if let Some(p) = &mut self.boxes[n].process {
+                    p.group.set_memory_short(true);
+                }
+                self.after(time, Next::Memory { n });
+            }
+            Trouble::Pause(time) => {
+                if self.command(0, |g, now| g.set_paused(now, true)).is_some_and(|r| r.is_ok()) {
+                    self.paused = true;
+                    self.after(time, Next::Unpause);
+                }
+            }
+        }
+        self.struck(class);
+    }
+
+    /// The process ends, with or without the power.
+    fn off(&mut self, n: usize, power: bool) {
+        if self.boxes[n].process.is_some() {
+            self.counts.restarts += 1;
+        }
+        if power {
+            let superblock = self.boxes[n].process.as_ref().is_some_and(|p| {
+                p.pending.values().any(|(_, e)| matches!(e, reprise_engine::Effect::WriteSuperblock { .. }))
+            });
+            let several = self.boxes[n].process.as_ref().is_some_and(|p| p.pending.len() > 1);
+            self.struck(if superblock { 9 } else { 0 });
+            self.struck(if several { 2 } else { 0 });
+        }
+        self.cut_after[n] = None;
+        let Self { boxes, rng, .. } = self;
+        boxes[n].stop(power, rng);
+        if power && boxes[n].disks.cache.is_lying() {
+            boxes[n].heal();
+        }
+        if n == 0 {
+            let again: Vec<_> = std::mem::take(&mut self.outstanding).into_values().collect();
+            self.host_queue.extend(again);
+        }
+    }
+
+    /// Power goes, without a time to come back.
+    pub(super) fn power_off(&mut self, n: usize) {
+        self.off(n, true);
+        let heard = self.rng.one_in(2).then_some(300 * MS);
+        self.drop_conn(n, heard);
+    }
+
+    /// Power goes and comes back.
+    pub(super) fn cut_power(&mut self, n: usize, off: u64) {
+        if self.boxes[n].process.is_none() {
+            return;
+        }
+        say!(self, "{}: power is cut", Self::name(n));
+        self.power_off(n);
+        self.struck(1);
+        self.after(off, Next::Start { n, nested: VecDeque::new() });
+    }
+
+    pub(super) fn start(&mut self, n: usize, mut nested: VecDeque<u64>) {
+        if self.boxes[n].process.is_some() || self.boxes[n].empty {
+            return;
+        }
+        let t = self.t;
+        let Self { boxes, rng, .. } = self;
+        match boxes[n].open(t, rng) {
+            Ok(end) => {
+                say!(self, "{}: recovered, the log ends at {}", Self::name(n), end.seq);
+                if let Some(before) = self.boxes[n].choose(end)
+                    && !self.excuse[n].damaged
+                {
+                    self.fail(format!("{}: a recovery chose {}, the next one {}", Self::name(n), before.seq, end.seq));
+                }
+                self.opened(n, end);
+                if let Some(first) = nested.pop_front() {
+                    self.cut_after[n] = Some((first, nested));
+                }
+                self.drain(n);
+                let view = self.boxes[n].is_ready();
+                if view {
+                    self.check_view(n);
+                }
+            }
+            Err(error) => self.refused(n, &error),
+        }
+    }
+
+    fn refused(&mut self, n: usize, error: &OpenError) {
+        let detail = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
+        say!(self, "{}: does not start: {error}{detail}", Self::name(n));
+        if error.is_transient() && self.excuse[n].io {
+            self.after(SEC, Next::Start { n, nested: VecDeque::new() });
+            return;
+        }
+        if !self.excuse[n].damaged {
+            return self.fail(format!("{} does not start, with no fault: {error}{detail}", Self::name(n)));
+        }
+        self.counts.detected += 1;
+        if n == 0 {
+            self.source_lost = Some(format!("{error}{detail}"));
+        } else {
+            self.mirror_odd = true;
+            self.want_operator();
+        }
+    }
+
+    pub(super) fn unpause(&mut self) {
+        self.paused = false;
+        let _ = self.command(0, |g, now| g.set_paused(now, false));
+        self.want_dial();
+    }
+
+    /// What is left of the mirror's disk is nobody's.
+    fn mirror_gone(&mut self) {
+        self.other_line = None;
+        self.blind[1] = None;
+        self.durable[1] = None;
+        self.mirror_written = Seq::ZERO;
+    }
+
+    /// A person looks at what stopped and does what the advice says.
+    pub(super) fn operator(&mut self) {
+        self.operator_due = false;
+        for n in 0..2 {
+            let stopped = self.boxes[n].group().is_some_and(|g| g.is_fenced() || g.home_detached());
+            if !stopped {
+                continue;
+            }
+            let again = self.excuse[n].damaged && self.unreadable[n] > 1;
+            if again && n == 0 {
+                self.source_lost = Some("its journal is rotten".into());
+                return;
+            }
+            if again {
+                return self.replace_mirror();
+            }
+            say!(self, "operator: restarts the {}", Self::name(n));
+            self.counts.commands += 1;
+            let power = self.rng.one_in(2);
+            self.off(n, power);
+            self.drop_conn(n, Some(MS));
+            self.after(100 * MS, Next::Start { n, nested: VecDeque::new() });
+        }
+        let Some(source) = self.boxes[0].group() else { return self.want_operator() };
+        if source.is_fenced() || !source.is_ready() {
+            return self.want_operator();
+        }
+        let stopped = source.meta().peer.is_some() && !source.wants_link() && !self.paused;
+        let unmirrored = source.meta().peer.is_none();
+        let lost = self.mirror_odd && self.boxes[1].process.is_none() && !self.boxes[1].empty;
+        if self.added && (stopped || unmirrored || lost) {
+            return self.replace_mirror();
+        }
+        if !self.added {
+            self.added = true;
+            say!(self, "operator: adds the mirror");
+            let instance = first_instance(&mut self.rng);
+            let peer = self.boxes[1].id;
+            let _ = self.command(0, |g, now| g.add_peer(now, peer, instance));
+            self.want_dial();
+        }
+    }
+
+    /// Removes the mirror, gives it an empty group, and adds it again.
+    fn replace_mirror(&mut self) {
+        say!(self, "operator: gives the mirror an empty group and adds it again");
+        self.counts.commands += 1;
+        let _ = self.command(0, |g, now| g.remove_peer(now));
+        self.off(1, true);
+        self.drop_conn(1, Some(MS));
+        self.mirror_gone();
+        let Self { boxes, rng, .. } = self;
+        boxes[1].format(rng);
+        self.excuse[1].damaged = false;
+        self.unreadable[1] = 0;
+        // The source may come back from a power cut without having heard of this.
+        self.mirror_odd = true;
+        self.after(0, Next::Start { n: 1, nested: VecDeque::new() });
+        let instance = first_instance(&mut self.rng);
+        let peer = self.boxes[1].id;
+        if self.command(0, |g, now| g.add_peer(now, peer, instance)).is_none_or(|r| r.is_err()) {
+            self.want_operator();
+        }
+        self.want_dial();
+    }
+}

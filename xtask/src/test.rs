@@ -11,6 +11,9 @@ use crate::{checks, fuzz, setup, sim};
 /// The steps, in the order they run: what fails fastest first.
 const STEPS: [&str; 6] = ["checks", "unit", "planted", "sim", "e2e", "fuzz"];
 
+/// The daemon under test can be told to have bad disks.
+const TEST_FEATURES: &str = "reprise/test-faults";
+
 /// What a step counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
@@ -76,7 +79,7 @@ fn source_checks() -> Result<Count> {
 }
 
 fn unit() -> Result<Count> {
-    cargo_tests(&["--workspace", "--locked"])
+    cargo_tests(&["--workspace", "--locked", "--features", TEST_FEATURES])
 }
 
 /// The test of the tests: bugs that are compiled in must be found.
@@ -141,7 +144,7 @@ fn e2e() -> Result<Count> {
     let binaries = target_dir().join("debug");
     let (reprise, tester) = (binaries.join("reprise"), binaries.join("e2e"));
     // After `--only e2e` they may be missing or old; after the unit tests this finds nothing to do.
-    let mut build = cargo(&["test", "--workspace", "--no-run", "--locked", "--quiet"]);
+    let mut build = cargo(&["test", "--workspace", "--no-run", "--locked", "--quiet", "--features", TEST_FEATURES]);
     crate::process::run(&mut build).context("build the binaries")?;
     let mut command = Command::new(&tester);
     command.arg("--reprise").arg(&reprise);

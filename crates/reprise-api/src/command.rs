@@ -252,6 +252,13 @@ pub struct MirrorStarted {
     pub warnings: Vec<String>,
 }
 
+/// A job that began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobStarted {
+    /// The job.
+    pub job: Job,
+}
+
 /// Done, nothing to tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Done {}

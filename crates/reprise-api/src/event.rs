@@ -77,6 +77,8 @@ pub enum JobKind {
     MirrorCopy,
     /// Takes a group away with its journal.
     GroupDelete,
+    /// Proves the journal of a fenced group and starts the group again.
+    GroupUnfence,
 }
 
 /// Where a job stands.

@@ -100,6 +100,10 @@ macro_rules! service_commands {
         get group_list "/api/v1/groups" ReadOnly Nothing => GroupList;
         "Makes an empty group."
         post group_create "/api/v1/groups" Admin GroupCreate => GroupStatus;
+        "Reads the journal of a fenced group again and starts the group where nothing acknowledged is lost."
+        post group_unfence "/api/v1/groups/unfence" Admin ByName => JobStarted;
+        "Takes the detached homes of a group into use again."
+        post group_reattach "/api/v1/groups/reattach" Admin ByName => Done;
         "The volumes, of one group or of all."
         get volume_list "/api/v1/volumes" ReadOnly VolumeQuery => VolumeList;
         "One volume."

@@ -233,7 +233,11 @@ pub enum Notice {
     Fenced(IoFault),
     /// A home failed; its leg is detached.
     HomeFailed(IoFault),
-    /// The journal is rotten under a record.
+    /// A detached home is attached again.
+    HomeAttached,
+    /// Sectors of a home cannot be read: hosts get MEDIUM ERROR for them. Told once a second at most.
+    HomeUnreadable(Extent, IoFault),
+    /// The journal is rotten under a record, or the disk does not give it. Told once a second at most.
     JournalUnreadable(Seq),
     /// The cache has no segment left: hosts wait.
     CacheFull,

@@ -54,7 +54,9 @@ impl Group {
         match input {
             LinkInput::Connected => {
                 self.feed.disconnected();
-                if self.is_ready() && !self.is_fenced() && self.meta.peer.as_ref().is_some_and(|p| !p.paused) {
+                let copied_to = self.meta.copy.is_none() || !self.home.is_detached();
+                let wanted = self.meta.peer.as_ref().is_some_and(|p| !p.paused);
+                if self.is_ready() && !self.is_fenced() && wanted && copied_to {
                     self.feed.session = Some(MirrorSession::new(self.now.mono, self.config.link_window));
                 } else {
                     self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
@@ -250,8 +252,7 @@ impl Group {
             return;
         }
         if let Err(fault) = result {
-            self.notice(Notice::HomeFailed(fault));
-            self.link_close(CloseReason::NotReady);
+            self.home_detach(Notice::HomeFailed(fault));
             return;
         }
         match step {

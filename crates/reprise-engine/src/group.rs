@@ -17,6 +17,8 @@ use crate::peer::Peer;
 
 /// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
 pub(crate) const VOLUMES_MAX: usize = 64;
+/// Between two notices of failed reads.
+const READ_TOLD_MILLIS: u64 = 1000;
 
 /// What the node gives a group at start.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +58,12 @@ pub enum CommandError {
     /// Initiators are logged in.
     #[error("initiators are logged in to the group; log them out first")]
     InUse,
+    /// No home is detached.
+    #[error("no home of the group is detached")]
+    Attached,
+    /// Operations on a home are still under way.
+    #[error("the disk still works on what was asked of it before")]
+    Busy,
     /// Fenced.
     #[error("the group is fenced: {reason}")]
     Fenced {
@@ -89,6 +97,8 @@ pub struct GroupStats {
     pub records: u64,
     /// Bytes with a Seq that are not durable.
     pub undurable_bytes: u64,
+    /// Reads that failed: the disk gave an error, or bytes that are not those that were written.
+    pub read_errors: u64,
 }
 
 /// What happens once a superblock version is durable.
@@ -156,6 +166,8 @@ pub struct Group {
     pub(crate) peer: Peer,
     pub(crate) feed: Feed,
     pub(crate) stats: GroupStats,
+    /// When a failed read was told last.
+    read_told: Option<Mono>,
 }
 
 impl Group {
@@ -199,6 +211,7 @@ impl Group {
             peer: Peer::default(),
             feed: Feed::default(),
             stats: GroupStats::default(),
+            read_told: None,
         };
         group.persist(After::MirrorStarted);
         group.pump();
@@ -312,6 +325,16 @@ impl Group {
 
     pub(crate) fn notice(&mut self, notice: Notice) {
         self.effects.push_back(Effect::Notice(notice));
+    }
+
+    /// A read failed. Every one is counted; a host that reads a bad place all the time fills no log.
+    pub(crate) fn read_failed(&mut self, notice: Notice) {
+        self.stats.read_errors += 1;
+        let told = self.read_told.is_some_and(|at| self.now.mono.millis_since(at) < READ_TOLD_MILLIS);
+        if !told {
+            self.read_told = Some(self.now.mono);
+            self.notice(notice);
+        }
     }
 
     fn done(&mut self, token: Token, result: Result<Bytes, IoFault>) {
@@ -653,6 +676,40 @@ impl Group {
         self.persist(After::Nothing);
         self.pump();
         Ok(())
+    }
+
+    /// Takes a detached home into use again: everything since `applied` is written to it anew, so that nothing a failed
+    /// write or sync left behind is believed. It is detached again if that fails.
+    ///
+    /// # Errors
+    /// None is detached, its disk is still at work, or the group is fenced.
+    pub fn reattach_home(&mut self, now: Now) -> Result<(), CommandError> {
+        if let Some(reason) = &self.meta.fenced {
+            return Err(CommandError::Fenced { reason: reason.clone() });
+        }
+        self.now = now;
+        // What an earlier round still waits for must not be taken for an answer to the next one.
+        let working = self.pending.values().any(|p| matches!(p, Pending::Home(_)));
+        if self.home.is_detached() && (working || !self.superblock_settled()) {
+            return Err(CommandError::Busy);
+        }
+        if !self.home.attach() {
+            return Err(CommandError::Attached);
+        }
+        self.notice(Notice::HomeAttached);
+        self.pump();
+        Ok(())
+    }
+
+    /// Segments that the group holds, also those that it has no use for yet. For the allocator when the group's thread
+    /// has ended.
+    pub fn segments(&self) -> Vec<SegmentId> {
+        let waiting = self.limbo.iter().flat_map(|(_, s)| s).copied();
+        let freeing = self.after.iter().flat_map(|(_, a)| match a {
+            After::Free(segments) => segments.clone(),
+            _ => Vec::new(),
+        });
+        self.journal.segment_ids().chain(waiting).chain(freeing).collect()
     }
 
     /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).

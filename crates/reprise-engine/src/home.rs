@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use reprise_format::link::CloseReason;
 use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
 use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
 
@@ -47,8 +48,8 @@ enum Round {
     Write { to: Seq, missing: usize, failed: Option<IoFault>, volumes: Vec<VolumeSlot> },
     /// Home is being flushed.
     Flush { to: Seq },
-    /// The leg is detached.
-    Detached,
+    /// The leg is detached, with the reason.
+    Detached { reason: String },
 }
 
 /// The cursor.
@@ -68,7 +69,16 @@ impl Home {
     }
 
     pub(crate) fn is_detached(&self) -> bool {
-        matches!(self.round, Round::Detached)
+        matches!(self.round, Round::Detached { .. })
+    }
+
+    /// Back into use, at the beginning of a round; false if it was not detached.
+    pub(crate) fn attach(&mut self) -> bool {
+        let detached = self.is_detached();
+        if detached {
+            self.round = Round::Idle;
+        }
+        detached
     }
 }
 
@@ -201,12 +211,23 @@ impl Group {
         }
     }
 
-    fn home_detach(&mut self, notice: Notice) {
+    /// Detaches the leg: nothing is applied any more and the journal keeps what is not. Reads of what the journal holds go
+    /// on. When the cache is full hosts wait, as for a mirror that is away.
+    pub(crate) fn home_detach(&mut self, notice: Notice) {
+        let reason = match &notice {
+            Notice::HomeFailed(fault) => fault.to_string(),
+            Notice::JournalUnreadable(seq) => format!("the journal cannot be read at record {seq}"),
+            _ => String::new(),
+        };
         if let Round::Collect { read, .. } = self.home.round {
             self.read_closed(read);
         }
-        self.home.round = Round::Detached;
+        self.home.round = Round::Detached { reason };
         self.notice(notice);
+        // A first copy is written to the home and nowhere else: it goes on when the home is back.
+        if self.meta.copy.is_some() {
+            self.link_close(CloseReason::NotReady);
+        }
     }
 
     /// `applied` is durable: reads go to home and the journal may be trimmed.
@@ -295,5 +316,13 @@ impl Group {
     /// True where the home leg is detached after an error.
     pub fn home_detached(&self) -> bool {
         self.home.is_detached()
+    }
+
+    /// Why the home leg is detached, where it is.
+    pub fn home_fault(&self) -> Option<&str> {
+        match &self.home.round {
+            Round::Detached { reason } => Some(reason),
+            _ => None,
+        }
     }
 }

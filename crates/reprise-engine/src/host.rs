@@ -49,6 +49,7 @@ pub(crate) enum Reader {
 #[derive(Debug)]
 struct Read {
     reader: Reader,
+    volume: VolumeSlot,
     pieces: Vec<PieceState>,
     missing: usize,
     newest: Seq,
@@ -259,7 +260,9 @@ impl Group {
                 }
             });
         }
-        self.host.reads.insert(name, Read { reader, pieces, missing, newest: plan.newest, failed: None });
+        self.host
+            .reads
+            .insert(name, Read { reader, volume: extent.volume, pieces, missing, newest: plan.newest, failed: None });
         if !matches!(reader, Reader::Compare) {
             self.finish_read(name);
         }
@@ -274,9 +277,18 @@ impl Group {
             PieceState::Home(sector) | PieceState::Disk { sector, .. } => *sector,
             PieceState::Ready(_) => Sector::ZERO,
         };
-        let mut rotten = None;
+        let mut failed = None;
         match (result, state) {
-            (Err(_), _) => read.failed = Some(HostError::Unreadable(at)),
+            (Err(fault), PieceState::Home(_)) => {
+                read.failed = Some(HostError::Unreadable(at));
+                let extent = Extent { volume: read.volume, sector: at, sectors: SectorCount::from_raw(1) };
+                failed = Some(Notice::HomeUnreadable(extent, fault));
+            }
+            (Err(_), PieceState::Disk { piece, .. }) => {
+                read.failed = Some(HostError::Unreadable(at));
+                failed = Some(Notice::JournalUnreadable(piece.seq));
+            }
+            (Err(_), PieceState::Ready(_)) => {}
             (Ok(bytes), state @ PieceState::Home(_)) => *state = PieceState::Ready(vec![bytes]),
             (Ok(bytes), state) => {
                 if let PieceState::Disk { piece, header, payload, .. } = state {
@@ -286,15 +298,15 @@ impl Group {
                             Ok(bytes) => *state = PieceState::Ready(vec![bytes]),
                             Err(_) => {
                                 read.failed = Some(HostError::Unreadable(at));
-                                rotten = Some(piece.seq);
+                                failed = Some(Notice::JournalUnreadable(piece.seq));
                             }
                         }
                     }
                 }
             }
         }
-        if let Some(seq) = rotten {
-            self.notice(Notice::JournalUnreadable(seq));
+        if let Some(notice) = failed {
+            self.read_failed(notice);
         }
         self.finish_read(id.read);
     }

@@ -259,6 +259,12 @@ impl Journal {
         self.segments.len() + usize::from(self.grant.is_some())
     }
 
+    /// Numbers of the segments held, the granted one included.
+    pub fn segment_ids(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        let granted = self.grant.iter().map(|g| g.segment);
+        self.segments.iter().map(|s| s.header.segment).chain(granted)
+    }
+
     /// Extents in the index.
     pub fn index_len(&self) -> usize {
         self.index.len()

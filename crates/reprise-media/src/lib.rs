@@ -31,7 +31,7 @@ mod uring;
 pub use calibrate::{Calibration, Timing, calibrate};
 pub use create::{Fill, Progress, create_file, grow_file, take_room, zero_fill};
 pub use error::MediaError;
-pub use fault::{FaultAction, FaultPlan, FaultRule, FaultTarget};
+pub use fault::{FaultAction, FaultPlan, FaultRule, FaultRuleError, FaultTarget};
 pub use media::{Access, Direct, Geometry, Identity, Media, MediaKind, MediaOptions};
 pub use op::{Durability, Op, Outcome};
 pub use probe::{Content, HEAD_LEN, Signature, TAIL_LEN, probe_content};

@@ -276,6 +276,16 @@ impl Media {
         self.file.sync_data()
     }
 
+    /// Has the kernel forget what it keeps of the medium in memory, so that what is read next comes from the medium: after a
+    /// failed sync the page cache may hold bytes that never reached it. Nothing to do where I/O is direct.
+    pub fn forget_cached(&self) -> io::Result<()> {
+        if self.direct == Direct::Yes {
+            return Ok(());
+        }
+        nix::fcntl::posix_fadvise(&self.file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        Ok(())
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

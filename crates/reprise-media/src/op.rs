@@ -56,6 +56,19 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The bytes of the medium that it touches; none for a sync.
+    pub(crate) fn touched(&self) -> std::ops::Range<u64> {
+        let (offset, len) = match self {
+            Self::Write { offset, bufs, .. } => (*offset, bufs.iter().map(|b| b.len() as u64).sum()),
+            Self::Read { offset, buf } => (*offset, buf.len() as u64),
+            Self::Zero { offset, len } | Self::Punch { offset, len } => (*offset, *len),
+            Self::Sync => (0, 0),
+        };
+        offset..offset.saturating_add(len)
+    }
+}
+
 /// How an operation ended.
 #[derive(Debug)]
 pub struct Outcome {

@@ -307,10 +307,11 @@ impl Core {
             Op::Sync => FaultTarget::Sync,
             Op::Write { .. } | Op::Zero { .. } | Op::Punch { .. } => FaultTarget::Write,
         };
+        let touched = self.faults.as_ref().map(|_| op.touched());
         match self.prepare(media, op) {
-            Ok(task) => match self.faults.is_some() {
-                false => self.backlog.push_back((task, done)),
-                true => self.submit_faulty(target, task, done),
+            Ok(task) => match touched {
+                None => self.backlog.push_back((task, done)),
+                Some(touched) => self.submit_faulty(target, &touched, task, done),
             },
             Err((error, buf)) => self.ready.push((done, Outcome { result: Err(error), buf })),
         }
@@ -319,12 +320,12 @@ impl Core {
         }
     }
 
-    fn submit_faulty(&mut self, target: FaultTarget, mut task: Task, done: Done) {
+    fn submit_faulty(&mut self, target: FaultTarget, touched: &std::ops::Range<u64>, mut task: Task, done: Done) {
         let path = task.media.path().to_owned();
         let Some(plan) = &mut self.faults else { return };
-        let mut action = plan.hit(target, &path);
+        let mut action = plan.hit(target, &path, touched);
         if action.is_none() && matches!(task.action, Action::Write(Durability::Dsync | Durability::ThenSync)) {
-            action = plan.hit(FaultTarget::Sync, &path);
+            action = plan.hit(FaultTarget::Sync, &path, touched);
             if let Some(FaultAction::Fail(errno)) = action {
                 task.spoiled = Some(errno);
                 action = None;

@@ -203,6 +203,14 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Read the journal of a fenced group again and start the group if nothing acknowledged is lost
+    Unfence {
+        name: Name,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take the detached homes of a group into use again
+    Reattach { name: Name },
     /// List groups
     List,
 }
@@ -345,6 +353,8 @@ mod tests {
             "reprise volume adopt /dev/loop0 --name old",
             "reprise volume erase pg --yes",
             "reprise mirror add db --to turin",
+            "reprise group unfence db",
+            "reprise group reattach db",
             "reprise peer replace turin --with milan --yes",
             "reprise pair --listen",
             "reprise pair 192.0.2.1:3261 --code 1234",

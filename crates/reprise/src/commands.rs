@@ -128,6 +128,15 @@ async fn group(client: &Client, json: bool, command: GroupCommand) -> anyhow::Re
         GroupCommand::Delete { name, sure, wait } => {
             act(client, json, Action::GroupDelete { group: name }, sure, wait).await
         }
+        GroupCommand::Unfence { name, wait } => {
+            let started = client.group_unfence(&ByName { name }).await?;
+            follow_job(client, json, Some(started.job), wait).await
+        }
+        GroupCommand::Reattach { name } => {
+            show(json, &client.group_reattach(&ByName { name: name.clone() }).await?, |_| {
+                format!("The homes of {name} are attached.\n")
+            })
+        }
         GroupCommand::List => show(json, &client.group_list(&Nothing {}).await?, render::groups),
     }
 }

@@ -169,6 +169,12 @@ impl BoxService for Scripted {
         Ok(Done {})
     }
 
+    async fn group_unfence(&self, r: ByName) -> Result<JobStarted, ApiError> {
+        Err(ApiError::not_found("group", r.name))
+    }
+    async fn group_reattach(&self, r: ByName) -> Result<Done, ApiError> {
+        Err(ApiError::not_found("group", r.name))
+    }
     async fn mirror_resume(&self, r: MirrorOf) -> Result<Done, ApiError> {
         self.note(format!("resume {}", r.subject()));
         Ok(Done {})

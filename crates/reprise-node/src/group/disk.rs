@@ -13,6 +13,10 @@ use reprise_media::{Durability, Media, Op, Outcome};
 use reprise_types::{Extent, PoolBuf, VolumeSlot};
 
 use super::owner::Owner;
+use crate::clock;
+
+/// After a segment could not be prepared: a full file system is asked once in this time, not at every tick.
+const SEGMENT_PAUSE_MILLIS: u64 = 2000;
 
 fn fault(error: &io::Error) -> IoFault {
     IoFault::Disk(error.raw_os_error().unwrap_or(nix::libc::EIO))
@@ -23,9 +27,19 @@ fn outcome(o: Outcome) -> Result<Bytes, IoFault> {
         (Ok(()), Some(buf)) => Ok(buf.freeze()),
         (Ok(()), None) => Ok(Bytes::new()),
         (Err(e), _) => {
-            tracing::error!(error = %e, "disk operation failed");
+            tell_failed(&e);
             Err(fault(&e))
         }
+    }
+}
+
+/// Every failure reaches the engine; of a disk that fails all the time the log has one line a second.
+fn tell_failed(error: &io::Error) {
+    thread_local! { static TOLD: Cell<Option<reprise_types::Mono>> = const { Cell::new(None) } }
+    let now = clock::now().mono;
+    if TOLD.get().is_none_or(|at| now.millis_since(at) >= 1000) {
+        TOLD.set(Some(now));
+        tracing::error!(%error, "disk operation failed");
     }
 }
 
@@ -132,7 +146,13 @@ impl Owner {
 
     /// A segment of a cache file is filled with zeros before its first use, so that no write of the journal changes
     /// the file's metadata or finds the disk full.
+    /// A disk that has no room or fails here is tried again after a pause, and hosts wait as for a full cache: nothing
+    /// that was acknowledged is in such a segment.
     fn want_segment(self: &Rc<Self>) {
+        if clock::now().mono < self.segment_pause.get() {
+            self.event(Event::Granted(None));
+            return;
+        }
         let Some((grant, fresh)) = self.deps.allocator.grant() else {
             self.event(Event::Granted(None));
             return;
@@ -148,9 +168,14 @@ impl Owner {
         let (owner, cache) = (self.clone(), self.deps.cache.clone());
         self.ring.submit(&cache, Op::Write { offset, bufs, durability: Durability::ThenSync }, move |o| {
             let granted = match outcome(o) {
-                Ok(_) => Some(grant),
-                Err(_) => {
-                    owner.deps.allocator.free(&[grant.segment]);
+                Ok(_) => {
+                    owner.segment_fault.replace(None);
+                    Some(grant)
+                }
+                Err(fault) => {
+                    owner.deps.allocator.give_back_fresh(grant.segment);
+                    owner.segment_fault.replace(Some(fault.to_string()));
+                    owner.segment_pause.set(clock::now().mono.plus_millis(SEGMENT_PAUSE_MILLIS));
                     None
                 }
             };

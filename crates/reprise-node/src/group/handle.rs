@@ -5,8 +5,11 @@ use std::sync::Arc;
 use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VolumeMeta};
 use reprise_format::link::{Instance, Row};
 use reprise_iscsi::Acl;
+use reprise_journal::SegmentId;
 use reprise_media::Media;
-use reprise_types::{BoxId, GroupId, HistoryHash, Mono, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{
+    BoxId, GroupId, HistoryHash, Mono, Point, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::net;
@@ -40,6 +43,8 @@ pub enum Command {
     RemovePeer(Reply<()>),
     /// Pause or resume the link.
     SetPaused(bool, Reply<()>),
+    /// Take a detached home into use again.
+    Reattach(Reply<()>),
     /// Who may log in.
     SetAcl(Acl),
     /// Records of the journal behind a position, oldest first.
@@ -51,8 +56,9 @@ pub enum Command {
         /// The records.
         reply: oneshot::Sender<Vec<Inspected>>,
     },
-    /// Finish what is under way and stop. The journal keeps what is not applied.
-    Stop(oneshot::Sender<()>),
+    /// Finish what is under way and stop. The journal keeps what is not applied. The segments that the group held are
+    /// answered.
+    Stop(oneshot::Sender<Vec<SegmentId>>),
 }
 
 /// An answer.
@@ -134,8 +140,12 @@ pub struct Snapshot {
     pub stats: GroupStats,
     /// The seal of the last recovery is durable and hosts are served.
     pub ready: bool,
-    /// A home leg is detached after an error.
-    pub home_detached: bool,
+    /// Why the home leg is detached, where it is.
+    pub home_detached: Option<String>,
+    /// Why a segment of the cache could not be prepared, the last time that was tried.
+    pub segment_fault: Option<String>,
+    /// The durable end of the history.
+    pub durable: Point,
     /// The link.
     pub link: LinkView,
     /// Sessions.

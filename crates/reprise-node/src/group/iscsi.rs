@@ -10,7 +10,7 @@ use std::time::Duration;
 use reprise_engine::{Event, HostError, HostOp, HostReply};
 use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, Target, TaskTag};
 use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, NotReady, Op, ScsiError, TargetPort};
-use reprise_types::{Extent, Mono, Role, VolumeId, VolumeSlot};
+use reprise_types::{Extent, Mono, PoolBuf, Role, VolumeId, VolumeSlot};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -21,6 +21,9 @@ use crate::clock;
 const SEND_PIECES_MAX: usize = 64;
 /// Reads of the socket before other tasks of the thread get their turn.
 const READS_PER_TURN: usize = 8;
+
+/// Between two looks for a buffer, beside those when one comes back.
+const BUFFER_RETRY: Duration = Duration::from_millis(20);
 
 /// One initiator's session.
 pub(super) struct Session {
@@ -93,6 +96,22 @@ impl Owner {
             luns: self.luns(),
         };
         Arc::new(Portal { group_tag: 1, targets: vec![target] })
+    }
+
+    /// A buffer beyond the limit. When all buffers are held by commands whose data has not come yet, that data stands in
+    /// the sockets behind commands that wait for a buffer, and no session would ever go on. Then one of them gets what it
+    /// asks for, until there is room for all again: at most its command window, beyond the limit.
+    fn overdraw(&self, session: &Rc<Session>, len: usize) -> Option<PoolBuf> {
+        let holder = self.overdrawn.borrow().upgrade();
+        let own = match holder {
+            Some(holder) => Rc::ptr_eq(&holder, session),
+            None => {
+                *self.overdrawn.borrow_mut() = Rc::downgrade(session);
+                true
+            }
+        };
+        // What becomes durable gives its buffers back by itself.
+        (own && self.group.borrow().journal().undurable_bytes() == 0).then(|| PoolBuf::unpooled(len))
     }
 
     fn slot_of(&self, volume: VolumeId) -> Option<VolumeSlot> {
@@ -205,10 +224,11 @@ impl Server {
     fn grant(&mut self) -> bool {
         let Some(len) = self.wanted else { return true };
         let pool = &self.owner.buffers;
-        let Some(buf) = pool.try_alloc(len as usize).or_else(|| {
+        let pooled = pool.try_alloc(len as usize).or_else(|| {
             self.owner.memory_short();
             pool.try_alloc(len as usize)
-        }) else {
+        });
+        let Some(buf) = pooled.or_else(|| self.owner.overdraw(&self.session, len as usize)) else {
             return false;
         };
         self.wanted = None;
@@ -286,7 +306,10 @@ impl Server {
                 (connection.is_blocked(), connection.send_pending() > 0, connection.next_deadline())
             };
             let now = clock::now().mono;
-            let sleep = deadline.map_or(Duration::from_secs(60), |d| Duration::from_nanos(d.since(now)));
+            let mut sleep = deadline.map_or(Duration::from_secs(60), |d| Duration::from_nanos(d.since(now)));
+            if matches!(turn, Turn::NoBuffer) {
+                sleep = sleep.min(BUFFER_RETRY);
+            }
             let freed = self.owner.buffers_free.clone();
             tokio::select! {
                 () = self.session.wake.notified() => {}

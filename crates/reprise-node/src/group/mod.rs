@@ -1,6 +1,8 @@
 //! A group's thread: it carries out what the engine decides, with the sockets and the disk of that group.
 
 mod disk;
+#[cfg(feature = "test-faults")]
+mod faults;
 mod handle;
 mod iscsi;
 mod link;

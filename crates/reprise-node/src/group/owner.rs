@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
 use reprise_iscsi::{Acl, TaskTag};
 use reprise_media::{Durability, Media, Ring};
-use reprise_types::{BufPool, VolumeSlot};
+use reprise_types::{BufPool, Mono, VolumeSlot};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::GroupNotice;
@@ -41,8 +41,14 @@ pub(super) struct Owner {
     /// Woken when a volume's state may have changed.
     pub(super) changed: Notify,
     short: Cell<bool>,
+    /// The session that may go beyond the limit while all wait for each other.
+    pub(super) overdrawn: RefCell<Weak<Session>>,
     busy: Cell<bool>,
     waiting: RefCell<VecDeque<Event>>,
+    /// Why a segment could not be prepared, until one could.
+    pub(super) segment_fault: RefCell<Option<String>>,
+    /// No segment is prepared before.
+    pub(super) segment_pause: Cell<Mono>,
 }
 
 impl Owner {
@@ -70,8 +76,11 @@ impl Owner {
             notices: deps.notices.clone(),
             changed: Notify::new(),
             short: Cell::new(false),
+            overdrawn: RefCell::default(),
             busy: Cell::new(false),
             waiting: RefCell::default(),
+            segment_fault: RefCell::default(),
+            segment_pause: Cell::default(),
             deps,
         })
     }
@@ -163,6 +172,7 @@ impl Owner {
     pub(super) fn memory_tick(&self) {
         if self.short.get() && self.buffers.used() < self.buffers.limit() / 2 {
             self.short.set(false);
+            self.overdrawn.replace(Weak::new());
             self.group.borrow_mut().set_memory_short(false);
         }
     }

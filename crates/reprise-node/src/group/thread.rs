@@ -97,7 +97,9 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         positions: group.positions(),
         stats: group.stats(),
         ready: false,
-        home_detached: false,
+        home_detached: None,
+        segment_fault: None,
+        durable: group.durable(),
         link: LinkView::default(),
         sessions: Vec::new(),
         buffers: 0,
@@ -145,12 +147,14 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut ticks = 0u32;
+    #[cfg(feature = "test-faults")]
+    let mut faults = super::faults::Switch::from_env(&owner.deps.name);
     loop {
         tokio::select! {
             command = inbox.recv() => match command {
                 Some(Command::Stop(done)) => {
                     stop(&owner).await;
-                    let _ = done.send(());
+                    let _ = done.send(owner.group.borrow().segments());
                     return;
                 }
                 Some(command) => serve(&owner, command),
@@ -160,6 +164,8 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
                 owner.event(Event::Cache(owner.deps.allocator.fill()));
                 owner.event(Event::Tick);
                 owner.memory_tick();
+                #[cfg(feature = "test-faults")]
+                faults.look(&owner.ring);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
                     publish.send_replace(snapshot(&owner));
@@ -219,6 +225,11 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         }
         Command::SetPaused(paused, reply) => {
             let result = owner.group.borrow_mut().set_paused(now, paused);
+            owner.settle();
+            answer(owner, reply, result);
+        }
+        Command::Reattach(reply) => {
+            let result = owner.group.borrow_mut().reattach_home(now);
             owner.settle();
             answer(owner, reply, result);
         }
@@ -350,7 +361,9 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         positions,
         stats: group.stats(),
         ready: group.is_ready(),
-        home_detached: group.home_detached(),
+        home_detached: group.home_fault().map(str::to_owned),
+        segment_fault: owner.segment_fault.borrow().clone(),
+        durable: group.durable(),
         link: view,
         sessions: owner.live_sessions().iter().filter_map(session).collect(),
         buffers: owner.buffers.used(),

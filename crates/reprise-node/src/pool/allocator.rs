@@ -59,6 +59,14 @@ impl Allocator {
         self.with(|s| s.free.extend(segments.iter().copied()));
     }
 
+    /// Takes a segment back that could not be filled: it is still to be filled before its first use.
+    pub fn give_back_fresh(&self, segment: SegmentId) {
+        self.with(|s| {
+            s.free.insert(segment);
+            s.fresh.insert(segment);
+        });
+    }
+
     /// How full the cache is.
     pub fn fill(&self) -> CacheFill {
         self.with(|s| CacheFill { total: s.total, used: s.total - s.free.len() as u32, reserve: RESERVE })

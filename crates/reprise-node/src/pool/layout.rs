@@ -11,13 +11,14 @@ use reprise_format::superblock::{
     self, AREAS_OFFSET, GROUPS_MAX, GroupBody, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
 };
 use reprise_journal::{
-    CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, recover, scan_segments, segment_offset,
+    CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, SegmentId, recover, scan_segments, segment_offset,
 };
 use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, create_file};
 use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId, Role, Seq};
 
 use super::Allocator;
 use super::data::{DataHalf, RawHalf};
+use super::prove::Lost;
 
 /// Segments of a cache, at least: below it the reserve would be most of it.
 const SEGMENTS_MIN: u64 = 16;
@@ -180,6 +181,9 @@ pub enum PoolError {
     /// No such group.
     #[error("group {0} is not in this pool")]
     Unknown(GroupId),
+    /// The journal does not hold what was acknowledged.
+    #[error("{0}")]
+    Lost(Lost),
 }
 
 /// Place of a group in the superblock area.
@@ -206,6 +210,8 @@ pub struct OpenedGroup {
     pub cases: Vec<Case>,
     /// Bytes that recovery read.
     pub bytes_read: u64,
+    /// Segments that its journal holds.
+    pub held: Vec<SegmentId>,
 }
 
 struct Directory {
@@ -224,7 +230,7 @@ pub struct Pool {
     segments: Vec<SegmentFound>,
 }
 
-struct Reader<'a>(&'a Media);
+pub(super) struct Reader<'a>(pub(super) &'a Media);
 
 impl CacheRead for Reader<'_> {
     fn read(&mut self, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
@@ -385,6 +391,7 @@ impl Pool {
         };
         // What was read may sit in a volatile cache: it counts only once it is durable.
         io("flush the cache", &path, cache.sync_blocking())?;
+        io("forget what is in memory", &path, cache.forget_cached())?;
         let segments = scan_segments(&mut Reader(&cache), id, body.segments, body.segment_len);
         let segments = io("read segment headers", &path, segments)?;
         let newest = segments.iter().map(|s| s.header.generation).max().unwrap_or(0);
@@ -426,8 +433,8 @@ impl Pool {
         let mut held = BTreeSet::new();
         for slot in pool.groups() {
             // A group that cannot be recovered keeps all segments that name it: nothing of it may be overwritten.
-            match pool.recover_slot(slot) {
-                Ok((_, ids)) => held.extend(ids),
+            match pool.recover_slot(slot, &pool.segments) {
+                Ok(opened) => held.extend(opened.held),
                 Err(_) => held.extend(pool.segments.iter().filter(|s| s.header.group == slot.group).map(|s| s.segment)),
             }
         }
@@ -508,10 +515,30 @@ impl Pool {
     /// Its superblock or journal cannot be taken; the group stays as it is.
     pub fn open_group(&self, group: GroupId) -> Result<OpenedGroup, PoolError> {
         let slot = self.groups().into_iter().find(|s| s.group == group).ok_or(PoolError::Unknown(group))?;
-        self.recover_slot(slot).map(|(opened, _)| opened)
+        self.recover_slot(slot, &self.segments)
     }
 
-    fn recover_slot(&self, slot: GroupSlot) -> Result<(OpenedGroup, Vec<u32>), PoolError> {
+    /// Recovers a group whose thread has ended since the pool was opened: the segments are looked at again.
+    ///
+    /// # Errors
+    /// As for [`Self::open_group`], or the disk's.
+    pub fn reopen_group(&self, group: GroupId) -> Result<OpenedGroup, PoolError> {
+        let slot = self.groups().into_iter().find(|s| s.group == group).ok_or(PoolError::Unknown(group))?;
+        self.recover_slot(slot, &self.settled_segments()?)
+    }
+
+    /// Headers of all segments as they are on the disk and nowhere else: the device is flushed first and what the kernel
+    /// remembers is forgotten.
+    pub(super) fn settled_segments(&self) -> Result<Vec<SegmentFound>, PoolError> {
+        let path = self.cache.path();
+        io("flush the cache", path, self.cache.sync_blocking())?;
+        io("forget what is in memory", path, self.cache.forget_cached())?;
+        let count = self.with_directory(|d| d.body.segments);
+        let found = scan_segments(&mut Reader(&self.cache), self.id, count, self.segment_len);
+        io("read segment headers", path, found)
+    }
+
+    pub(super) fn recover_slot(&self, slot: GroupSlot, segments: &[SegmentFound]) -> Result<OpenedGroup, PoolError> {
         let copies = read_copies(&self.cache, superblock::group_copies(slot.slot))?;
         let (version, body) = superblock::newest::<GroupBody>(SuperblockKind::Group, &copies)
             .map_err(|source| PoolError::Superblock { what: format!("group {}", slot.group), source })?;
@@ -529,17 +556,17 @@ impl Pool {
             generation_floor: meta.generation_floor,
             peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
         };
-        let recovered = recover(&mut Reader(&self.cache), found, &self.segments)
+        let recovered = recover(&mut Reader(&self.cache), found, segments)
             .map_err(|source| PoolError::Recover { name: meta.name.clone(), source })?;
-        let opened = OpenedGroup {
+        Ok(OpenedGroup {
             slot: slot.slot,
             meta,
             superblock_version: version,
             start: recovered.start,
             cases: recovered.cases,
             bytes_read: recovered.bytes_read,
-        };
-        Ok((opened, recovered.held))
+            held: recovered.held,
+        })
     }
 
     /// Makes a group: durable when this returns.
@@ -557,7 +584,8 @@ impl Pool {
         write_superblock(&self.cache, SuperblockKind::Group, copies, 2, &meta.to_body())?;
         self.name_slot(slot, meta.group.as_bytes().to_vec())?;
         let start = JournalStart::empty(meta.seal, meta.incarnation);
-        Ok(OpenedGroup { slot, meta, superblock_version: 2, start, cases: Vec::new(), bytes_read: 0 })
+        let (cases, held) = (Vec::new(), Vec::new());
+        Ok(OpenedGroup { slot, meta, superblock_version: 2, start, cases, bytes_read: 0, held })
     }
 
     /// Forgets a group whose thread has stopped. Its segments are free after the next start.

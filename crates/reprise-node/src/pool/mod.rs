@@ -3,7 +3,9 @@
 mod allocator;
 mod data;
 mod layout;
+mod prove;
 
 pub use allocator::Allocator;
 pub use data::{DataError, DataHalf, Home, HomeName, KEEP_FREE, Make};
 pub use layout::{DataPlace, GroupSlot, OpenedGroup, Pool, PoolConfig, PoolError};
+pub use prove::{Lost, Proven};

@@ -272,6 +272,15 @@ impl BoxService for Node {
         .await
     }
 
+    async fn group_unfence(&self, request: ByName) -> Result<JobStarted, ApiError> {
+        to_the_end(self.0.clone().unfence(request.name)).await
+    }
+
+    async fn group_reattach(&self, request: ByName) -> Result<Done, ApiError> {
+        to_the_end(self.0.clone().reattach(request.name)).await?;
+        Ok(Done {})
+    }
+
     async fn volume_list(&self, request: VolumeQuery) -> Result<VolumeList, ApiError> {
         let volumes = match &request.group {
             Some(group) => self.0.group_status(group)?.volumes,

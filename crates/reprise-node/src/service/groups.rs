@@ -9,6 +9,7 @@ use reprise_api::{ApiError, ErrorCode, GroupStatus, JobKind, Name, Severity, Vol
 use reprise_engine::{Branch, GroupMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_iscsi::Acl;
+use reprise_journal::SegmentId;
 use reprise_link::instance;
 use reprise_media::{Identity, Media, MediaError, MediaOptions};
 use reprise_types::{BranchId, ByteLen, GroupId, Point, Role, Seq};
@@ -20,7 +21,7 @@ use super::view::{self, Facts, known_name, target_name};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::{self, Command, GroupDeps, HomeMedia, Limits, Snapshot, TargetConfig};
 use crate::net::DialHandle;
-use crate::pool::{DataError, DataHalf, OpenedGroup, PoolError};
+use crate::pool::{DataError, DataHalf, OpenedGroup, Pool, PoolError};
 use crate::portal;
 
 /// Between two attempts to start a group whose homes are not there.
@@ -248,6 +249,21 @@ impl Inner {
 
     /// Recovers a group and starts it; what goes wrong is kept with the group.
     pub(super) fn start_known(&self, id: GroupId) {
+        self.start_with(id, |pool| pool.open_group(id));
+    }
+
+    /// Starts a group again whose thread has ended; `released` are the segments that the thread held.
+    pub(super) fn start_again(&self, id: GroupId, released: Vec<SegmentId>) {
+        self.start_with(id, |pool| {
+            let opened = pool.reopen_group(id)?;
+            // A segment that was granted and never used is free again.
+            let unused: Vec<SegmentId> = released.into_iter().filter(|s| !opened.held.contains(s)).collect();
+            pool.allocator().free(&unused);
+            Ok(opened)
+        });
+    }
+
+    fn start_with(&self, id: GroupId, open: impl FnOnce(&Pool) -> Result<OpenedGroup, PoolError>) {
         let began = Instant::now();
         let fallback = || known_name(&format!("group-{}", id.short()));
         let failed = |meta: Option<GroupMeta>, reason: String, heals: bool| {
@@ -267,7 +283,7 @@ impl Inner {
             let state = EntryState::Failed { meta: meta.map(Box::new), reason, heals, tried: Instant::now() };
             locked(&self.groups).insert(id, Entry::new(name, state));
         };
-        let mut opened = match self.pool.open_group(id) {
+        let mut opened = match open(&self.pool) {
             Ok(opened) => opened,
             Err(error) => return failed(None, chain(&error), false),
         };
@@ -440,7 +456,7 @@ impl Inner {
 
     pub(super) async fn stop_groups(&self) {
         let stops: Vec<_> =
-            self.running().into_iter().map(|g| tokio::spawn(async move { stop_thread(&g).await })).collect();
+            self.running().into_iter().map(|g| tokio::spawn(async move { drop(stop_thread(&g).await) })).collect();
         for stop in stops {
             let _ = stop.await;
         }
@@ -534,13 +550,16 @@ fn of_group(preparing: &[VolumeStatus], group: &Name) -> Vec<VolumeStatus> {
     preparing.iter().filter(|v| v.group == *group).cloned().collect()
 }
 
-async fn stop_thread(group: &Running) {
+/// Gives the segments that the group held, if its thread ended in time.
+pub(super) async fn stop_thread(group: &Running) -> Option<Vec<SegmentId>> {
     let (done, stopped) = oneshot::channel();
-    if group.commands.send(Command::Stop(done)).await.is_err() {
-        return;
-    }
-    if tokio::time::timeout(STOP_TIME_MAX, stopped).await.is_err() {
-        tracing::warn!(group = %group.name, "group did not stop in time; its journal recovers at the next start");
+    group.commands.send(Command::Stop(done)).await.ok()?;
+    match tokio::time::timeout(STOP_TIME_MAX, stopped).await {
+        Ok(held) => held.ok(),
+        Err(_) => {
+            tracing::warn!(group = %group.name, "group did not stop in time; its journal recovers at the next start");
+            None
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod api;
 mod board;
 mod control;
+mod faults;
 mod groups;
 mod meter;
 mod mirrors;
@@ -140,9 +141,11 @@ fn refused(error: CommandError) -> ApiError {
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
         CommandError::TooMany => (ErrorCode::LimitReached, "use another group"),
         CommandError::NoVolume => (ErrorCode::NotFound, "list what there is: reprise volume list"),
+        CommandError::Attached => (ErrorCode::WrongState, "see reprise status"),
+        CommandError::Busy => (ErrorCode::WrongState, "try again in a moment"),
         CommandError::InUse => (ErrorCode::InUse, "log the initiators out, then try again"),
         CommandError::Fenced { .. } => {
-            (ErrorCode::Fenced, "look after the disk of the cache, then start the box again")
+            (ErrorCode::Fenced, "look after the disk of the cache, then: reprise group unfence")
         }
     };
     ApiError::new(code, message, what)

@@ -79,9 +79,9 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
     if !snapshot.ready {
         return GroupState::Waiting { reason: "the end of the journal is being made durable after the start".into() };
     }
-    if snapshot.home_detached {
-        let reason = "a home failed: its writes stay in the cache until the box has been started again";
-        return GroupState::Waiting { reason: reason.into() };
+    if let Some(reason) = &snapshot.home_detached {
+        let reason = format!("a home is detached ({reason}): its writes stay in the cache until it is attached again");
+        return GroupState::Waiting { reason };
     }
     if cache_full && meta.role == Role::Source {
         return GroupState::CacheFull;
@@ -345,7 +345,9 @@ pub(crate) mod tests {
             positions: Positions::default(),
             stats: Default::default(),
             ready: true,
-            home_detached: false,
+            home_detached: None,
+            segment_fault: None,
+            durable: Point::default(),
             link,
             sessions: Vec::new(),
             buffers: 0,

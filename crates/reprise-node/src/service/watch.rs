@@ -71,7 +71,7 @@ fn group_subject(entry: &Entry) -> String {
 
 impl Inner {
     fn on_notice(&self, group: GroupId, notice: &Notice) {
-        let subject = {
+        let (subject, volume) = {
             let mut groups = locked(&self.groups);
             let Some(entry) = groups.get_mut(&group) else { return };
             match notice {
@@ -80,7 +80,13 @@ impl Inner {
                 Notice::LinkDown => entry.reconnects += 1,
                 _ => {}
             }
-            group_subject(entry)
+            let volume = match notice {
+                Notice::HomeUnreadable(extent, _) => {
+                    entry.running().and_then(|g| g.snapshot.borrow().meta.volume(extent.volume).map(|v| v.name.clone()))
+                }
+                _ => None,
+            };
+            (group_subject(entry), volume.unwrap_or_default())
         };
         let info = |code, text: String| Told::new(code, Severity::Info, subject.clone(), text, "");
         let told = match notice {
@@ -97,6 +103,12 @@ impl Inner {
             Notice::LinkFault(why) => {
                 let what = "If it comes again, look whether both boxes run a current version.";
                 Told::new("link-fault", Severity::Warning, subject, format!("The link broke: {why}"), what)
+            }
+            Notice::HomeAttached => info("home-attached", "The homes are in use again.".to_owned()),
+            Notice::HomeUnreadable(extent, fault) => {
+                let text = format!("Volume {volume} cannot be read at sector {}: {fault}.", extent.sector);
+                let what = "Look after the disk of the home. The sector can be read again once a host has written it.";
+                Told::new("home-unreadable", Severity::Critical, subject, text, what)
             }
             Notice::JournalUnreadable(seq) => {
                 let text = format!("The journal cannot be read at record {seq}.");
@@ -233,14 +245,39 @@ impl Inner {
                 "The group is fenced: {}. Hosts get errors; what was acknowledged is in the journal.",
                 reason.clone().unwrap_or_default()
             );
-            told("fenced", text, "Look after the disk of the cache, then start the box again.")
+            told(
+                "fenced",
+                text,
+                "Look after the disk of the cache, then: reprise group unfence, which reads the journal again.",
+            )
         };
         self.board.settle(reason.is_some(), fenced, "fenced", subject);
         let home = || {
-            let text = "A home failed: its writes stay in the cache.".to_owned();
-            told("home-failed", text, "Look after the disk of the home, then start the box again.")
+            let why = snapshot.home_detached.clone().unwrap_or_default();
+            let text = format!(
+                "A home is detached: {why}. Its writes stay in the cache, from where they are read; when the cache is full, hosts wait."
+            );
+            told("home-failed", text, "Look after the disk of the home, then: reprise group reattach.")
         };
-        self.board.settle(snapshot.home_detached, home, "home-failed", subject);
+        self.board.settle(snapshot.home_detached.is_some(), home, "home-failed", subject);
+        let segment = || {
+            let why = snapshot.segment_fault.clone().unwrap_or_default();
+            let text =
+                format!("The cache cannot take more: a segment of it cannot be prepared ({why}). It is tried again.");
+            told("cache-failed", text, "Give the file system of the cache more room, or look after its disk.")
+        };
+        self.board.settle(snapshot.segment_fault.is_some(), segment, "cache-failed", subject);
+        let errors = snapshot.stats.read_errors;
+        let reads = || {
+            // Rounded down to one digit, so that the text does not change with every read.
+            let digits = 10u64.pow(errors.max(1).ilog10());
+            let text = format!(
+                "At least {} reads have failed since the start: hosts got errors, never wrong data.",
+                errors / digits * digits
+            );
+            told("read-errors", text, "See the events for where, and look after the disk.")
+        };
+        self.board.settle(errors > 0, reads, "read-errors", subject);
     }
 
     fn watch_link(&self, subject: &str, entry: &Entry, snapshot: &Snapshot) {

@@ -86,11 +86,17 @@ impl Appliance {
         self.dir.join("s")
     }
 
+    /// Folder of the rules by which the disks of a group fail, in a build for tests.
+    pub(crate) fn faults(&self) -> PathBuf {
+        self.dir.join("faults")
+    }
+
     /// Starts the process and waits until it answers.
     pub(crate) async fn run(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).context("open the log")?;
         let mut command = Command::new(&self.reprise);
         command.arg("run").arg("--config").arg(self.config());
+        command.env("REPRISE_TEST_FAULTS", self.faults());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("start the box")?);
         let start = Instant::now();
@@ -122,6 +128,10 @@ impl Appliance {
         // The story of a crash stands above its backtrace.
         let last = lines.iter().rposition(|l| l.contains("panicked")).map_or(lines.len(), |at| lines.len().min(at + 3));
         lines[last.saturating_sub(12)..last].join("\n")
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// SIGKILL.

@@ -9,6 +9,7 @@ mod bad_input;
 mod boxes;
 mod chaos;
 mod disk;
+mod faults;
 mod history;
 mod http;
 mod images;
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
     };
     println!("e2e: seed {}", args.seed);
     let (mut passed, mut failed) = (0, 0);
-    for name in ["bad-input", "convert", "adopt", "disk", "kill-and-cut"] {
+    for name in ["bad-input", "convert", "adopt", "disk", "faults", "kill-and-cut"] {
         if args.only.as_ref().is_some_and(|o| o != name) {
             continue;
         }
@@ -153,6 +154,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "bad-input" => bad_input::run(setup).await,
         "convert" => vec![Part { name, outcome: images::convert(setup).await }],
         "disk" => disk::run(setup).await,
+        "faults" => faults::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
         _ => vec![Part { name, outcome: chaos::run(setup).await }],
     }

@@ -3,7 +3,7 @@
 //! `applying` is durable before the first home write of a round and `applied` after its last flush. A round writes the
 //! newest content of each sector once, in order of address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +28,14 @@ const HOME_WRITE_MAX: u64 = 1 << 20;
 /// Pieces of one home write, at most.
 const HOME_PIECES_MAX: usize = 256;
 
+/// Home writes at the disk while the feed is busy, and their bytes: the journal's next write waits behind them, and hosts
+/// wait for that one.
+const BUSY_WRITES_MAX: usize = 8;
+const BUSY_BYTES_MAX: u64 = 1 << 20;
+/// Home writes at the disk otherwise, and their bytes: enough to keep any disk busy.
+const QUIET_WRITES_MAX: usize = 128;
+const QUIET_BYTES_MAX: u64 = 8 << 20;
+
 /// What an answer is to.
 #[derive(Debug)]
 pub(crate) enum HomeStep {
@@ -45,11 +53,26 @@ enum Round {
     /// Batches are being collected.
     Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: u64, failed: bool },
     /// Home is being written.
-    Write { to: Seq, missing: usize, failed: Option<IoFault>, volumes: Vec<VolumeSlot> },
+    Write(Writing),
     /// Home is being flushed.
     Flush { to: Seq },
     /// The leg is detached, with the reason.
     Detached { reason: String },
+}
+
+/// A home write that is to be made; without pieces, of zeros.
+type HomeWrite = (Extent, Vec<Bytes>);
+
+/// The writes of a round.
+#[derive(Debug)]
+struct Writing {
+    to: Seq,
+    volumes: Vec<VolumeSlot>,
+    waiting: VecDeque<HomeWrite>,
+    /// At the disk, and their bytes.
+    under_way: usize,
+    bytes: u64,
+    failed: Option<IoFault>,
 }
 
 /// The cursor.
@@ -116,7 +139,7 @@ impl Group {
             return;
         }
         let since = *self.home.waiting_since.get_or_insert(self.now.mono);
-        let quiet = self.now.mono.millis_since(self.home.fed_at) >= QUIET_MILLIS;
+        let quiet = !self.feed_is_busy();
         let overdue = self.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
         let half = self.config.journal.ram_tail_max.get() / 2;
         let much = || self.journal.durable_bytes_after(self.meta.applied) >= half;
@@ -181,19 +204,14 @@ impl Group {
             }
             HomeStep::Write { bytes } => {
                 self.stats.bytes_applied += bytes;
-                let Round::Write { to, missing, failed, volumes } = &mut self.home.round else { return };
-                *missing -= 1;
+                let Round::Write(writing) = &mut self.home.round else { return };
+                writing.under_way -= 1;
+                writing.bytes -= bytes;
                 if let Err(fault) = result {
-                    *failed = Some(fault);
+                    writing.failed = Some(fault);
+                    writing.waiting.clear();
                 }
-                if *missing > 0 {
-                    return;
-                }
-                let (to, volumes, failed) = (*to, std::mem::take(volumes), *failed);
-                match failed {
-                    Some(fault) => self.home_detach(Notice::HomeFailed(fault)),
-                    None => self.round_flush(to, volumes),
-                }
+                self.write_on();
             }
             HomeStep::Flush => {
                 let Round::Flush { to } = self.home.round else { return };
@@ -241,6 +259,42 @@ impl Group {
         }
     }
 
+    /// Hands waiting writes to the disk, as many as it may have now; flushes behind the last.
+    fn write_on(&mut self) {
+        let busy = self.feed_is_busy() && self.fill.fraction() <= 0.5;
+        let (writes_max, bytes_max) = match busy {
+            true => (BUSY_WRITES_MAX, BUSY_BYTES_MAX),
+            false => (QUIET_WRITES_MAX, QUIET_BYTES_MAX),
+        };
+        loop {
+            let Round::Write(writing) = &mut self.home.round else { return };
+            let room = writing.under_way == 0 || writing.under_way < writes_max && writing.bytes < bytes_max;
+            let Some((extent, bufs)) = writing.waiting.pop_front_if(|_| room) else { break };
+            let bytes = extent.sectors.bytes().get();
+            writing.under_way += 1;
+            writing.bytes += bytes;
+            let token = self.token(Pending::Home(HomeStep::Write { bytes }));
+            self.effects.push_back(if bufs.is_empty() {
+                Effect::ZeroHome { token, extent }
+            } else {
+                Effect::WriteHome { token, extent, bufs }
+            });
+        }
+        let Round::Write(writing) = &mut self.home.round else { return };
+        if writing.under_way > 0 {
+            return;
+        }
+        let (to, volumes) = (writing.to, std::mem::take(&mut writing.volumes));
+        match writing.failed {
+            Some(fault) => self.home_detach(Notice::HomeFailed(fault)),
+            None => self.round_flush(to, volumes),
+        }
+    }
+
+    fn feed_is_busy(&self) -> bool {
+        self.now.mono.millis_since(self.home.fed_at) < QUIET_MILLIS
+    }
+
     fn round_write(&mut self) {
         let Round::Collect { to, batches, read, .. } = std::mem::take(&mut self.home.round) else { return };
         self.read_closed(read);
@@ -254,9 +308,8 @@ impl Group {
             }
         }
         let mut volumes = BTreeMap::new();
-        let mut missing = 0;
         let mut joined: Option<(Extent, Vec<Bytes>)> = None;
-        let mut writes = Vec::new();
+        let mut writes: Vec<HomeWrite> = Vec::new();
         for (extent, seq) in newest.iter() {
             volumes.insert(extent.volume, ());
             let at = batches.partition_point(|b| b.last_seq() < seq);
@@ -285,22 +338,9 @@ impl Group {
             }
         }
         writes.extend(joined);
-        for (extent, bufs) in writes {
-            missing += 1;
-            let bytes = extent.sectors.bytes().get();
-            let token = self.token(Pending::Home(HomeStep::Write { bytes }));
-            self.effects.push_back(if bufs.is_empty() {
-                Effect::ZeroHome { token, extent }
-            } else {
-                Effect::WriteHome { token, extent, bufs }
-            });
-        }
-        let volumes: Vec<VolumeSlot> = volumes.into_keys().collect();
-        if missing == 0 {
-            self.round_flush(to, volumes);
-        } else {
-            self.home.round = Round::Write { to, missing, failed: None, volumes };
-        }
+        let (volumes, waiting) = (volumes.into_keys().collect(), writes.into());
+        self.home.round = Round::Write(Writing { to, volumes, waiting, under_way: 0, bytes: 0, failed: None });
+        self.write_on();
     }
 
     fn round_flush(&mut self, to: Seq, volumes: Vec<VolumeSlot>) {

@@ -23,7 +23,7 @@ use crate::{Batch, Grant, Index, SegmentId, segment_offset};
 /// Batches that go to disk in one write, at most.
 const BATCHES_PER_WRITE: usize = 64;
 /// Payload of one write, at most: when more than a batch waits, the flush behind the write is shared.
-const WRITE_PAYLOAD_MAX: usize = 1 << 20;
+const WRITE_PAYLOAD_MAX: usize = 4 << 20;
 
 /// What never changes while a journal is open.
 #[derive(Debug, Clone, Copy)]

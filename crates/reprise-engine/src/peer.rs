@@ -10,7 +10,7 @@ use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::source::{SourceEvent, SourceSession};
-use reprise_types::{Extent, Role, Sector, Seq, VolumeSlot};
+use reprise_types::{Extent, Mono, Role, Sector, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
@@ -20,6 +20,11 @@ use crate::meta::CopyState;
 /// Bulk bytes handed to the link thread and not yet on the wire. More would only be memory: it holds some 10 ms at
 /// 1 Gbit/s and is refilled as it drains.
 const LINK_QUEUE_BYTES: u64 = 4 << 20;
+/// While writes come all the time they are sent in bursts, at most so long after the one before, or once so many bytes
+/// wait: every burst costs both boxes a turn of their threads and the mirror a durable write. A write after a pause goes at
+/// once.
+const BURST_MILLIS: u64 = 10;
+const BURST_BYTES: u64 = 256 << 10;
 /// Batches read ahead from disk when the peer is behind the RAM tail.
 const PREFETCH_MAX: usize = 16;
 
@@ -62,6 +67,8 @@ pub(crate) struct Peer {
     ahead: VecDeque<Ahead>,
     regions: VecDeque<Region>,
     queued: u64,
+    /// When the last burst of batches went out.
+    burst_at: Mono,
     /// The peer has stored our instance on this connection.
     confirmed: bool,
     life: u64,
@@ -270,8 +277,9 @@ impl Group {
 
     pub(crate) fn peer_pump(&mut self) {
         self.flush_control();
+        let collecting = self.collects_burst();
         while !self.link_held && self.peer.queued < LINK_QUEUE_BYTES {
-            if !self.send_region() && !self.send_batch() {
+            if !self.send_region() && (collecting || !self.send_batch()) {
                 break;
             }
         }
@@ -281,6 +289,13 @@ impl Group {
         if let Some(done) = done {
             self.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
         }
+    }
+
+    /// True while little waits and the last burst went out a moment ago.
+    fn collects_burst(&self) -> bool {
+        let next = self.peer.session.as_ref().and_then(SourceSession::next_wanted);
+        let recent = self.now.mono.millis_since(self.peer.burst_at) < BURST_MILLIS;
+        recent && next.is_some_and(|n| self.journal.durable_bytes_after(Seq::from_raw(n.get() - 1)) < BURST_BYTES)
     }
 
     fn send_batch(&mut self) -> bool {
@@ -310,6 +325,7 @@ impl Group {
         session.batch_sent(batch.first_seq(), batch.last_seq(), bytes);
         self.peer.ahead.pop_front();
         self.peer.queued += bytes;
+        self.peer.burst_at = self.now.mono;
         self.stats.bytes_sent += bytes;
         let message = Message::Batch(link::Batch { first: batch.first_seq(), last: batch.last_seq() });
         self.effects.push_back(Effect::LinkSend(message, batch.body().collect()));

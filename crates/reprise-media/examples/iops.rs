@@ -82,7 +82,7 @@ fn main() {
                 Ok(ring) => ring,
                 Err(e) => return println!("{config:?}: not run: {e}"),
             };
-            println!("{:?}: {}", ring.engine(), calibrate(&ring, &media, 0, SIZE).await.unwrap());
+            println!("{:?}", ring.engine());
             for durability in [Durability::Dsync, Durability::ThenSync] {
                 for bytes in [4096, 256 << 10] {
                     let (iops, median_us) = writes(&ring, &media, bytes, durability, time).await;

@@ -9,14 +9,14 @@
 //! * [`create_file`], [`grow_file`]: files written fully, with progress and cancel; [`zero_fill`] and [`take_room`] for
 //!   a [`Media::window`], a part of a medium that is used as one.
 //! * [`Content`]: what a medium carries already, asked before anything is overwritten.
-//! * [`calibrate`]: which of two durable writes is faster on this medium.
+//! * [`DurabilityChoice`]: which of two durable writes is faster on this medium now.
 //! * [`FaultPlan`]: injected faults for tests.
 #![allow(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod blocking;
-mod calibrate;
+mod choice;
 mod create;
 mod error;
 mod fault;
@@ -28,7 +28,7 @@ mod sys;
 mod threads;
 mod uring;
 
-pub use calibrate::{Calibration, Timing, calibrate};
+pub use choice::{Chosen, DurabilityChoice};
 pub use create::{Fill, Progress, create_file, grow_file, take_room, zero_fill};
 pub use error::MediaError;
 pub use fault::{FaultAction, FaultPlan, FaultRule, FaultRuleError, FaultTarget};

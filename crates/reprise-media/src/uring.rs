@@ -77,7 +77,8 @@ impl Uring {
 
     /// Hands queued entries to the kernel, and runs deferred completion work. One system call, or none.
     pub(crate) fn enter(&mut self, look: bool, wait: u32) -> io::Result<bool> {
-        if !self.queued && wait == 0 && !(look && self.deferred) {
+        // The event counter counts twice for a completion: when its work is deferred, and when that work has run.
+        if !self.queued && wait == 0 && !(look && self.deferred && self.ring.submission().taskrun()) {
             return Ok(false);
         }
         let to_submit = self.ring.submission().len() as u32;
@@ -112,7 +113,7 @@ fn build(entries: u32, defer: bool) -> io::Result<(IoUring, bool)> {
     let mut builder = IoUring::builder();
     builder.dontfork().setup_clamp().setup_submit_all().setup_single_issuer().setup_coop_taskrun();
     if defer {
-        builder.setup_defer_taskrun();
+        builder.setup_defer_taskrun().setup_taskrun_flag();
     }
     match builder.build(entries) {
         Ok(ring) => Ok((ring, defer)),

@@ -280,15 +280,6 @@ fn blocks(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().blocks() * 512
 }
 
-#[test]
-fn calibration_measures_and_chooses() {
-    each(4 * MIB, async |ring, media| {
-        let found = calibrate(&ring, &media, 0, 4 * MIB).await.unwrap();
-        assert!(found.dsync_4k.rounds > 0 && found.sync_256k.rounds > 0);
-        assert_ne!(found.chosen, Durability::None);
-    });
-}
-
 struct Loop(PathBuf);
 
 impl Drop for Loop {

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reprise_engine::{Effect, Event, IoFault, Token};
 use reprise_format::superblock::{copies_of, group_copies};
 use reprise_journal::segment_offset;
-use reprise_media::{Durability, Media, Op, Outcome};
+use reprise_media::{Chosen, Durability, Media, Op, Outcome};
 use reprise_types::{Extent, PoolBuf, VolumeSlot};
 
 use super::owner::Owner;
@@ -90,13 +91,19 @@ impl Owner {
 
     pub(super) fn carry_out_disk(self: &Rc<Self>, effect: Effect) {
         let cache = &self.deps.cache;
-        let durability = self.durability.get();
         match effect {
             Effect::WriteCache { token, at, bufs } => {
-                self.submit(token, cache, Op::Write { offset: at, bufs, durability });
+                let chosen = self.durability.borrow_mut().next(bufs.iter().map(Bytes::len).sum());
+                let op = Op::Write { offset: at, bufs, durability: chosen.durability() };
+                let (owner, start) = (self.clone(), Instant::now());
+                self.ring.submit(cache, op, move |o| {
+                    owner.wrote_durably(chosen, start.elapsed());
+                    owner.done(token, outcome(o));
+                });
             }
             Effect::WriteSuperblock { token, version, copy } => {
                 let offsets = group_copies(self.slot);
+                let durability = self.durability.borrow().preferred();
                 let write = |i: usize| {
                     let op = Op::Write { offset: offsets[i], bufs: vec![copy.clone()], durability };
                     (cache.clone(), op)
@@ -135,6 +142,15 @@ impl Owner {
                 self.changed.notify_waiters();
             }
             Effect::Reply(..) | Effect::LinkSend(..) | Effect::LinkClose(_) | Effect::Notice(_) => {}
+        }
+    }
+
+    fn wrote_durably(&self, chosen: Chosen, time: Duration) {
+        let mut choice = self.durability.borrow_mut();
+        let before = choice.preferred();
+        choice.took(chosen, time);
+        if choice.preferred() != before {
+            tracing::debug!(group = %self.deps.name, %choice, "other way of writing durably");
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
 use reprise_iscsi::{Acl, TaskTag};
-use reprise_media::{Durability, Media, Ring};
+use reprise_media::{DurabilityChoice, Media, Ring};
 use reprise_types::{BufPool, Mono, VolumeSlot};
 use tokio::sync::{Notify, mpsc};
 
@@ -23,7 +23,8 @@ pub(super) struct Owner {
     pub(super) deps: GroupDeps,
     pub(super) group: RefCell<Group>,
     pub(super) ring: Ring,
-    pub(super) durability: Cell<Durability>,
+    /// How the cache is written durably.
+    pub(super) durability: RefCell<DurabilityChoice>,
     pub(super) slot: usize,
     pub(super) homes: RefCell<HashMap<VolumeSlot, Arc<Media>>>,
     /// Buffers for what hosts write.
@@ -62,7 +63,7 @@ impl Owner {
         Rc::new(Self {
             group: RefCell::new(group),
             ring,
-            durability: Cell::new(Durability::Dsync),
+            durability: RefCell::default(),
             slot,
             homes: RefCell::new(homes),
             buffers,

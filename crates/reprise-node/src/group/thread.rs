@@ -8,7 +8,7 @@ use std::time::Duration;
 use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
 use reprise_journal::{BatchSource, JournalConfig};
-use reprise_media::{Media, Ring, RingConfig, calibrate};
+use reprise_media::{Media, Ring, RingConfig};
 use reprise_types::{BoxId, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -128,21 +128,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
     Ok(GroupHandle { id, commands, snapshot })
 }
 
-/// Measures which way of writing durably is the faster one, in the last copy of an unused superblock slot.
-async fn choose_durability(owner: &Rc<Owner>) {
-    const SCRATCH: u64 = 256 << 10;
-    let offset = reprise_format::superblock::SEGMENTS_OFFSET - SCRATCH;
-    match calibrate(&owner.ring, &owner.deps.cache, offset, SCRATCH).await {
-        Ok(found) => {
-            tracing::info!(group = %owner.deps.name, calibration = %found, "durable write chosen");
-            owner.durability.set(found.chosen);
-        }
-        Err(error) => tracing::warn!(group = %owner.deps.name, %error, "durable write not calibrated"),
-    }
-}
-
 async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watch::Sender<Snapshot>) {
-    choose_durability(&owner).await;
     owner.settle();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

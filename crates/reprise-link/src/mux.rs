@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use reprise_format::link::{
-    CHUNK_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, Frame, FrameError, Message, MessageError, MessageKind, Stream,
+    CHUNK_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, Message, MessageError,
+    MessageKind, Stream,
 };
 use reprise_types::PoolBuf;
 
@@ -98,9 +99,11 @@ impl Muxer {
         let len = (total - message.offset).min(CHUNK_BYTES_MAX);
         let (from, to) = (message.offset, message.offset + len);
         let split = message.meta.len();
-        let mut chunk = Vec::with_capacity(len);
-        chunk.extend_from_slice(&message.meta[from.min(split)..to.min(split)]);
-        chunk.extend_from_slice(&message.payload[from.max(split) - split..to.max(split) - split]);
+        let start = out.len();
+        out.resize(start + FRAME_HEADER_BYTES, 0);
+        out.extend_from_slice(&message.meta[from.min(split)..to.min(split)]);
+        out.extend_from_slice(&message.payload[from.max(split) - split..to.max(split) - split]);
+        let (header, chunk) = out[start..].split_at_mut(FRAME_HEADER_BYTES);
         let frame = Frame {
             kind: message.kind,
             stream: message.kind.stream(),
@@ -109,10 +112,9 @@ impl Muxer {
             meta_len: split as u32,
             raw_len: message.raw_len,
             offset: from as u32,
-            chunk: &chunk,
+            chunk,
         };
-        out.extend_from_slice(&frame.encode_header());
-        out.extend_from_slice(&chunk);
+        header.copy_from_slice(&frame.encode_header());
         message.offset = to;
         if to == total {
             queue.pop_front();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reprise_engine::LinkInput;
 use reprise_format::link::{Message, Stream};
 use tokio::sync::Notify;
@@ -16,7 +16,7 @@ use crate::net::{Connection, LinkCounters, LinkEvent, LinkHandle};
 /// A connection in use. Dropping it ends the connection.
 pub(super) struct LinkConn {
     handle: LinkHandle,
-    bulk: RefCell<VecDeque<(Message, Bytes, u64)>>,
+    bulk: RefCell<VecDeque<(Message, Vec<Bytes>, u64)>>,
     more: Notify,
     pub(super) address: String,
 }
@@ -29,15 +29,6 @@ impl LinkConn {
             return;
         }
         let bytes: u64 = payload.iter().map(|p| p.len() as u64).sum();
-        let payload = match payload.len() {
-            0 => Bytes::new(),
-            1 => payload.into_iter().next().unwrap_or_default(),
-            _ => {
-                let mut whole = BytesMut::with_capacity(bytes as usize);
-                payload.iter().for_each(|p| whole.extend_from_slice(p));
-                whole.freeze()
-            }
-        };
         self.bulk.borrow_mut().push_back((message, payload, bytes));
         self.more.notify_one();
     }

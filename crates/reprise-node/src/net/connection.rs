@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reprise_format::link::{Frame, Message, MessageKind, Stream};
 use reprise_link::mux::{AssembleError, Assembler, CONTROL_QUEUE_MAX, Muxer, Payload, headroom};
 use reprise_link::throttle::TokenBucket;
@@ -18,8 +18,15 @@ use tokio_rustls::TlsStream;
 use super::NetError;
 use super::compress::{COMPRESS_BYTES_MIN, Compressor, inflate};
 
-/// Bulk messages between the owner and the writer. The owner counts what it has handed over as sent, so few.
-const BULK_COMMANDS_MAX: usize = 2;
+/// Bulk messages between the owner and the writer: enough that a burst of small ones is one turn of either thread. The owner
+/// counts what it has handed over as sent, so no more.
+const BULK_COMMANDS_MAX: usize = 16;
+
+/// Small frames share a write up to here. Control that comes meanwhile waits behind it.
+const WRITE_BYTES: usize = 32 << 10;
+
+/// Payloads up to here are compressed and decompressed where they are: handing them to another thread costs more.
+const INLINE_BYTES_MAX: usize = 128 << 10;
 
 /// Events on their way to the owner; when they are many the socket is not read and the peer waits.
 const EVENTS_MAX: usize = 64;
@@ -72,7 +79,24 @@ pub struct LinkCounters {
 #[derive(Debug)]
 struct Bulk {
     message: Message,
-    payload: Bytes,
+    /// The payload, in pieces.
+    pieces: Vec<Bytes>,
+    len: usize,
+}
+
+impl Bulk {
+    /// The payload in one piece. Made here and not by the owner, whose thread has no time for copies.
+    fn whole(self) -> (Message, Bytes) {
+        let payload = match <[Bytes; 1]>::try_from(self.pieces) {
+            Ok([whole]) => whole,
+            Err(pieces) => {
+                let mut whole = BytesMut::with_capacity(self.len);
+                pieces.iter().for_each(|p| whole.extend_from_slice(p));
+                whole.freeze()
+            }
+        };
+        (self.message, payload)
+    }
 }
 
 /// Sends on one connection. Dropping it, or [`Self::close`], ends the connection after the control messages that were
@@ -96,12 +120,12 @@ impl LinkHandle {
 
     /// Queues a bulk message; false, and nothing queued, where there is no room or the connection is over.
     #[must_use]
-    pub fn try_send_bulk(&self, message: Message, payload: Bytes) -> bool {
+    pub fn try_send_bulk(&self, message: Message, pieces: Vec<Bytes>) -> bool {
         debug_assert!(message.kind().stream() == Stream::Bulk);
-        let len = payload.len() as u64;
-        let queued = self.bulk.try_send(Bulk { message, payload }).is_ok();
+        let len = pieces.iter().map(Bytes::len).sum();
+        let queued = self.bulk.try_send(Bulk { message, pieces, len }).is_ok();
         if queued {
-            self.counters.payload_out.fetch_add(len, Ordering::Relaxed);
+            self.counters.payload_out.fetch_add(len as u64, Ordering::Relaxed);
         }
         queued
     }
@@ -264,6 +288,12 @@ async fn deliver_bulk(
         let payload = match payload {
             Payload::None => None,
             Payload::Plain(buf) => Some(buf),
+            Payload::Zstd { bytes, raw_len } if raw_len as usize <= INLINE_BYTES_MAX && has_room(&pool, raw_len) => {
+                match inflate(&bytes, raw_len as usize, headroom(kind), &pool) {
+                    Ok(buf) => Some(buf),
+                    Err(error) => return NetError::Payload { source: Box::new(error) },
+                }
+            }
             Payload::Zstd { bytes, raw_len } => {
                 let pool = pool.clone();
                 let work = spawn_blocking(move || inflate(&bytes, raw_len as usize, headroom(kind), &pool));
@@ -284,6 +314,11 @@ async fn deliver_bulk(
     std::future::pending().await
 }
 
+/// Decompressing waits while the pool is empty, which no task of this thread may do.
+fn has_room(pool: &BufPool, raw_len: u32) -> bool {
+    pool.limit().saturating_sub(pool.used()) > 4 * u64::from(raw_len)
+}
+
 struct Writer {
     stream: WriteHalf<TlsStream<TcpStream>>,
     control: mpsc::Receiver<Message>,
@@ -293,9 +328,11 @@ struct Writer {
     counters: Arc<LinkCounters>,
 }
 
-type Compressing = JoinHandle<(Option<Compressor>, Bulk, Option<Bytes>)>;
+/// A message with its payload, and the payload compressed where that pays.
+type Packed = (Message, Bytes, Option<Bytes>);
+type Compressing = JoinHandle<(Option<Compressor>, Packed)>;
 
-async fn compressed(work: &mut Option<Compressing>) -> Option<(Option<Compressor>, Bulk, Option<Bytes>)> {
+async fn compressed(work: &mut Option<Compressing>) -> Option<(Option<Compressor>, Packed)> {
     match work {
         Some(handle) => {
             let done = handle.await;
@@ -322,23 +359,29 @@ impl Writer {
                 // A quarter of a second of burst: smooth, and large enough for the timer's grain.
                 bucket = TokenBucket::new(clock(), rate, (rate / 4).max(1));
             }
-            // When a frame may go: at once, when the throttle allows it, or not before something comes.
-            let paid = muxer.next_bulk_len().map(|len| bucket.take(clock(), len as u64));
-            let wait = match (muxer.is_empty(), paid) {
-                (true, _) => None,
-                (false, Some(Err(at))) => Some(Duration::from_nanos(at.since(clock()))),
-                (false, _) => Some(Duration::ZERO),
-            };
-            if wait == Some(Duration::ZERO) {
+            // Frames go out at once, when the throttle allows it, or not before something comes.
+            let mut wait = None;
+            out.clear();
+            while out.len() < WRITE_BYTES {
                 // Control that has come meanwhile goes first; the throttle then pays a chunk of bulk twice, once in a while.
                 while let Ok(message) = self.control.try_recv() {
-                    muxer.push(&message, Bytes::new(), None).map_err(|_| NetError::ControlFlood)?;
+                    push(&mut muxer, &message, Bytes::new(), None)?;
                 }
-                out.clear();
-                muxer.write_frame(&mut out);
+                while bulk_open && compressing.is_none() && muxer.has_bulk_room() {
+                    let Ok(bulk) = self.bulk.try_recv() else { break };
+                    compressing = pack(bulk, &mut compressor, &mut muxer)?;
+                }
+                if let Some(Err(at)) = muxer.next_bulk_len().map(|len| bucket.take(clock(), len as u64)) {
+                    wait = Some(Duration::from_nanos(at.since(clock())));
+                    break;
+                }
+                if !muxer.write_frame(&mut out) {
+                    break;
+                }
+            }
+            if !out.is_empty() {
                 self.write(&out).await?;
-                if compressing.as_ref().is_none_or(|work| !work.is_finished()) && !self.bulk_waits(&muxer, &compressing)
-                {
+                if !muxer.is_empty() && wait.is_none() && compressing.as_ref().is_none_or(|work| !work.is_finished()) {
                     continue;
                 }
             }
@@ -346,12 +389,13 @@ impl Writer {
                 let _ = tokio::time::timeout(CLOSE_LINGER, self.stream.shutdown()).await;
                 return Ok(());
             }
+            if !muxer.is_empty() && wait.is_none() {
+                wait = Some(Duration::ZERO);
+            }
             tokio::select! {
                 biased;
                 message = self.control.recv(), if control_open => match message {
-                    Some(message) => {
-                        muxer.push(&message, Bytes::new(), None).map_err(|_| NetError::ControlFlood)?;
-                    }
+                    Some(message) => push(&mut muxer, &message, Bytes::new(), None)?,
                     None => {
                         // The owner is gone: its last control messages are out or in the muxer, bulk is given up.
                         (control_open, bulk_open, compressing) = (false, false, None);
@@ -359,34 +403,18 @@ impl Writer {
                     }
                 },
                 done = compressed(&mut compressing), if compressing.is_some() => {
-                    let (back, bulk, packed) = done.ok_or(NetError::Stopping)?;
+                    let (back, packed) = done.ok_or(NetError::Stopping)?;
                     compressor = back;
-                    let raw_len = bulk.payload.len() as u32;
-                    let (payload, from) = packed.map_or((bulk.payload, None), |packed| (packed, Some(raw_len)));
-                    muxer.push(&bulk.message, payload, from).map_err(|_| NetError::ControlFlood)?;
+                    push_packed(&mut muxer, packed)?;
                 }
                 bulk = self.bulk.recv(), if bulk_open && compressing.is_none() && muxer.has_bulk_room() => match bulk {
                     None => bulk_open = false,
-                    Some(bulk) => match compressor.take_if(|_| bulk.payload.len() >= COMPRESS_BYTES_MIN) {
-                        None => {
-                            muxer.push(&bulk.message, bulk.payload, None).map_err(|_| NetError::ControlFlood)?;
-                        }
-                        Some(mut zstd) => {
-                            compressing = Some(spawn_blocking(move || {
-                                let packed = zstd.compress(&bulk.payload);
-                                (Some(zstd), bulk, packed)
-                            }));
-                        }
-                    },
+                    Some(bulk) => compressing = pack(bulk, &mut compressor, &mut muxer)?,
                 },
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
                 _ = self.rate.changed(), if wait.is_some_and(|w| !w.is_zero()) && control_open => {}
             }
         }
-    }
-
-    fn bulk_waits(&self, muxer: &Muxer, compressing: &Option<Compressing>) -> bool {
-        compressing.is_none() && muxer.has_bulk_room() && !self.bulk.is_empty()
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), NetError> {
@@ -396,4 +424,35 @@ impl Writer {
         self.counters.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn push(muxer: &mut Muxer, message: &Message, payload: Bytes, compressed_from: Option<u32>) -> Result<(), NetError> {
+    muxer.push(message, payload, compressed_from).map_err(|_| NetError::ControlFlood)
+}
+
+fn push_packed(muxer: &mut Muxer, (message, raw, packed): Packed) -> Result<(), NetError> {
+    let raw_len = raw.len() as u32;
+    match packed {
+        Some(packed) => push(muxer, &message, packed, Some(raw_len)),
+        None => push(muxer, &message, raw, None),
+    }
+}
+
+/// Puts a bulk message into the muxer, which has room: compressed where that may pay. A long one is compressed on a thread
+/// for that, which takes the compressor along; nothing overtakes it.
+fn pack(bulk: Bulk, compressor: &mut Option<Compressor>, muxer: &mut Muxer) -> Result<Option<Compressing>, NetError> {
+    if bulk.len > INLINE_BYTES_MAX
+        && let Some(mut zstd) = compressor.take()
+    {
+        return Ok(Some(spawn_blocking(move || {
+            let (message, raw) = bulk.whole();
+            let packed = zstd.compress(&raw);
+            (Some(zstd), (message, raw, packed))
+        })));
+    }
+    let worth = bulk.len >= COMPRESS_BYTES_MIN;
+    let (message, raw) = bulk.whole();
+    let packed = compressor.as_mut().filter(|_| worth).and_then(|zstd| zstd.compress(&raw));
+    push_packed(muxer, (message, raw, packed))?;
+    Ok(None)
 }

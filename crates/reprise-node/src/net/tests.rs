@@ -275,7 +275,7 @@ async fn batches_come_through_aligned_compressed_where_it_pays_and_in_order() {
     let payloads = [text.clone(), noise, b"small".to_vec(), vec![0; 1 << 20], text];
     for (n, payload) in payloads.iter().enumerate() {
         assert!(at_a.handle.bulk_room().await);
-        assert!(at_a.handle.try_send_bulk(batch(n as u64), Bytes::from(payload.clone())));
+        assert!(at_a.handle.try_send_bulk(batch(n as u64), vec![Bytes::from(payload.clone())]));
     }
     for (n, payload) in payloads.iter().enumerate() {
         let (message, buf) = message(&mut at_b).await;
@@ -309,7 +309,7 @@ async fn a_heartbeat_does_not_wait_behind_batches_on_a_slow_line() {
     at_a.handle.set_rate_limit(32_000);
     let mut noise = vec![0u8; 1 << 20];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    assert!(at_a.handle.try_send_bulk(batch(1), Bytes::from(noise)));
+    assert!(at_a.handle.try_send_bulk(batch(1), vec![Bytes::from(noise)]));
     tokio::time::sleep(Duration::from_millis(300)).await;
     for id in 1..=3 {
         let sent = Instant::now();

@@ -17,8 +17,9 @@ pub const BUF_ALIGN: usize = 4096;
 /// Size classes kept for reuse, in pages of 4 KiB; a larger buffer is allocated and freed each time.
 const CLASS_PAGES: [usize; 6] = [1, 2, 4, 16, 65, 257];
 
-/// Buffers kept per size class. More would only hold memory that bursts have left behind.
-const KEPT_PER_CLASS: usize = 64;
+/// Bytes kept per size class. More would only hold memory that bursts have left behind; less, and the small buffers of
+/// a batch that leaves the RAM tail would go back to the allocator, to be asked for and zeroed again a moment later.
+const KEPT_BYTES_PER_CLASS: usize = 4 << 20;
 
 #[repr(C, align(4096))]
 #[derive(Clone, FromBytes, IntoBytes, Immutable)]
@@ -157,7 +158,7 @@ impl Drop for PoolBuf {
         let bytes = (pages.len() * BUF_ALIGN) as u64;
         if let Some(class) = CLASS_PAGES.iter().position(|c| *c == pages.len()) {
             let mut free = shared.free[class].lock().unwrap_or_else(PoisonError::into_inner);
-            if free.len() < KEPT_PER_CLASS {
+            if free.len() < KEPT_BYTES_PER_CLASS / (pages.len() * BUF_ALIGN) {
                 free.push(pages);
             }
         }

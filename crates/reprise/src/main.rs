@@ -24,6 +24,12 @@ use reprise_api::ClientError;
 
 use crate::args::{Cli, Command};
 
+/// Buffers of a few KiB come and go in the tens of thousands a second, aligned to pages: glibc's allocator spends a
+/// system call on most of them.
+#[cfg(feature = "daemon")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The box refused, or something failed here.
 const EXIT_REFUSED: u8 = 1;
 /// The command line is not understood; clap ends with the same number.

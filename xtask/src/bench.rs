@@ -4,6 +4,8 @@ mod boxes;
 mod client;
 mod link;
 mod report;
+mod shaped;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -19,6 +21,7 @@ cargo xtask bench [OPTIONS]
 
   --quick            2 runs of a second each instead of 5 of two
   --dir DIR          where the disks are put: a file system on a disk; /var/tmp if absent
+  --trace FILE       a vSCSI block trace to replay; without it that part is left out
   --journal MIB      size of the journal for the restart; 1024 if absent
   --out FILE         where the page goes; docs/benchmarks.md if absent";
 
@@ -97,6 +100,7 @@ struct Options {
     quick: bool,
     dir: PathBuf,
     journal_bytes: u64,
+    trace: Option<PathBuf>,
     out: PathBuf,
 }
 
@@ -108,6 +112,7 @@ impl Options {
             quick: false,
             dir: PathBuf::from("/var/tmp"),
             journal_bytes: 1 << 30,
+            trace: None,
             out: root().join("docs/benchmarks.md"),
         };
         let mut args = args.iter();
@@ -116,6 +121,7 @@ impl Options {
             match arg.as_str() {
                 "--quick" => (this.runs, this.secs, this.quick) = (2, 1.0, true),
                 "--dir" => this.dir = value()?.into(),
+                "--trace" => this.trace = Some(value()?.into()),
                 "--out" => this.out = value()?.into(),
                 "--journal" => this.journal_bytes = value()?.parse::<u64>()?.saturating_mul(1 << 20),
                 "--help" | "-h" => {
@@ -144,8 +150,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let Some(options) = Options::parse(args)? else { return Ok(()) };
     setup::ensure()?;
     run_command(&mut cargo(&["build", "--release", "--locked", "--package", "reprise"]))?;
-    run_command(&mut cargo(&["build", "--release", "--locked", "--package", "reprise-testkit", "--example", "load"]))?;
-    let (binary, load) = (target_dir().join("release/reprise"), target_dir().join("release/examples/load"));
+    let clients = ["build", "--release", "--locked", "--package", "reprise-testkit", "--example", "load"];
+    run_command(&mut cargo(&[&clients[..], &["--example", "replay"]].concat()))?;
+    let (binary, examples) = (target_dir().join("release/reprise"), target_dir().join("release/examples"));
+    let load = examples.join("load");
     let machine = report::Machine::look(&options.dir)?;
     let place = Place(options.dir.join(format!("reprise-bench-{}", std::process::id())));
     std::fs::create_dir_all(&place.0)?;
@@ -180,10 +188,14 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     println!("drain");
     let random = link::drain_random(&pair, &place.0, VOLUME_BYTES / 2)?;
     let (real, zstd_alone) = link::drain_real(&pair, &place.0, VOLUME_BYTES / 2)?;
+    println!("trace");
+    let replayed = options.trace.as_ref().map(|t| trace::replay(&pair, &examples.join("replay"), t)).transpose()?;
     println!("restart");
     let (restarted, restart) = link::restart(&pair, &binary, &load, options.journal_bytes)?;
     drop(restarted);
-    let found = report::Found { rows, memory, paused, random, real, zstd_alone, restart };
+    println!("shaped link");
+    let shaped = shaped::measure(&binary, &place.0.join("shaped"))?;
+    let found = report::Found { rows, memory, paused, random, real, zstd_alone, replayed, restart, shaped };
     let page = report::page(&machine, &options, &found);
     print!("{page}");
     std::fs::write(&options.out, page).with_context(|| format!("write {}", options.out.display()))

@@ -123,7 +123,7 @@ impl Api {
     }
 
     /// True once the box answers.
-    fn answers(&self) -> bool {
+    pub(super) fn answers(&self) -> bool {
         let mut command = self.command(&["status"]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
     }
@@ -206,10 +206,13 @@ pub(super) fn single(binary: &Path, dir: &Path, size: u64) -> Result<(Process, S
 
 /// `reprise run`, with its log beside its settings.
 pub(super) fn start_box(binary: &Path, config: &Path) -> Result<Process> {
-    let log = File::options().create(true).append(true).open(config.with_extension("log"))?;
-    let mut command = Command::new(binary);
-    command.arg("run").arg("--config").arg(config).stdout(log.try_clone()?).stderr(log);
-    Process::start(&mut command)
+    start(Command::new(binary).arg("run").arg("--config").arg(config), &config.with_extension("log"))
+}
+
+/// A process that appends what it says to a log.
+pub(super) fn start(command: &mut Command, log: &Path) -> Result<Process> {
+    let log = File::options().create(true).append(true).open(log)?;
+    Process::start(command.stdout(log.try_clone()?).stderr(log))
 }
 
 impl Process {

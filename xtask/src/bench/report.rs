@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 
 use super::client::{Case, Latency, Sample};
 use super::link::{Drain, Restart};
+use super::shaped::Shaped;
+use super::trace::{Replayed, SPEEDUP};
 use super::{CONTENDERS, Contender, Memory, Options, Row};
 use crate::process::{output, root};
 
@@ -62,7 +64,9 @@ pub(super) struct Found {
     pub(super) random: Drain,
     pub(super) real: Drain,
     pub(super) zstd_alone: Option<f64>,
+    pub(super) replayed: Option<Replayed>,
     pub(super) restart: Restart,
+    pub(super) shaped: Vec<Shaped>,
 }
 
 /// Median of some figures; 0 of none.
@@ -161,6 +165,22 @@ fn targets(found: &Found) -> Vec<Target> {
             met: Some(drained >= 0.85 * alone),
         });
     }
+    let worst = found.shaped.iter().map(Shaped::used).fold(f64::INFINITY, f64::min);
+    all.push(Target {
+        what: "shaped link, 256 kbit/s to 1 Gbit/s, no delay, by frames",
+        wanted: ">= 95 % of the rate".to_owned(),
+        found: format!("{:.1} % where it is least", worst * 100.0),
+        met: Some(worst >= 0.95),
+    });
+    if let Some(trace) = &found.replayed {
+        let (p50, p99) = (trace.lag_ms(50), trace.lag_ms(99));
+        all.push(Target {
+            what: "lag (RPO) on a link that keeps up, trace replayed",
+            wanted: "p50 100 ms, p99 1 s".to_owned(),
+            found: format!("p50 {p50:.0} ms, p99 {p99:.0} ms"),
+            met: Some(p50 <= 100.0 && p99 <= 1000.0),
+        });
+    }
     all
 }
 
@@ -213,6 +233,7 @@ fn write_page(page: &mut String, machine: &Machine, options: &Options, found: &F
     }
     write_rows(page, found)?;
     write_pair(page, found)?;
+    write_link(page, found)?;
     writeln!(page, "{}", how(options))
 }
 
@@ -251,6 +272,51 @@ fn write_rows(page: &mut String, found: &Found) -> std::fmt::Result {
             some => format!("{:.1}", median(some.iter().map(|s| s.cpu_us))),
         });
         writeln!(page, "| {} | {} |", row.case.name(), cells.join(" | "))?;
+    }
+    Ok(())
+}
+
+fn write_link(page: &mut String, found: &Found) -> std::fmt::Result {
+    if let Some(trace) = &found.replayed {
+        let wire = trace.wire_bytes as f64 / trace.number("written_bytes").max(1.0);
+        writeln!(
+            page,
+            "\n## A recorded trace\n\nTwo hours of one virtual machine's disk, replayed {SPEEDUP} times as fast, addresses wrapped to \
+             the volume, pages that compress to about half: {:.0} writes ({:.0} MiB) and {:.0} reads in {:.0} s.\n",
+            trace.number("writes"),
+            trace.number("written_bytes") / MIB,
+            trace.number("reads"),
+            trace.number("secs"),
+        )?;
+        writeln!(page, "| | p50 | p99 |\n|---|---|---|")?;
+        for (name, p50, p99) in [("write", "write_p50_us", "write_p99_us"), ("read", "read_p50_us", "read_p99_us")] {
+            writeln!(page, "| {name}, us | {:.0} | {:.0} |", trace.number(p50), trace.number(p99))?;
+        }
+        writeln!(page, "| lag of the mirror, ms | {:.0} | {:.0} |", trace.lag_ms(50), trace.lag_ms(99))?;
+        writeln!(page, "\nBytes on the wire per byte written: {wire:.3}.")?;
+    }
+    writeln!(
+        page,
+        "\n## A shaped link\n\nTwo network namespaces, HTB on the source's end, a queue of 200 ms, no added delay, no loss. A backlog of \
+         random bytes that the rate takes 10 s for (512 MiB at most).\n"
+    )?;
+    writeln!(
+        page,
+        "| rate | backlog, KiB | seconds | used by frames | used by payload | heartbeat round trip at most, ms |"
+    )?;
+    writeln!(page, "|---|---|---|---|---|---|")?;
+    for at in &found.shaped {
+        let rate = at.bits_per_sec as f64;
+        writeln!(
+            page,
+            "| {} kbit/s | {} | {:.1} | {:.1} % | {:.1} % | {:.0} |",
+            at.bits_per_sec / 1000,
+            at.payload_bytes >> 10,
+            at.secs,
+            at.used() * 100.0,
+            at.payload_bytes as f64 * 800.0 / at.secs / rate,
+            at.rtt_ms_max
+        )?;
     }
     Ok(())
 }
@@ -334,9 +400,8 @@ fn how(options: &Options) -> String {
 
 ## Not measured here
 
-* a link that is shaped (HTB between two network namespaces), with delay or loss, and one that is cut rather than paused
-* the replay of a recorded trace: lag and wire bytes
-* RPO on a link that keeps up; planned swap; takeover and views with 10 M records; sync of identical disks; memory of the index
+* a link with delay or loss, and one that is cut rather than paused
+* planned swap; takeover and views with 10 M records; sync of identical disks; memory of the index
 * a restart with a journal of 10 or 50 GiB (`--journal MIB` takes any size the disk holds)
 * `iscsi-perf`
 ",

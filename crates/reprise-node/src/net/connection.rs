@@ -23,7 +23,7 @@ use super::compress::{COMPRESS_BYTES_MIN, Compressor, inflate};
 const BULK_COMMANDS_MAX: usize = 16;
 
 /// Small frames share a write up to here. Control that comes meanwhile waits behind it.
-const WRITE_BYTES: usize = 32 << 10;
+const WRITE_BYTES: usize = 16 << 10;
 
 /// Payloads up to here are compressed and decompressed where they are: handing them to another thread costs more.
 const INLINE_BYTES_MAX: usize = 128 << 10;

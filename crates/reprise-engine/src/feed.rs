@@ -12,6 +12,7 @@ use reprise_types::{Extent, Point, Seq, VolumeSlot};
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
 use crate::meta::CopyState;
+use crate::planted::{Planted, has};
 
 /// What an answer is to.
 #[derive(Debug)]
@@ -152,7 +153,13 @@ impl Group {
     fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {
         self.stats.bytes_in += payload.len() as u64;
         let fault = match self.journal.append_body(payload) {
-            Ok(range) if range == (first, last) => return,
+            Ok(range) if range == (first, last) => {
+                #[cfg(feature = "planted")]
+                if has(Planted::MirrorAcksReceived) {
+                    self.feed_durable(self.journal.packed());
+                }
+                return;
+            }
             Ok(_) => LinkError::Gap { first, last, received: self.journal.written() },
             Err(BodyError::Diverged { seq, .. }) => LinkError::Diverged { at: seq },
             Err(error) => {
@@ -170,7 +177,8 @@ impl Group {
     /// Answers the offer once everything received on earlier connections is durable: the source goes on behind what
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
-        let settled = self.journal.durable().seq == self.journal.written() && !self.journal_held;
+        let settled = self.journal.durable().seq == self.journal.written() || has(Planted::AnswerUnsettled);
+        let settled = settled && !self.journal_held;
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
         self.feed.answered = true;
@@ -232,12 +240,17 @@ impl Group {
         let complete = session.copy_complete();
         if let Some(cursor) = cursor {
             self.feed.flushing = true;
+            if has(Planted::CopyNotFlushed) {
+                return self.feed_step(FeedStep::Flushed { life: self.feed.life, cursor }, Ok(Bytes::new()));
+            }
             let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, cursor }));
             self.effects.push_back(Effect::FlushHome { token, volumes });
         }
         if let Some(copy) = self.meta.copy.take_if(|_| complete) {
             // Regions hold content up to R1: home is a mixture until everything up to there is applied.
-            self.meta.applying = self.meta.applying.max(copy.complete_at.unwrap_or(self.meta.applying));
+            if !has(Planted::MomentsBeforeCopyEnd) {
+                self.meta.applying = self.meta.applying.max(copy.complete_at.unwrap_or(self.meta.applying));
+            }
             self.persist(After::Nothing);
             self.notice(Notice::CopyComplete);
         }

@@ -14,6 +14,7 @@ use crate::home::Home;
 use crate::host::Host;
 use crate::meta::{GroupMeta, PeerMeta, VolumeMeta};
 use crate::peer::Peer;
+use crate::planted::{Planted, has};
 
 /// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
 pub(crate) const VOLUMES_MAX: usize = 64;
@@ -214,6 +215,9 @@ impl Group {
             read_told: None,
         };
         group.persist(After::MirrorStarted);
+        if has(Planted::ServedBeforeSeal) {
+            group.journal_held = false;
+        }
         group.pump();
         group
     }
@@ -340,6 +344,10 @@ impl Group {
     fn done(&mut self, token: Token, result: Result<Bytes, IoFault>) {
         let pending = self.pending.remove(&token.0).expect("an answer to an effect that was asked for");
         match (pending, result) {
+            (Pending::Journal(write), Err(_)) if has(Planted::FailedWriteBelieved) => {
+                let durable = self.journal.write_done(write);
+                self.on_durable(durable);
+            }
             (Pending::Journal(_) | Pending::Superblock(_), Err(fault)) => self.fence(fault),
             (Pending::Journal(_), _) if self.is_fenced() => {}
             (Pending::Journal(write), Ok(_)) => {
@@ -403,7 +411,7 @@ impl Group {
 
     /// Holds messages of this connection until the superblock as it is now is durable.
     pub(crate) fn hold_link(&mut self) {
-        self.link_held = true;
+        self.link_held = !has(Planted::LinkNotHeld);
         self.persist(After::LinkOpen(self.link_life));
     }
 
@@ -414,7 +422,8 @@ impl Group {
     }
 
     pub(crate) fn drain_limbo(&mut self) {
-        let oldest = self.reads_open.keys().next().copied().unwrap_or(u64::MAX);
+        let oldest = self.reads_open.keys().next().copied();
+        let oldest = oldest.filter(|_| !has(Planted::FreedUnderReads)).unwrap_or(u64::MAX);
         while let Some((_, segments)) = self.limbo.pop_front_if(|(at, _)| *at <= oldest) {
             self.effects.push_back(Effect::FreeSegments(segments));
         }
@@ -495,6 +504,11 @@ impl Group {
     fn start_journal_write(&mut self, write: JournalWrite) {
         self.home.fed_at = self.now.mono;
         self.stats.journal_writes += 1;
+        if has(Planted::SendBeforeDurable)
+            && let Some(session) = &mut self.peer.session
+        {
+            session.set_durable(self.now.mono, write.last_seq);
+        }
         let token = self.token(Pending::Journal(write.token));
         self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });
     }
@@ -513,7 +527,7 @@ impl Group {
     fn trim(&mut self) {
         // A handshake under way may end with a first copy from the end that the offer named: what follows it stays.
         let offered = self.peer.session.as_ref().is_some_and(|s| !s.is_streaming());
-        if offered && self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none()) {
+        if offered && !has(Planted::TrimDuringOffer) && self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none()) {
             return;
         }
         let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
@@ -522,6 +536,10 @@ impl Group {
         to = to.min(self.peer.oldest_needed());
         if let Some((trimmed, freed)) = self.journal.trim(to) {
             self.meta.trimmed = trimmed;
+            if has(Planted::FreedBeforeTrimDurable) {
+                self.persist(After::Nothing);
+                return self.retire(freed);
+            }
             self.persist(After::Free(freed));
         }
     }

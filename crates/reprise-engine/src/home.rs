@@ -13,6 +13,7 @@ use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, Notice};
 use crate::group::{After, Group, Pending};
+use crate::planted::{Planted, has};
 
 /// Body bytes of one round, at most: memory of the round, and how long home is a mixture.
 const ROUND_BYTES_MAX: u64 = 16 << 20;
@@ -108,10 +109,12 @@ impl Home {
 impl Group {
     /// Body bytes and the Seq up to which a round from `applied` on would go.
     fn round_target(&self) -> (u64, Seq) {
-        let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit()).unwrap_or(Seq::MAX);
+        let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit());
+        let limit = limit.filter(|_| !has(Planted::ApplyLimitIgnored)).unwrap_or(Seq::MAX);
         let (mut bytes, mut to) = (0, self.meta.applied);
         for count in 0.. {
-            if count >= ROUND_BATCHES_MAX && to >= self.meta.applying {
+            let mixed = to < self.meta.applying && !has(Planted::ApplyingGoesBack);
+            if count >= ROUND_BATCHES_MAX && !mixed {
                 break;
             }
             let Some(source) = self.journal.batch_after(to) else { break };
@@ -121,7 +124,7 @@ impl Group {
             };
             // After a crash inside a round home is a mixture up to the old `applying`, which no later round may fall
             // short of.
-            let full = bytes > 0 && bytes + len > ROUND_BYTES_MAX && to >= self.meta.applying;
+            let full = bytes > 0 && bytes + len > ROUND_BYTES_MAX && !mixed;
             if last > limit || full {
                 break;
             }
@@ -152,7 +155,8 @@ impl Group {
         }
         self.home.waiting_since = None;
         self.home.round = Round::Announced { to };
-        self.meta.applying = self.meta.applying.max(to);
+        let before = if has(Planted::ApplyingGoesBack) { to } else { self.meta.applying };
+        self.meta.applying = before.max(to);
         self.persist(After::StartRound);
     }
 
@@ -207,7 +211,9 @@ impl Group {
                 let Round::Write(writing) = &mut self.home.round else { return };
                 writing.under_way -= 1;
                 writing.bytes -= bytes;
-                if let Err(fault) = result {
+                if let Err(fault) = result
+                    && !has(Planted::FailedHomeBelieved)
+                {
                     writing.failed = Some(fault);
                     writing.waiting.clear();
                 }
@@ -316,7 +322,9 @@ impl Group {
             let (record, payload) = batches[at].record(seq).expect("an indexed record is in its batch");
             if record.descriptor.kind == RecordKind::Zero {
                 writes.extend(joined.take());
-                writes.push((extent, Vec::new()));
+                if !has(Planted::ZeroSkipped) {
+                    writes.push((extent, Vec::new()));
+                }
                 continue;
             }
             let skip = ((extent.sector.get() - record.descriptor.sector.get()) * 512) as usize;
@@ -345,7 +353,7 @@ impl Group {
 
     fn round_flush(&mut self, to: Seq, volumes: Vec<VolumeSlot>) {
         self.home.round = Round::Flush { to };
-        if volumes.is_empty() {
+        if volumes.is_empty() || has(Planted::HomeNotFlushed) {
             self.home_step(HomeStep::Flush, Ok(Bytes::new()));
             return;
         }

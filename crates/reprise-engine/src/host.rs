@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
-use reprise_format::link::CloseReason;
 use reprise_journal::{DiskPiece, NewRecord, PieceSource};
 use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
 use crate::group::{Group, Pending};
 use crate::peer::{CopyRead, PeerStep};
+use crate::planted::{Planted, has};
 
 /// Sectors of zeros that are handed out without allocating.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -101,7 +101,7 @@ impl Group {
             self.effects.push_back(Effect::Reply(io, Err(error)));
             return;
         }
-        let held = self.host.compares.values().any(|c| touches(&op, &c.extent));
+        let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
         let behind = self.host.blocked.iter().any(|(_, waiting)| match waiting {
             HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } => touches(&op, extent),
             _ => false,
@@ -120,6 +120,9 @@ impl Group {
                 self.stats.writes += 1;
                 let seq = self.append_write(extent, &data);
                 self.host.acks.push_back((seq, io));
+                if has(Planted::AckBeforeSync) && self.journal.undurable_bytes() < 8 << 10 {
+                    self.host_durable(seq);
+                }
             }
             HostOp::Zero { volume, ranges } => {
                 self.stats.writes += 1;
@@ -232,9 +235,16 @@ impl Group {
         host.reads.into_keys().for_each(|read| self.read_closed(read));
     }
 
-    /// Begins a read of the newest content; gives its name.
+    /// Begins a read; gives its name. Hosts see the newest content and are answered when it is durable. A copied region
+    /// is what is durable at this moment: records behind it wait for the region, so it must not wait for them, which in
+    /// a full cache become durable only when the peer has got further.
     pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> u64 {
-        let plan = self.journal.plan_read(extent);
+        let mut plan = self.journal.plan_read(extent);
+        let durable = self.durable_seq();
+        if matches!(reader, Reader::Copy(_)) && plan.newest > durable && !has(Planted::CopyReadsNewest) {
+            let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
+            plan = self.journal.plan_as_of(applied, durable, extent);
+        }
         let name = self.read_opened();
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         let mut missing = 0;
@@ -317,8 +327,10 @@ impl Group {
         let Some(read) = self.host.reads.get(&name).filter(|r| r.missing == 0) else { return };
         let (newest, failed) = (read.newest, read.failed.is_some());
         // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
-        self.read_closed(name);
-        if newest <= durable || failed {
+        if !has(Planted::WaitingReadHolds) {
+            self.read_closed(name);
+        }
+        if newest <= durable || failed || has(Planted::ReadBeforeDurable) {
             self.deliver_read(name);
         } else {
             self.host.seen.push((newest, name));
@@ -327,6 +339,9 @@ impl Group {
 
     fn deliver_read(&mut self, name: u64) {
         let Some(read) = self.host.reads.remove(&name) else { return };
+        if has(Planted::WaitingReadHolds) {
+            self.read_closed(name);
+        }
         let data = match read.failed {
             Some(error) => Err(error),
             None => Ok(read
@@ -344,7 +359,7 @@ impl Group {
             Reader::Copy(of) => match data {
                 Ok(data) => self.peer_step(PeerStep::Region { of, data }, Ok(Bytes::new())),
                 // The mirror cannot become whole while the source cannot be read: the link is tried again later.
-                Err(_) => self.link_close(CloseReason::NotReady),
+                Err(_) => self.peer_unreadable(),
             },
         }
     }

@@ -14,6 +14,11 @@ mod home;
 mod host;
 mod meta;
 mod peer;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[allow(dead_code, unreachable_pub)]
+mod planted;
 
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group, GroupConfig, GroupStats};

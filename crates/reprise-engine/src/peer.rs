@@ -16,6 +16,7 @@ use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
 use crate::host::Reader;
 use crate::meta::CopyState;
+use crate::planted::{Planted, has};
 
 /// Bulk bytes handed to the link thread and not yet on the wire. More would only be memory: it holds some 10 ms at
 /// 1 Gbit/s and is refilled as it drains.
@@ -27,6 +28,9 @@ const BURST_MILLIS: u64 = 10;
 const BURST_BYTES: u64 = 256 << 10;
 /// Batches read ahead from disk when the peer is behind the RAM tail.
 const PREFETCH_MAX: usize = 16;
+
+/// Pause after a read for the peer that failed: the disk may answer later, a person will see to it rather.
+const UNREADABLE_RETRY_MILLIS: u64 = 10_000;
 
 /// What an answer is to.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub(crate) struct Peer {
     queued: u64,
     /// When the last burst of batches went out.
     burst_at: Mono,
+    /// No connection is wanted before: what the peer needs cannot be read here.
+    retry_at: Mono,
     /// The peer has stored our instance on this connection.
     confirmed: bool,
     life: u64,
@@ -144,6 +150,7 @@ impl Group {
             && !self.is_fenced()
             && self.is_ready()
             && self.peer.stopped.is_none()
+            && self.now.mono >= self.peer.retry_at
             && peer.is_some_and(|p| !p.paused)
     }
 
@@ -206,6 +213,9 @@ impl Group {
                         if verdict.row == Row::StartCopy {
                             meta.copy = Some(CopyState { cursor: None, complete_at: None });
                         }
+                        if has(Planted::InstanceConfirmedEarly) {
+                            meta.instance = reprise_link::instance::on_confirmed(meta.instance);
+                        }
                         self.peer.confirmed = false;
                         self.hold_link();
                         self.notice(Notice::LinkUp(verdict.row));
@@ -232,6 +242,12 @@ impl Group {
                     copy.cursor = Some(cursor);
                 }
                 self.copy_settled();
+            }
+            SourceEvent::Credit if has(Planted::TrimOnStatus) => {
+                let sent = self.peer.sent();
+                if let Some(hash) = self.journal.hash_at(sent) {
+                    meta.durable = meta.durable.map(|d| reprise_types::Point { seq: sent, hash, ..d });
+                }
             }
             SourceEvent::Credit => {}
         }
@@ -381,6 +397,12 @@ impl Group {
         true
     }
 
+    /// What the peer needs cannot be read: the line is closed, and tried again after a while.
+    pub(crate) fn peer_unreadable(&mut self) {
+        self.link_close(CloseReason::NotReady);
+        self.peer.retry_at = self.now.mono.plus_millis(UNREADABLE_RETRY_MILLIS);
+    }
+
     pub(crate) fn peer_step(&mut self, step: PeerStep, result: Result<Bytes, IoFault>) {
         match step {
             PeerStep::Batch { place, read } => {
@@ -391,13 +413,13 @@ impl Group {
                     Some(batch) => ahead.batch = Some(Arc::new(batch)),
                     _ => {
                         self.notice(Notice::JournalUnreadable(first));
-                        self.link_close(CloseReason::NotReady);
+                        self.peer_unreadable();
                     }
                 }
             }
             PeerStep::Region { of, data } => {
                 let same = |r: &&mut Region| r.region.slot == of.volume && r.region.sector == of.sector;
-                if of.life == self.peer.life
+                if (of.life == self.peer.life || has(Planted::OldRegionsSent))
                     && let Some(region) = self.peer.regions.iter_mut().find(same)
                 {
                     region.data = Some(data);

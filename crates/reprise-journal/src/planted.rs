@@ -18,6 +18,10 @@ pub enum Planted {
     ReadSkipsWrong,
     /// Segments are freed one further than allowed.
     TrimTooFar,
+    /// Batches can be read back before they are durable (goes with the engine's `SendBeforeDurable`).
+    BatchBeforeDurable,
+    /// A batch from the peer is taken whatever its Seq (goes with the link's `GapAccepted`).
+    GapUnchecked,
 }
 
 #[cfg(feature = "planted")]

@@ -16,6 +16,11 @@ mod lag;
 pub mod mirror;
 pub mod mux;
 pub mod pairing;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[allow(dead_code, unreachable_pub)]
+mod planted;
 pub mod pulse;
 pub mod source;
 pub mod throttle;

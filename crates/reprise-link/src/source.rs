@@ -10,6 +10,7 @@ use reprise_types::{Mono, Point, Position, Seq};
 use crate::copy::{CopyProgress, CopyRegion, CopySource, REGION_SECTORS_MAX, REGIONS_OUTSTANDING_MAX};
 use crate::handshake::{self, Consequence, HistoryLookup};
 use crate::lag::LagMeter;
+use crate::planted::{Planted, has};
 use crate::pulse::Pulse;
 use crate::{LinkError, mirror};
 
@@ -125,6 +126,9 @@ impl SourceSession {
             Message::Ack(ack) if streaming => self.on_ack(&ack, history),
             Message::CopyAck(ack) if streaming => self.on_copy_ack(ack.cursor).map(Some),
             Message::Credit(credit) if streaming => {
+                if has(Planted::CreditAdded) {
+                    self.credit.journal_bytes += credit.journal_bytes;
+                }
                 self.credit.bytes = self.credit.bytes.max(credit.bytes);
                 self.credit.journal_bytes = self.credit.journal_bytes.max(credit.journal_bytes);
                 Ok(Some(SourceEvent::Credit))

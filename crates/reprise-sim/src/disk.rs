@@ -188,6 +188,32 @@ impl SimDisk {
         self.put(at, &bufs.concat(), keep);
     }
 
+    /// The sectors that are not durable, with what stood there before.
+    pub fn undecided(&self) -> impl Iterator<Item = (usize, &[u8; SECTOR])> + '_ {
+        self.durable.iter().map(|(sector, old)| (*sector, old))
+    }
+
+    /// Puts a sector as it is to be after a cut that one is looking into, durable or not.
+    pub fn set(&mut self, sector: usize, bytes: &[u8; SECTOR]) {
+        if let Some(place) = self.live.get_mut(sector * SECTOR..(sector + 1) * SECTOR) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    /// A sector as it is.
+    pub fn get(&self, sector: usize) -> [u8; SECTOR] {
+        let mut out = [0; SECTOR];
+        if let Some(place) = self.live.get(sector * SECTOR..(sector + 1) * SECTOR) {
+            out.copy_from_slice(place);
+        }
+        out
+    }
+
+    /// Takes the memory of what is not durable out, or puts it back.
+    pub fn swap_undecided(&mut self, with: &mut BTreeMap<usize, [u8; SECTOR]>) {
+        std::mem::swap(&mut self.durable, with);
+    }
+
     /// Makes a range read as zero, as [`Self::write`] would.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use reprise_sim::pair::exhaustive::{Explored, Step, UNITS_MAX, explore, workloads};
 use reprise_sim::pair::plan::{CLASSES, SEC};
 use reprise_sim::pair::{Ending, Plan, Report, Sum, Tell, parse_kept, render_kept, run, shrink};
 
@@ -22,6 +23,7 @@ cargo xtask sim OPTIONS
   --kept          run the seeds that failed once (crates/reprise-sim/seeds)
   --threads N     at a time (else: one per core)
   --keep-going    search on after a failure
+  --exhaustive N  all workloads of up to N operations, every cut, all subsets
 ";
 
 /// Failures that a search goes on after, at most.
@@ -36,6 +38,7 @@ struct Options {
     kept: bool,
     threads: Option<usize>,
     keep_going: bool,
+    exhaustive: Option<u32>,
 }
 
 fn options() -> Option<Options> {
@@ -49,12 +52,14 @@ fn options() -> Option<Options> {
             "--seeds" => options.seeds = Some(number()? as u64),
             "--from" => options.from = Some(number()? as u64),
             "--threads" => options.threads = Some(number()? as usize),
+            "--exhaustive" => options.exhaustive = Some(number()? as u32),
             "--kept" => options.kept = true,
             "--keep-going" => options.keep_going = true,
             _ => return None,
         }
     }
     let one = options.seed.is_some() || options.minutes.is_some() || options.seeds.is_some() || options.kept;
+    let one = one || options.exhaustive.is_some();
     one.then_some(options)
 }
 
@@ -72,8 +77,49 @@ fn main() -> ExitCode {
     }
     // Failed assertions are findings and are told as such.
     std::panic::set_hook(Box::new(|_| {}));
+    if let Some(length) = options.exhaustive {
+        return exhaustive(length, options.threads.unwrap_or_else(cores));
+    }
     let (sum, failed, took) = search(&options);
     tell(&sum, failed, took);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Every small run. Complete means: every workload, every cut, every subset of undecided sectors.
+fn exhaustive(length: u32, threads: usize) -> ExitCode {
+    let began = Instant::now();
+    let all: Vec<(Vec<Step>, bool)> =
+        workloads(length).into_iter().flat_map(|w| [(w.clone(), false), (w, true)]).collect();
+    let (next, sum, wrong) = (AtomicU64::new(0), Mutex::new(Explored::default()), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((workload, at_once)) = all.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            let found = std::panic::catch_unwind(|| explore(workload, *at_once));
+            match found.unwrap_or_else(|_| Err(format!("{workload:?}: assertion of the code under test"))) {
+                Ok(explored) => locked(&sum).add(&explored),
+                Err(what) => {
+                    println!("FAILED {what}");
+                    locked(&wrong).push(what);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads.max(1)).for_each(|_| drop(scope.spawn(work))));
+    let (sum, failed) = (locked(&sum).clone(), locked(&wrong).len());
+    println!(
+        "workloads of up to {length} operations: {} runs, {failed} failed, {} cuts, {} states ({} inside recovery), {} cuts \
+         with more than {UNITS_MAX} undecided sectors taken in parts, {:.0} s; {}",
+        sum.workloads,
+        sum.cuts,
+        sum.states,
+        sum.nested,
+        sum.coarse,
+        began.elapsed().as_secs_f64(),
+        if sum.coarse == 0 { "complete" } else { "complete but for those" }
+    );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -105,7 +151,7 @@ fn search(options: &Options) -> (Sum, u64, Duration) {
     }
     let (kept, next, failed) = (Mutex::new(kept), AtomicU64::new(0), Mutex::new(Vec::new()));
     let sum = Mutex::new(Sum::default());
-    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = options.threads.unwrap_or_else(cores);
     let work = || {
         loop {
             let stop = !options.keep_going && !locked(&failed).is_empty() || locked(&failed).len() >= FAILURES_MAX;

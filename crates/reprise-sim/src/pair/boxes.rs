@@ -131,6 +131,38 @@ pub struct Process {
     pub tick_at: u64,
 }
 
+/// A sector that a cut leaves old or new.
+#[derive(Debug, Clone)]
+pub struct Undecided {
+    /// 0 for the cache, then the homes.
+    pub disk: usize,
+    /// Which.
+    pub sector: usize,
+    /// What is durable.
+    pub old: [u8; 512],
+    /// What was written since, or is being written.
+    pub new: [u8; 512],
+}
+
+/// What an operation writes: disk (0 the cache, then the homes), offset, bytes.
+fn pieces(effect: &Effect) -> Vec<(usize, u64, Vec<Bytes>)> {
+    match effect {
+        Effect::WriteCache { at, bufs, .. } => vec![(0, *at, bufs.clone())],
+        Effect::WriteSuperblock { version, copy, .. } => {
+            copies_of(*version).map(|i| (0, group_copies(0)[i], vec![copy.clone()])).into()
+        }
+        Effect::WriteHome { extent, bufs, .. } => {
+            let (v, at, _) = home_place(extent);
+            vec![(v + 1, at, bufs.clone())]
+        }
+        Effect::ZeroHome { extent, .. } => {
+            let (v, at, len) = home_place(extent);
+            vec![(v + 1, at, vec![Bytes::from(vec![0; len])])]
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// A box.
 pub struct SimBox {
     /// Its identity.
@@ -367,6 +399,61 @@ impl SimBox {
         CacheFill { total: self.segments, used: self.segments - free, reserve: RESERVE }
     }
 
+    /// Sectors that a cut now would leave old or new, each by itself: disk (0 the cache, then the homes), sector, old
+    /// and new content. Sectors that are the same either way are left out.
+    pub fn undecided(&self) -> Vec<Undecided> {
+        let mut found: BTreeMap<(usize, usize), ([u8; 512], [u8; 512])> = BTreeMap::new();
+        let disks = || std::iter::once(&self.disks.cache).chain(&self.disks.homes).enumerate();
+        for (d, disk) in disks() {
+            found.extend(disk.undecided().map(|(sector, old)| ((d, sector), (*old, disk.get(sector)))));
+        }
+        for (_, effect) in self.process.iter().flat_map(|p| p.pending.values()) {
+            for (d, at, bufs) in pieces(effect) {
+                let bytes = bufs.concat();
+                for (i, new) in bytes.chunks_exact(512).enumerate() {
+                    let sector = at as usize / 512 + i;
+                    let disk = disks().nth(d).map(|(_, disk)| disk.get(sector)).unwrap_or([0; 512]);
+                    let slot = found.entry((d, sector)).or_insert((disk, disk));
+                    slot.1.copy_from_slice(new);
+                }
+            }
+        }
+        let entry = |((disk, sector), (old, new))| Undecided { disk, sector, old, new };
+        found.into_iter().map(entry).filter(|u: &Undecided| u.old != u.new).collect()
+    }
+
+    /// Opens the group as it would be after a cut, gives it to `look`, and puts everything back.
+    pub fn imagine<R>(
+        &mut self,
+        t: u64,
+        rng: &mut Rng,
+        look: impl FnOnce(&mut Self, Result<Point, OpenError>) -> R,
+    ) -> R {
+        let saved = (self.process.take(), self.life, self.clock, self.starts, self.chosen);
+        let mut durable: Vec<BTreeMap<usize, [u8; 512]>> = vec![BTreeMap::new(); 1 + self.disks.homes.len()];
+        let swap = |disks: &mut Disks, durable: &mut Vec<BTreeMap<usize, [u8; 512]>>| {
+            let all = std::iter::once(&mut disks.cache).chain(&mut disks.homes);
+            all.zip(durable).for_each(|(disk, kept)| disk.swap_undecided(kept));
+        };
+        swap(&mut self.disks, &mut durable);
+        let end = self.open(t, rng);
+        let result = look(self, end);
+        swap(&mut self.disks, &mut durable);
+        (self.process, self.life, self.clock, self.starts, self.chosen) = saved;
+        result
+    }
+
+    /// Puts a sector of one of the disks.
+    pub fn set_sector(&mut self, disk: usize, sector: usize, bytes: &[u8; 512]) {
+        let Disks { cache, homes } = &mut self.disks;
+        if disk == 0 { cache.set(sector, bytes) } else { homes[disk - 1].set(sector, bytes) }
+    }
+
+    /// A sector of one of the disks.
+    pub fn get_sector(&self, disk: usize, sector: usize) -> [u8; 512] {
+        if disk == 0 { self.disks.cache.get(sector) } else { self.disks.homes[disk - 1].get(sector) }
+    }
+
     /// Carries a disk operation out.
     pub fn carry_out(&mut self, effect: &Effect) -> Result<Bytes, IoFault> {
         let dsync = self.dsync;
@@ -424,23 +511,7 @@ impl SimBox {
             _ if power => rng.below(256),
             _ => 256,
         };
-        let mut pieces: Vec<(usize, u64, Vec<Bytes>)> = Vec::new();
-        match effect {
-            Effect::WriteCache { at, bufs, .. } => pieces.push((0, *at, bufs.clone())),
-            Effect::WriteSuperblock { version, copy, .. } => {
-                pieces.extend(copies_of(*version).map(|i| (0, group_copies(0)[i], vec![copy.clone()])));
-            }
-            Effect::WriteHome { extent, bufs, .. } => {
-                let (v, at, _) = home_place(extent);
-                pieces.push((v + 1, at, bufs.clone()));
-            }
-            Effect::ZeroHome { extent, .. } => {
-                let (v, at, len) = home_place(extent);
-                pieces.push((v + 1, at, vec![Bytes::from(vec![0; len])]));
-            }
-            _ => {}
-        }
-        for (disk, at, bufs) in pieces {
+        for (disk, at, bufs) in pieces(effect) {
             let disk = if disk == 0 { &mut self.disks.cache } else { &mut self.disks.homes[disk - 1] };
             disk.write_part(at, &bufs, |_| rng.below(256) < share);
         }

@@ -6,6 +6,7 @@
 
 pub mod boxes;
 mod checks;
+pub mod exhaustive;
 pub mod history;
 mod net;
 pub mod plan;

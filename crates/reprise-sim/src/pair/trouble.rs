@@ -4,10 +4,17 @@ use std::collections::VecDeque;
 
 use reprise_types::Seq;
 
+use reprise_format::link::Row;
+use reprise_link::handshake::{Consequence, rule_of};
+
 use crate::Fault;
 use crate::pair::boxes::{OpenError, first_instance};
 use crate::pair::plan::{Failing, MS, SEC, Trouble};
 use crate::pair::world::{Next, World, say};
+
+fn stops(row: Row) -> bool {
+    rule_of(row).consequence != Consequence::Stream
+}
 
 impl World {
     fn struck(&mut self, class: u8) {
@@ -123,13 +130,15 @@ impl World {
                 self.mirror_gone();
             }
             Trouble::Older(n, _) => {
-                let Some((disks, forks)) = self.snapshots.remove(&i).filter(|_| !self.boxes[n].empty) else { return };
-                if forks != self.forks || self.other_line.is_some() {
+                let Some(older) = self.snapshots.remove(&i).filter(|_| !self.boxes[n].empty) else { return };
+                if older.forks != self.forks || self.other_line.is_some() {
                     return;
                 }
                 self.off(n, true);
                 self.drop_conn(n, None);
-                self.boxes[n].disks = disks;
+                self.boxes[n].disks = older.disks;
+                self.excuse[n].damaged |= older.excuse.damaged;
+                self.blind[n] = self.blind[n].max(older.blind);
                 self.boxes[n].heal();
                 let calm = self.rng.below(256) as u8;
                 let Self { boxes, rng, .. } = self;
@@ -252,8 +261,11 @@ impl World {
     }
 
     pub(super) fn unpause(&mut self) {
+        if self.command(0, |g, now| g.set_paused(now, false)).is_none() {
+            // The box is off: the command is given again.
+            return self.after(SEC, Next::Unpause);
+        }
         self.paused = false;
-        let _ = self.command(0, |g, now| g.set_paused(now, false));
         self.want_dial();
     }
 
@@ -292,10 +304,13 @@ impl World {
         if source.is_fenced() || !source.is_ready() {
             return self.want_operator();
         }
-        let stopped = source.meta().peer.is_some() && !source.wants_link() && !self.paused;
+        let stopped = source.meta().peer.is_some() && source.link_row().is_some_and(stops);
+        // What the mirror lacks cannot be read any more: a first copy does without it.
+        let rotten = self.excuse[0].damaged && self.unreadable[0] > 0;
         let unmirrored = source.meta().peer.is_none();
         let lost = self.mirror_odd && self.boxes[1].process.is_none() && !self.boxes[1].empty;
-        if self.added && (stopped || unmirrored || lost) {
+        if self.added && (stopped || unmirrored || lost || rotten) {
+            self.unreadable[0] = 0;
             return self.replace_mirror();
         }
         if !self.added {

@@ -77,6 +77,15 @@ pub(super) struct Excuse {
     pub(super) io: bool,
 }
 
+/// The disks of a box as they were, and what was wrong with them.
+pub(super) struct Snapshot {
+    pub(super) disks: Disks,
+    pub(super) excuse: Excuse,
+    pub(super) blind: Option<Seq>,
+    /// Forks of the histories before it.
+    pub(super) forks: u64,
+}
+
 /// What a run went through.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
@@ -145,7 +154,7 @@ pub struct World {
     /// The source is gone for good.
     pub(super) source_lost: Option<String>,
     pub(super) forks: u64,
-    pub(super) snapshots: BTreeMap<usize, (Disks, u64)>,
+    pub(super) snapshots: BTreeMap<usize, Snapshot>,
     pub(super) operator_due: bool,
     pub(super) unreadable: [u32; 2],
     /// A cut after so many more disk operations of this box, and the cuts after that.
@@ -303,13 +312,14 @@ impl World {
             Next::Snapshot { n, of } => {
                 let disks = self.boxes[n].disks.clone();
                 if !self.boxes[n].empty {
-                    self.snapshots.insert(of, (disks, self.forks));
+                    let (excuse, blind, forks) = (self.excuse[n], self.blind[n], self.forks);
+                    self.snapshots.insert(of, Snapshot { disks, excuse, blind, forks });
                 }
             }
             Next::Look => {
                 let n = self.rng.below(2) as usize;
                 self.check_view(n);
-                let wait = self.rng.range(500, 4_000) * MS;
+                let wait = self.rng.range(500, 8_000) * MS;
                 self.after(wait, Next::Look);
             }
         }
@@ -448,27 +458,8 @@ impl World {
 
     /// What goes to the source's journal is what its history is.
     fn tap(&mut self, at: u64, bufs: &[Bytes]) {
-        let mut bytes = BytesMut::new();
-        bufs.iter().for_each(|b| bytes.extend_from_slice(b));
-        let mut from = 0;
-        if (at - segment_offset(0, SEGMENT_LEN)).is_multiple_of(SEGMENT_LEN) {
-            from = SEGMENT_HEADER_LEN;
-        }
-        while let Some(rest) = bytes.get(from..).filter(|r| r.len() >= BATCH_ALIGN) {
-            // Anything else is a footer.
-            let Ok(envelope) = Envelope::decode(rest) else { return };
-            let Ok(header) = BodyHeader::decode(&rest[ENVELOPE_LEN..]) else {
-                return self.fail("a batch goes to disk that does not decode".into());
-            };
-            let payload = ENVELOPE_LEN + header.head.header_len as usize;
-            for r in &header.records {
-                let start = payload + r.payload_offset as usize;
-                let data = rest.get(start..start + r.descriptor.payload_len as usize).unwrap_or(&[]);
-                if let Err(what) = self.history.record(r.seq, r.descriptor.kind, r.descriptor.extent(), data) {
-                    return self.fail(what);
-                }
-            }
-            from += envelope.total_len as usize;
+        if let Err(what) = tap(&mut self.history, at, bufs) {
+            self.fail(what);
         }
     }
 
@@ -637,7 +628,32 @@ impl World {
     }
 }
 
-fn token_of(effect: &Effect) -> Option<Token> {
+/// Shows a history the records that a write of the source's journal holds.
+pub(super) fn tap(history: &mut History, at: u64, bufs: &[Bytes]) -> Result<(), String> {
+    let mut bytes = BytesMut::new();
+    bufs.iter().for_each(|b| bytes.extend_from_slice(b));
+    let mut from = 0;
+    if (at - segment_offset(0, SEGMENT_LEN)).is_multiple_of(SEGMENT_LEN) {
+        from = SEGMENT_HEADER_LEN;
+    }
+    while let Some(rest) = bytes.get(from..).filter(|r| r.len() >= BATCH_ALIGN) {
+        // Anything else is a footer.
+        let Ok(envelope) = Envelope::decode(rest) else { return Ok(()) };
+        let header = BodyHeader::decode(&rest[ENVELOPE_LEN..]);
+        let header = header.map_err(|e| format!("a batch goes to disk that does not decode: {e}"))?;
+        let payload = ENVELOPE_LEN + header.head.header_len as usize;
+        for r in &header.records {
+            let start = payload + r.payload_offset as usize;
+            let data = rest.get(start..start + r.descriptor.payload_len as usize).unwrap_or(&[]);
+            history.record(r.seq, r.descriptor.kind, r.descriptor.extent(), data)?;
+        }
+        from += envelope.total_len as usize;
+    }
+    Ok(())
+}
+
+/// The token of an effect of the disk.
+pub(super) fn token_of(effect: &Effect) -> Option<Token> {
     match effect {
         Effect::WriteCache { token, .. }
         | Effect::WriteSuperblock { token, .. }

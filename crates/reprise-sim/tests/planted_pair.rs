@@ -40,10 +40,17 @@ fn plant(bug: Option<Bug>) {
     }
 }
 
+/// Seeds that found a bug which not every run meets: asked first, so that the test is short. `docs/reliability.md` says
+/// after how many seeds from 1 on each was found.
+const KNOWN: &[(&str, u64)] = &[];
+
 /// The seed and message by which the bug is found.
 fn hunt(bug: Bug) -> Option<(u64, String)> {
     plant(Some(bug));
-    let found = (1..=SEEDS).find_map(|seed| {
+    let name = format!("{bug:?}");
+    let known = KNOWN.iter().filter(|(of, _)| name.contains(of)).map(|(_, seed)| *seed);
+    let known = known.filter(|_| std::env::var_os("REPRISE_FROM_ONE").is_none());
+    let found = known.chain(1..=SEEDS).find_map(|seed| {
         let report = run(Plan::new(seed), Tell::Nothing);
         report.wrong().map(|what| (seed, what.to_owned()))
     });

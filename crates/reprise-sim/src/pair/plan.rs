@@ -229,10 +229,14 @@ pub struct Plan {
     pub without: BTreeSet<usize>,
 }
 
-fn host_action(rng: &mut Rng) -> HostAction {
+fn host_action(rng: &mut Rng, heavy: bool) -> HostAction {
     let volume = rng.below(2) as u16;
     let size = VOLUME_SECTORS[usize::from(volume)];
-    let sectors = [1, 1, 1, 2, 3, 7, 8, 8, 8, 8, 16, 17, 64, 130, 512, 700][rng.below(16) as usize];
+    let sizes = match heavy {
+        false => [1, 1, 1, 2, 3, 7, 8, 8, 8, 8, 16, 17, 64, 130, 512, 700],
+        true => [1, 2, 8, 8, 17, 64, 130, 400, 512, 512, 700, 700, 1024, 1024, 2048, 2048],
+    };
+    let sectors = sizes[rng.below(16) as usize];
     // Half of it in a small zone, so that records overlap.
     let zone = if rng.one_in(2) { 256 } else { size };
     let place = |rng: &mut Rng, sectors: u64| rng.below(zone.max(sectors).min(size) - sectors.min(size) + 1);
@@ -332,6 +336,8 @@ impl Plan {
         let mut rng = Rng::new(seed ^ 0x70_6c61_6e00);
         let length = rng.range(120, 300) * SEC;
         let mut items = Vec::new();
+        // Some runs write more than one home round takes, into a cache that holds several.
+        let heavy = rng.one_in(24);
         let operations = rng.range(650, 1_000);
         let bursts: Vec<u64> = (0..rng.range(10, 60)).map(|_| rng.below(length)).collect();
         for _ in 0..operations {
@@ -342,7 +348,7 @@ impl Plan {
                     (burst + rng.below(400) * rng.below(1_000) * 1_000).min(length)
                 }
             };
-            items.push(Item { at, what: What::Host(host_action(&mut rng)) });
+            items.push(Item { at, what: What::Host(host_action(&mut rng, heavy)) });
         }
         let troubles = if rng.one_in(8) { rng.range(15, 30) } else { rng.range(5, 11) };
         for i in 0..troubles {
@@ -356,8 +362,18 @@ impl Plan {
             };
             items.push(Item { at, what: What::Trouble(what) });
         }
+        if heavy {
+            // The home falls far behind, and the power goes inside a round.
+            for n in [0, 1, 0, 1] {
+                let at = length / 10 + rng.below(length * 8 / 10);
+                let slow = Trouble::Slow(n, 300, rng.range(4_000, 10_000) * MS);
+                items.push(Item { at, what: What::Trouble(slow) });
+                let at = at + rng.range(500, 9_000) * MS;
+                items.push(Item { at, what: What::Trouble(Trouble::PowerCut(n, off_time(&mut rng))) });
+            }
+        }
         items.sort_by_key(|i| i.at);
-        let segments = |rng: &mut Rng| rng.range(7, 16) as u32;
+        let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };
         Self {
             seed,
             items,

@@ -165,6 +165,9 @@ pub struct PeerRecord {
     pub fingerprint: String,
     /// Where it is dialled, once known.
     pub address: Option<String>,
+    /// The address is what the peer tells about itself, and follows it; else a person has given it.
+    #[serde(default)]
+    pub address_told: bool,
     /// Pairing is complete on both sides, as far as this box can know.
     pub paired: bool,
     /// When it was paired, milliseconds since 1970.
@@ -318,6 +321,7 @@ impl Store {
             own_name: peer.identity.name.clone(),
             fingerprint: hex::encode(peer.identity.fingerprint),
             address: known.as_ref().and_then(|k| k.address.clone()),
+            address_told: known.as_ref().is_none_or(|k| k.address_told),
             paired: peer.standing == PeerStanding::Paired,
             paired_unix_ms: known.as_ref().map_or_else(unix_ms, |k| k.paired_unix_ms),
             version: known.as_ref().and_then(|k| k.version.clone()),

@@ -502,6 +502,9 @@ message!(
         write_rate: ByteLen,
         /// Its wall clock.
         wall_micros: WallMicros,
+        /// Where its link is dialled, `HOST:PORT`; with an unspecified address (`0.0.0.0:PORT`) at the address that its
+        /// connections come from. Empty from a release that does not say.
+        link_address: String,
     }
 );
 

@@ -188,12 +188,12 @@ impl Node {
                     done(action, job)
                 }
                 Action::PeerRemove { peer } => {
-                    let _change = inner.change.lock().await;
+                    let _command = inner.commands.lock().await;
                     inner.forget_peer(peer).await?;
                     done(action.clone(), None)
                 }
                 Action::PeerReplace { peer, with } => {
-                    let _change = inner.change.lock().await;
+                    let _command = inner.commands.lock().await;
                     inner.consequences(&action)?;
                     let (old, new) = (inner.peer_named(peer)?, inner.peer_named(with)?);
                     let mut job = None;
@@ -206,12 +206,13 @@ impl Node {
                     done(action.clone(), job)
                 }
                 Action::MirrorRemove { group, peer } => {
-                    let _change = inner.change.lock().await;
+                    let _command = inner.commands.lock().await;
                     let (running, record) = inner.mirrored(group, peer)?;
                     inner.end_mirror(&running, &record).await?;
                     done(action.clone(), None)
                 }
                 Action::GroupDelete { group } => {
+                    let _command = inner.commands.lock().await;
                     let _change = inner.change.lock().await;
                     inner.delete_consequences(group)?;
                     inner.delete_group(group).await?;
@@ -265,6 +266,7 @@ impl BoxService for Node {
     async fn group_create(&self, request: GroupCreate) -> Result<GroupStatus, ApiError> {
         let inner = self.0.clone();
         to_the_end(async move {
+            let _command = inner.commands.lock().await;
             let _change = inner.change.lock().await;
             inner.create_group(&request.name).await?;
             inner.group_status(&request.name)

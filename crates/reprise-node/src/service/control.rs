@@ -23,8 +23,7 @@ use crate::group::Command;
 use crate::net::{Connection, DialHandle, DialSpec, LinkEvent, NetEvent, Purpose};
 use crate::store::unix_ms;
 
-/// Where a box listens for its link unless its settings say otherwise; how a box that has only been dialled so far is
-/// dialled back.
+/// Where a box listens for its link unless its settings say otherwise; how a box is dialled back that does not tell.
 const DEFAULT_LINK_PORT: u16 = 3261;
 /// Commands of this box that may wait on one connection.
 const ASKS_MAX: usize = 16;
@@ -53,6 +52,8 @@ pub(super) struct PeerLinks {
 
 struct ControlLink {
     id: u64,
+    /// The other end.
+    from: SocketAddr,
     asks: mpsc::Sender<Ask>,
 }
 
@@ -150,14 +151,14 @@ fn refuse(reason: RefusalReason, detail: &str) -> Outcome {
 
 /// One control connection, until it ends.
 async fn control_connection(inner: Arc<Inner>, connection: Connection) {
-    let Connection { peer, handle, mut events, .. } = connection;
+    let Connection { peer, handle, mut events, address: from, .. } = connection;
     let (tx, mut asks) = mpsc::channel::<Ask>(ASKS_MAX);
     let id = {
         let mut links = locked(&inner.links);
         let links = links.entry(peer).or_default();
         links.next_id += 1;
         links.last_error = None;
-        links.connections.push(ControlLink { id: links.next_id, asks: tx });
+        links.connections.push(ControlLink { id: links.next_id, from, asks: tx });
         if links.connections.len() > CONNECTIONS_MAX {
             links.connections.remove(0);
         }
@@ -257,20 +258,50 @@ async fn watch_info(inner: Arc<Inner>, peer: BoxId, connection: u64) {
     }
 }
 
+/// Where to dial a box that says `told` and whose connection comes from `from`; none where that cannot work.
+fn dial_address(told: &str, from: SocketAddr) -> Option<String> {
+    let ip = from.ip().to_canonical();
+    if told.is_empty() {
+        return Some(SocketAddr::new(ip, DEFAULT_LINK_PORT).to_string());
+    }
+    match told.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => None,
+        Ok(address) if address.ip().is_unspecified() => Some(SocketAddr::new(ip, address.port()).to_string()),
+        // It listens for boxes on its own machine only.
+        Ok(address) if address.ip().is_loopback() && !ip.is_loopback() => None,
+        Ok(address) => Some(address.to_string()),
+        Err(_) => {
+            let (host, port) = told.rsplit_once(':')?;
+            let good = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+            (good && port.parse::<u16>().is_ok_and(|p| p != 0)).then(|| told.to_owned())
+        }
+    }
+}
+
 impl Inner {
     /// What a fresh connection tells about a peer.
     fn learn(&self, connection: &Connection) {
-        let (dialled, from) = (connection.dialled, connection.address);
         let version = connection.hello.firmware.clone();
         let kept = self.store.change_peer(connection.peer, false, |p| {
             p.version = Some(version);
             p.last_seen_unix_ms = Some(unix_ms());
-            if !dialled && p.address.is_none() {
-                p.address = Some(SocketAddr::new(from.ip(), DEFAULT_LINK_PORT).to_string());
-            }
         });
         if let Err(error) = kept {
             tracing::warn!(error = &error as &dyn std::error::Error, "what was learned about a peer is not stored");
+        }
+    }
+
+    /// Takes note of where a peer says it is dialled. An address that a person gave stays.
+    fn learn_address(&self, peer: BoxId, told: &str) {
+        let from = locked(&self.links).get(&peer).and_then(|l| l.connections.last().map(|c| c.from));
+        let Some(address) = from.and_then(|from| dial_address(told, from)) else { return };
+        let kept = self.store.change_peer(peer, true, |p| {
+            if p.address.is_none() || p.address_told {
+                (p.address, p.address_told) = (Some(address), true);
+            }
+        });
+        if let Err(error) = kept {
+            tracing::warn!(error = &error as &dyn std::error::Error, "address of a peer is not stored");
         }
     }
 
@@ -347,6 +378,7 @@ impl Inner {
         if let Some(links) = locked(&self.links).get_mut(&peer) {
             links.clock_offset = Some(offset);
         }
+        self.learn_address(peer, &info.link_address);
         if let Some(record) = self.store.peer(peer) {
             let subject = format!("peer {}", record.name);
             let told = || {
@@ -362,5 +394,28 @@ impl Inner {
             self.board.settle(offset.abs() > CLOCK_OFFSET_MAX_SECS, told, "clock-offset", &subject);
         }
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_is_dialled_back_where_it_says() {
+        let check = |told: &str, from: &str, expected: Option<&str>| {
+            assert_eq!(dial_address(told, from.parse().unwrap()).as_deref(), expected, "{told} from {from}");
+        };
+        check("", "192.0.2.7:50000", Some("192.0.2.7:3261"));
+        check("0.0.0.0:4261", "192.0.2.7:50000", Some("192.0.2.7:4261"));
+        check("[::]:4261", "[2001:db8::7]:50000", Some("[2001:db8::7]:4261"));
+        check("[::]:4261", "[::ffff:192.0.2.7]:50000", Some("192.0.2.7:4261"));
+        check("192.0.2.9:4261", "192.0.2.7:50000", Some("192.0.2.9:4261"));
+        check("127.0.0.1:4261", "127.0.0.1:50000", Some("127.0.0.1:4261"));
+        check("127.0.0.1:4261", "192.0.2.7:50000", None);
+        check("b.example:4261", "192.0.2.7:50000", Some("b.example:4261"));
+        for bad in ["b.example", "b.example:x", "b.example:0", "0.0.0.0:0", ":1", "a b:1", "a\nb:1"] {
+            check(bad, "192.0.2.7:50000", None);
+        }
     }
 }

@@ -58,13 +58,13 @@ fn refusal(peer: &Name, group: &Name, refused: &Refused) -> ApiError {
 impl Inner {
     /// Mirrors a group to a peer.
     pub(super) async fn add_mirror(self: Arc<Self>, request: MirrorOf) -> Result<MirrorStarted, ApiError> {
-        let _change = self.change.lock().await;
+        let _command = self.commands.lock().await;
         let group = self.group(&request.group)?;
         let peer = self.peer_named(&request.peer)?;
         self.begin_mirror(&group, &peer).await
     }
 
-    /// The same, with `change` held.
+    /// The same, with `commands` held, and `change` not.
     pub(super) async fn begin_mirror(
         self: &Arc<Self>,
         group: &Running,
@@ -163,7 +163,7 @@ impl Inner {
 
     /// Pauses or resumes the link of a group.
     pub(super) async fn pause_mirror(self: Arc<Self>, request: MirrorOf, paused: bool) -> Result<(), ApiError> {
-        let _change = self.change.lock().await;
+        let _command = self.commands.lock().await;
         let (group, peer) = self.mirrored(&request.group, &request.peer)?;
         set_paused(&group, paused).await?;
         let code = if paused { "mirror-paused" } else { "mirror-resumed" };
@@ -175,7 +175,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Ends mirroring; the image stays at the peer. With `change` held.
+    /// Ends mirroring; the image stays at the peer. With `commands` held, and `change` not.
     pub(super) async fn end_mirror(&self, group: &Running, peer: &PeerRecord) -> Result<(), ApiError> {
         ask(&group.commands, Command::RemovePeer).await?;
         if let Some(entry) = locked(&self.groups).get_mut(&group.id) {
@@ -233,11 +233,15 @@ impl Inner {
             cache_free_bytes: ByteLen::from_raw(u64::from(fill.free()) * self.pool.segment_len()),
             write_rate: ByteLen::from_raw(self.write_rate.load(Ordering::Relaxed)),
             wall_micros: clock::now().wall,
+            link_address: self.link_address(),
         }
     }
 
     async fn create_mirror(self: &Arc<Self>, peer: BoxId, create: CreateMirror) -> Result<(), Refused> {
         let _change = self.change.lock().await;
+        if self.store.peer(peer).is_none() {
+            return Err(refused(RefusalReason::OtherPeer, "this box has removed the other from its peers"));
+        }
         let name: Name = create.name.parse().map_err(|_| refused(RefusalReason::Invalid, "no name of a group"))?;
         check_volumes(&create.volumes)?;
         if let Some(known) = self.running_by_id(create.group) {

@@ -83,7 +83,11 @@ pub(crate) struct Inner {
     started: Instant,
     /// Measured rate of durable writes to the cache, bytes a second; 0 before.
     write_rate: AtomicU64,
-    /// Held by every command that changes what there is, so that two of them never decide on the same state.
+    /// Held by every command of this box that changes what there is, from its first look to its end, so that two of them
+    /// never decide on the same state. Taken before `change`.
+    commands: tokio::sync::Mutex<()>,
+    /// Held while what there is on this box is changed, by commands of this box and of a peer alike. Never held while a
+    /// peer is asked: two boxes that ask each other would wait for each other.
     change: tokio::sync::Mutex<()>,
 }
 
@@ -187,6 +191,7 @@ impl Node {
             published: Mutex::default(),
             started: Instant::now(),
             write_rate: AtomicU64::new(0),
+            commands: tokio::sync::Mutex::new(()),
             change: tokio::sync::Mutex::new(()),
         }))
     }

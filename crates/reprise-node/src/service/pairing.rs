@@ -71,6 +71,12 @@ impl Inner {
         Ok(PairOffer { code: code.display(), addresses: self.link_addresses(), expires_in_secs: secs })
     }
 
+    /// Where this box is dialled, for a peer that knows where its connections come from.
+    pub(super) fn link_address(&self) -> String {
+        let advertise = self.settings.link.advertise.clone();
+        advertise.unwrap_or_else(|| self.net.address().to_string())
+    }
+
     /// Where this box may be dialled, as far as it knows.
     fn link_addresses(&self) -> Vec<String> {
         if let Some(advertise) = &self.settings.link.advertise {
@@ -169,7 +175,9 @@ impl Inner {
         let result = self.net.pair_dial(address.clone(), code).await;
         let state = match result {
             Ok(identity) => {
-                let keep = self.store.change_peer(identity.box_id, true, |p| p.address = Some(address.clone()));
+                let keep = self.store.change_peer(identity.box_id, true, |p| {
+                    (p.address, p.address_told) = (Some(address.clone()), false);
+                });
                 keep.map_err(|e| ApiError::internal(chain(&e)))?;
                 self.told_paired(identity.box_id);
                 self.dial_control(identity.box_id);
@@ -248,13 +256,16 @@ impl Inner {
         Ok(record)
     }
 
-    /// Forgets a peer and tells it, if it can be reached.
+    /// Forgets a peer and tells it, if it can be reached. To be called with `commands` held.
     pub(super) async fn forget_peer(self: &Arc<Self>, name: &Name) -> Result<(), ApiError> {
         let record = self.may_forget(name)?;
         let told = self.ask_peer(record.id, BoxCommand::ForgetPeer(ForgetPeer {}), FORGET_TIME).await;
         if told.is_err() {
             tracing::info!(peer = %name, "peer was not told that it is forgotten; it is refused when it connects");
         }
+        // Meanwhile it may have begun to mirror a group to this box.
+        let _change = self.change.lock().await;
+        self.may_forget(name)?;
         self.drop_peer(&record)
     }
 

@@ -216,6 +216,7 @@ impl Inner {
 
     /// Makes a volume in the data half.
     pub(super) async fn create_volume(self: Arc<Self>, request: VolumeCreate) -> Result<VolumeStarted, ApiError> {
+        let _command = self.commands.lock().await;
         let _change = self.change.lock().await;
         let size = request.size.bytes();
         if size == 0 || !size.is_multiple_of(SIZE_GRAIN) || i64::try_from(size).is_err() {
@@ -327,6 +328,7 @@ impl Inner {
 
     /// Takes an existing device or image as it is.
     pub(super) async fn adopt_volume(self: Arc<Self>, request: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
+        let _command = self.commands.lock().await;
         let _change = self.change.lock().await;
         self.check_new_name(&request.name)?;
         let bad = |text: String, what: &str| ApiError::new(ErrorCode::DeviceUnusable, text, what);
@@ -463,6 +465,7 @@ impl Inner {
     /// Lets a volume go, and destroys its home if asked. Answers with the job that does it.
     pub(super) async fn leave(self: &Arc<Self>, name: &Name, erase: bool) -> Result<Option<Job>, ApiError> {
         self.hosts_gone(name).await;
+        let _command = self.commands.lock().await;
         let _change = self.change.lock().await;
         let (group, volume) = self.may_leave(name, erase)?;
         let kind = if erase { JobKind::VolumeErase } else { JobKind::VolumeRemove };

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod bad_input;
+mod both_ways;
 mod boxes;
 mod chaos;
 mod disk;
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
     };
     println!("e2e: seed {}", args.seed);
     let (mut passed, mut failed) = (0, 0);
-    for name in ["bad-input", "convert", "adopt", "disk", "faults", "kill-and-cut"] {
+    for name in ["bad-input", "convert", "adopt", "disk", "both-ways", "faults", "kill-and-cut"] {
         if args.only.as_ref().is_some_and(|o| o != name) {
             continue;
         }
@@ -153,6 +154,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
     match name {
         "bad-input" => bad_input::run(setup).await,
         "convert" => vec![Part { name, outcome: images::convert(setup).await }],
+        "both-ways" => vec![Part { name, outcome: both_ways::run(setup).await }],
         "disk" => disk::run(setup).await,
         "faults" => faults::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],

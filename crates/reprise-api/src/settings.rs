@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Smallest pool: two cache halves of the smallest journal and a small volume.
 const POOL_BYTES_MIN: u64 = 64 << 20;
 /// Smallest limit of the payload buffers: below it one large write and its way to the peer do not fit.
-const BUFFERS_BYTES_MIN: u64 = 16 << 20;
+const BUFFERS_BYTES_MIN: u64 = 64 << 20;
 /// Smallest limit of the indexes.
 const INDEX_BYTES_MIN: u64 = 4 << 20;
 /// Longest list of initiators or listeners.
@@ -223,14 +223,16 @@ pub struct LogSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Payload buffers of the whole box. At the limit hosts wait.
+    /// Payload buffers of the whole box, half of them for the link. At the limit hosts wait.
     pub buffers: ByteSize,
-    /// Indexes of all journals.
-    pub index: ByteSize,
-    /// Sending on the link, per second; no limit if absent.
+    /// Indexes of all journals; a quarter of the machine's memory if absent. At the limit the cache counts as full, and
+    /// hosts wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<ByteSize>,
+    /// Data sent to all peers together, on the wire, per second; no limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send_per_sec: Option<ByteSize>,
-    /// The first copy, per second; no limit if absent.
+    /// First copies of all groups together, in bytes of volumes read per second; no limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_per_sec: Option<ByteSize>,
 }
@@ -258,12 +260,7 @@ impl Default for ApiSettings {
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self {
-            buffers: ByteSize::from_bytes(256 << 20),
-            index: ByteSize::from_bytes(256 << 20),
-            send_per_sec: None,
-            copy_per_sec: None,
-        }
+        Self { buffers: ByteSize::from_bytes(256 << 20), index: None, send_per_sec: None, copy_per_sec: None }
     }
 }
 
@@ -326,10 +323,10 @@ impl Settings {
         self.check_listeners()?;
         let limits = &self.limits;
         if limits.buffers.bytes() < BUFFERS_BYTES_MIN {
-            return Err(refuse("limits.buffers", format!("{} is too little", limits.buffers), "give at least 16M"));
+            return Err(refuse("limits.buffers", format!("{} is too little", limits.buffers), "give at least 64M"));
         }
-        if limits.index.bytes() < INDEX_BYTES_MIN {
-            return Err(refuse("limits.index", format!("{} is too little", limits.index), "give at least 4M"));
+        if let Some(index) = limits.index.filter(|index| index.bytes() < INDEX_BYTES_MIN) {
+            return Err(refuse("limits.index", format!("{index} is too little"), "give at least 4M"));
         }
         for (key, rate) in [("limits.send_per_sec", limits.send_per_sec), ("limits.copy_per_sec", limits.copy_per_sec)]
         {
@@ -524,6 +521,7 @@ mod tests {
         refused(&format!("{SMALL}[api]\nhttps = \"127.0.0.1:3260\""), "api.https");
         refused(&format!("{SMALL}[limits]\nbuffers = \"1M\""), "limits.buffers");
         refused(&format!("{SMALL}[limits]\nsend_per_sec = 1"), "limits.send_per_sec");
+        refused(&format!("{SMALL}[limits]\nindex = \"1M\""), "limits.index");
         refused(&format!("{SMALL}[log]\nlevel = \"loud\""), "loud");
     }
 

@@ -94,6 +94,8 @@ pub struct GroupStats {
     pub segments: u64,
     /// Extents in the index.
     pub index_extents: u64,
+    /// Memory of the index and of the tables of the journal, bytes.
+    pub index_bytes: u64,
     /// Records whose tables are in memory.
     pub records: u64,
     /// Bytes with a Seq that are not durable.
@@ -263,6 +265,7 @@ impl Group {
         GroupStats {
             segments: self.journal.segments_held() as u64,
             index_extents: self.journal.index_len() as u64,
+            index_bytes: self.journal.index_bytes(),
             records: self.journal.records_held() as u64,
             undurable_bytes: self.journal.undurable_bytes(),
             ..self.stats

@@ -10,6 +10,7 @@ use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::source::{SourceEvent, SourceSession};
+use reprise_link::throttle::TokenBucket;
 use reprise_types::{Extent, Mono, Role, Sector, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
@@ -78,6 +79,10 @@ pub(crate) struct Peer {
     /// The peer has stored our instance on this connection.
     confirmed: bool,
     life: u64,
+    /// Pays for the regions of a first copy.
+    copy_rate: TokenBucket,
+    /// What the link carries, bytes a second; 0 where that is not limited.
+    link_rate: u64,
 }
 
 impl Peer {
@@ -374,8 +379,24 @@ impl Group {
         }
     }
 
+    /// Limits the first copy to so many bytes of volumes a second, and says what the link is limited to; 0 for no limit.
+    /// Counts from now on.
+    pub fn set_rates(&mut self, copy: u64, link: u64) {
+        self.peer.copy_rate.set_rate(self.now.mono, copy);
+        self.peer.link_rate = link;
+    }
+
     fn read_regions(&mut self) {
-        while let Some(region) = self.peer.session.as_mut().and_then(SourceSession::next_region) {
+        // Regions are cut so that batches do not wait long behind one.
+        let (copy, link) = (self.peer.copy_rate.rate(), self.peer.link_rate);
+        let slowest = [copy, link].into_iter().filter(|r| *r != 0).min();
+        if let (Some(rate), Some(session)) = (slowest, &mut self.peer.session) {
+            session.set_link_rate(rate);
+        }
+        while self.peer.copy_rate.is_ready(self.now.mono)
+            && let Some(region) = self.peer.session.as_mut().and_then(SourceSession::next_region)
+        {
+            self.peer.copy_rate.charge(self.now.mono, region.sectors.bytes().get());
             self.peer.regions.push_back(Region { region, data: None });
             let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
             let of = CopyRead { life: self.peer.life, volume: region.slot, sector: region.sector };

@@ -25,6 +25,9 @@ const BATCHES_PER_WRITE: usize = 64;
 /// Payload of one write, at most: when more than a batch waits, the flush behind the write is shared.
 const WRITE_PAYLOAD_MAX: usize = 4 << 20;
 
+/// Memory of an extent in the index: a node of the tree, with its share of what the tree keeps free.
+const INDEX_EXTENT_BYTES: usize = 40;
+
 /// What never changes while a journal is open.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalConfig {
@@ -274,6 +277,13 @@ impl Journal {
     /// Extents in the index.
     pub fn index_len(&self) -> usize {
         self.index.len()
+    }
+
+    /// Memory of the index and of the segments' tables, bytes.
+    pub fn index_bytes(&self) -> u64 {
+        let tables = |s: &Segment| size_of_val(s.records.as_slice()) + size_of_val(s.batches.as_slice());
+        let tables: usize = self.segments.iter().map(tables).sum();
+        (self.index.len() * INDEX_EXTENT_BYTES + tables) as u64
     }
 
     /// Records whose tables are in memory.

@@ -15,6 +15,13 @@ pub struct TokenBucket {
 
 const NANO: i128 = 1_000_000_000;
 
+/// One without a limit.
+impl Default for TokenBucket {
+    fn default() -> Self {
+        Self::new(Mono::default(), 0, 0)
+    }
+}
+
 impl TokenBucket {
     /// A full bucket of `burst` bytes that gains `rate` bytes a second; a rate of 0 means no limit.
     pub fn new(now: Mono, rate: u64, burst: u64) -> Self {
@@ -31,6 +38,25 @@ impl TokenBucket {
         let gained = i128::from(now.since(self.filled_at)) * i128::from(self.rate);
         self.balance = (self.balance + gained).min(i128::from(self.burst) * NANO);
         self.filled_at = self.filled_at.max(now);
+    }
+
+    /// True where nothing is owed: [`Self::charge`] may lend again.
+    pub fn is_ready(&mut self, now: Mono) -> bool {
+        self.fill(now);
+        self.rate == 0 || self.balance >= 0
+    }
+
+    /// Takes `bytes` whatever there is; what is missing is owed.
+    pub fn charge(&mut self, now: Mono, bytes: u64) {
+        self.fill(now);
+        if self.rate != 0 {
+            self.balance -= i128::from(bytes) * NANO;
+        }
+    }
+
+    /// The rate in bytes a second; 0 for no limit.
+    pub fn rate(&self) -> u64 {
+        self.rate
     }
 
     /// Takes `bytes`, or says when to try again.
@@ -54,6 +80,22 @@ impl TokenBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lent_is_paid_off_before_more_is_lent() {
+        let mut bucket = TokenBucket::new(Mono::from_millis(0), 1000, 0);
+        let mut lent = 0;
+        for ms in 0..10_000 {
+            let now = Mono::from_millis(ms);
+            if bucket.is_ready(now) {
+                bucket.charge(now, 300);
+                lent += 300;
+            }
+        }
+        assert!((9_900..=10_300).contains(&lent), "{lent}");
+        bucket.set_rate(Mono::from_millis(10_000), 0);
+        assert!(bucket.is_ready(Mono::from_millis(10_000)), "no limit");
+    }
 
     #[test]
     fn long_run_rate_is_the_rate_for_any_message_size() {

@@ -10,6 +10,7 @@ mod endpoint;
 mod handshake;
 mod pairing;
 mod peers;
+mod throttle;
 mod tls;
 
 pub use connection::{LinkCounters, LinkEvent, LinkHandle};

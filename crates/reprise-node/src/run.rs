@@ -20,11 +20,13 @@ use tokio::sync::{mpsc, watch};
 use crate::net::{LinkNet, NetConfig};
 use crate::pool::{DataHalf, DataPlace, Pool, PoolConfig};
 use crate::portal;
-use crate::service::{Inner, Node, Parts, QUEUE_MAX};
+use crate::service::{GROUP_BUFFERS_MIN, Inner, Node, Parts, QUEUE_MAX};
 use crate::store::{Identity, Store, write_secret};
 
 /// Level of zstd on the link: the fastest one saves nearly as much as the next ones and never slows a fast line.
 const ZSTD_LEVEL: i32 = 1;
+/// Memory for indexes where the machine does not say how much it has.
+const INDEX_BYTES_FALLBACK: u64 = 256 << 20;
 /// Threads of the control plane. The data path has its own.
 const CONTROL_THREADS: usize = 2;
 
@@ -104,8 +106,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     let store = Arc::new(Store::open(&state).context("open the control store")?);
 
-    let buffers = settings.limits.buffers.bytes();
-    let link_buffers = BufPool::new((buffers / 2).max(2 * reprise_link::mirror::WINDOW_BYTES_MIN));
+    let (link_buffers, host_buffers) = buffer_pools(settings.limits.buffers.bytes());
+    let index_limit = settings.limits.index.map_or_else(default_index_limit, |index| index.bytes());
+    pool.allocator().set_index_limit(index_limit);
     let (net_tx, net_events) = mpsc::channel(QUEUE_MAX);
     let (notices, notice_rx) = mpsc::channel(QUEUE_MAX);
     let targets = portal::Targets::default();
@@ -125,6 +128,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             peers: store.clone(),
             pool: link_buffers.clone(),
             zstd_level: ZSTD_LEVEL,
+            send_per_sec: settings.limits.send_per_sec.map_or(0, |rate| rate.bytes()),
         },
         net_tx,
     )
@@ -137,6 +141,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         pool,
         net,
         link_buffers,
+        host_buffers,
         targets,
         portals,
         notices,
@@ -163,6 +168,20 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(&settings.api.socket);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the payload buffers are for: half of them for the link, the rest for hosts, and both together never more than
+/// the limit. Each is at least what one connection, or one group, needs; the settings refuse less than both.
+fn buffer_pools(limit: u64) -> (BufPool, BufPool) {
+    let link = (limit / 2).max(2 * reprise_link::mirror::WINDOW_BYTES_MIN);
+    (BufPool::new(link), BufPool::new(limit.saturating_sub(link).max(GROUP_BUFFERS_MIN)))
+}
+
+/// A quarter of the machine's memory.
+fn default_index_limit() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map_or(INDEX_BYTES_FALLBACK, |kib| kib.saturating_mul(1024) / 4)
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
@@ -254,6 +273,18 @@ mod tests {
         assert_eq!(config.data, DataPlace::At("/srv/a/data".into()));
         assert_eq!(config.cache_len, Some(ByteLen::from_raw(512 << 20)));
         assert_eq!(limit, Some(512 << 20));
+    }
+
+    #[test]
+    fn buffers_of_hosts_and_link_are_within_the_limit_from_the_least_on() {
+        for mib in [64, 96, 100, 256, 4096u64] {
+            let (link, host) = buffer_pools(mib << 20);
+            assert_eq!(link.limit() + host.limit(), mib << 20);
+            assert!(host.limit() >= GROUP_BUFFERS_MIN);
+            let text = format!("dir = \"/x\"\nsize = \"1G\"\n[limits]\nbuffers = \"{mib}M\"");
+            settings(&text);
+        }
+        assert!(default_index_limit() > 64 << 20);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limi
 use reprise_node::pool::{DataPlace, Pool, PoolConfig};
 use reprise_node::portal::{Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
-use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
+use reprise_types::{BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
 use tokio::sync::{mpsc, oneshot};
 
 const IQN: &str = "iqn.2026-11.io.reprise:test";
@@ -84,6 +84,7 @@ fn start(dir: &Path) -> Box1 {
         pool: pool.id(),
         cache: pool.cache().clone(),
         segment_len: pool.segment_len(),
+        buffers: BufPool::new(256 << 20),
         allocator: pool.allocator().clone(),
         homes: vec![HomeMedia { slot: VolumeSlot::from_raw(0), media: Arc::clone(&media) }],
         target: TargetConfig { name: IQN.into(), addresses: Vec::new(), acl: Acl::Open },

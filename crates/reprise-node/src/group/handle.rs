@@ -45,6 +45,13 @@ pub enum Command {
     SetPaused(bool, Reply<()>),
     /// Take a detached home into use again.
     Reattach(Reply<()>),
+    /// Limit the first copy, and say what the link is limited to; bytes a second, 0 for no limit.
+    SetRates {
+        /// Bytes of volumes that the first copy reads.
+        copy: u64,
+        /// Bytes on the link.
+        link: u64,
+    },
     /// Who may log in.
     SetAcl(Acl),
     /// Records of the journal behind a position, oldest first.

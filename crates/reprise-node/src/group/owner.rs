@@ -17,6 +17,7 @@ use super::iscsi::Session;
 use super::link::LinkConn;
 use super::thread::GroupDeps;
 use crate::clock;
+use crate::pool::IndexShare;
 
 /// Everything of a group that lives on its thread.
 pub(super) struct Owner {
@@ -29,6 +30,8 @@ pub(super) struct Owner {
     pub(super) homes: RefCell<HashMap<VolumeSlot, Arc<Media>>>,
     /// Buffers for what hosts write.
     pub(super) buffers: BufPool,
+    /// How large the group's index is, for the box.
+    pub(super) index: IndexShare,
     /// Woken when a buffer comes back.
     pub(super) buffers_free: Arc<Notify>,
     /// Operations of hosts that are with the engine.
@@ -55,7 +58,8 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn new(deps: GroupDeps, slot: usize, group: Group, ring: Ring) -> Rc<Self> {
         // The RAM tail keeps the buffers it came in.
-        let buffers = BufPool::new(deps.limits.buffer_bytes + deps.limits.ram_tail_bytes);
+        let buffers = deps.buffers.part(deps.limits.buffer_bytes + deps.limits.ram_tail_bytes);
+        let index = deps.allocator.index_share();
         let buffers_free = Arc::new(Notify::new());
         let wake = buffers_free.clone();
         buffers.set_on_free(Arc::new(move || wake.notify_waiters()));
@@ -67,6 +71,7 @@ impl Owner {
             slot,
             homes: RefCell::new(homes),
             buffers,
+            index,
             buffers_free,
             ios: RefCell::default(),
             next_io: Cell::new(1),
@@ -169,12 +174,20 @@ impl Owner {
         self.group.borrow_mut().set_memory_short(true);
     }
 
-    /// Once half of the buffers are back, durable batches are kept again.
+    /// Once half of the buffers are back, durable batches are kept again. While the box is nearly out of buffers, no group
+    /// keeps any: another one may be waiting for them.
     pub(super) fn memory_tick(&self) {
-        if self.short.get() && self.buffers.used() < self.buffers.limit() / 2 {
-            self.short.set(false);
-            self.overdrawn.replace(Weak::new());
-            self.group.borrow_mut().set_memory_short(false);
+        let (used, limit) = self.buffers.whole();
+        if self.short.get() {
+            // What another group gave back wakes nobody here.
+            self.buffers_free.notify_waiters();
+            if self.buffers.used() < self.buffers.limit() / 2 && used < limit / 2 {
+                self.short.set(false);
+                self.overdrawn.replace(Weak::new());
+                self.group.borrow_mut().set_memory_short(false);
+            }
+        } else if used > limit / 8 * 7 {
+            self.memory_short();
         }
     }
 

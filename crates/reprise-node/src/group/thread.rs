@@ -9,7 +9,7 @@ use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
 use reprise_journal::{BatchSource, JournalConfig};
 use reprise_media::{Media, Ring, RingConfig};
-use reprise_types::{BoxId, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
+use reprise_types::{BoxId, BufPool, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::{
@@ -71,6 +71,8 @@ pub struct GroupDeps {
     pub notices: mpsc::Sender<GroupNotice>,
     /// Limits.
     pub limits: Limits,
+    /// Buffers of hosts of the whole box, of which the group's are a part.
+    pub buffers: BufPool,
 }
 
 /// Starts the thread of a recovered group.
@@ -154,6 +156,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
                 faults.look(&owner.ring);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
+                    owner.index.set(owner.group.borrow().stats().index_bytes);
                     publish.send_replace(snapshot(&owner));
                 }
             }
@@ -219,6 +222,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             owner.settle();
             answer(owner, reply, result);
         }
+        Command::SetRates { copy, link } => owner.group.borrow_mut().set_rates(copy, link),
         Command::SetAcl(acl) => *owner.acl.borrow_mut() = acl,
         Command::Inspect { after, limit, reply } => {
             tokio::task::spawn_local(inspect(owner.clone(), after, limit, reply));

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reprise_format::link::{Frame, Message, MessageKind, Stream};
 use reprise_link::mux::{AssembleError, Assembler, CONTROL_QUEUE_MAX, Muxer, Payload, headroom};
-use reprise_link::throttle::TokenBucket;
-use reprise_types::{BufPool, Mono, PoolBuf};
+use reprise_types::{BufPool, PoolBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_rustls::TlsStream;
 
 use super::NetError;
 use super::compress::{COMPRESS_BYTES_MIN, Compressor, inflate};
+use super::throttle::Throttle;
 
 /// Bulk messages between the owner and the writer: enough that a burst of small ones is one turn of either thread. The owner
 /// counts what it has handed over as sent, so no more.
@@ -105,7 +105,6 @@ impl Bulk {
 pub struct LinkHandle {
     control: mpsc::Sender<Message>,
     bulk: mpsc::Sender<Bulk>,
-    rate: watch::Sender<u64>,
     healthy: Arc<AtomicBool>,
     counters: Arc<LinkCounters>,
 }
@@ -140,11 +139,6 @@ impl LinkHandle {
         self.bulk.reserve().await.is_ok()
     }
 
-    /// Limits bulk to so many bytes a second; 0 for no limit.
-    pub fn set_rate_limit(&self, bytes_per_sec: u64) {
-        self.rate.send_replace(bytes_per_sec);
-    }
-
     /// The handshake of the group, or of the boxes, is through: should this connection break, dialling starts over with
     /// the shortest wait.
     pub fn set_healthy(&self) {
@@ -176,11 +170,11 @@ pub(super) fn start(
     first: Vec<Message>,
     pool: BufPool,
     zstd_level: i32,
+    throttle: Arc<Throttle>,
 ) -> Started {
     let (control_tx, control_rx) = mpsc::channel(CONTROL_QUEUE_MAX / 2);
     let (bulk_tx, bulk_rx) = mpsc::channel(BULK_COMMANDS_MAX);
     let (event_tx, event_rx) = mpsc::channel(EVENTS_MAX);
-    let (rate_tx, rate_rx) = watch::channel(0);
     let healthy = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(LinkCounters::default());
     let (read_half, write_half) = tokio::io::split(stream);
@@ -189,7 +183,7 @@ pub(super) fn start(
         stream: write_half,
         control: control_rx,
         bulk: bulk_rx,
-        rate: rate_rx,
+        throttle,
         zstd_level,
         counters: counters.clone(),
     };
@@ -205,7 +199,7 @@ pub(super) fn start(
         };
         let _ = event_tx.send(LinkEvent::Closed { error }).await;
     });
-    let handle = LinkHandle { control: control_tx, bulk: bulk_tx, rate: rate_tx, healthy: healthy.clone(), counters };
+    let handle = LinkHandle { control: control_tx, bulk: bulk_tx, healthy: healthy.clone(), counters };
     Started { handle, events: event_rx, healthy, over }
 }
 
@@ -323,7 +317,7 @@ struct Writer {
     stream: WriteHalf<TlsStream<TcpStream>>,
     control: mpsc::Receiver<Message>,
     bulk: mpsc::Receiver<Bulk>,
-    rate: watch::Receiver<u64>,
+    throttle: Arc<Throttle>,
     zstd_level: i32,
     counters: Arc<LinkCounters>,
 }
@@ -348,17 +342,9 @@ impl Writer {
         let mut muxer = Muxer::default();
         let mut compressor = Compressor::new(self.zstd_level).ok();
         let mut compressing: Option<Compressing> = None;
-        let started = Instant::now();
-        let clock = || Mono::from_nanos(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let mut bucket = TokenBucket::new(clock(), 0, 0);
         let (mut control_open, mut bulk_open) = (true, true);
         let mut out = Vec::new();
         loop {
-            if self.rate.has_changed().unwrap_or(false) {
-                let rate = *self.rate.borrow_and_update();
-                // A quarter of a second of burst: smooth, and large enough for the timer's grain.
-                bucket = TokenBucket::new(clock(), rate, (rate / 4).max(1));
-            }
             // Frames go out at once, when the throttle allows it, or not before something comes.
             let mut wait = None;
             out.clear();
@@ -371,8 +357,8 @@ impl Writer {
                     let Ok(bulk) = self.bulk.try_recv() else { break };
                     compressing = pack(bulk, &mut compressor, &mut muxer)?;
                 }
-                if let Some(Err(at)) = muxer.next_bulk_len().map(|len| bucket.take(clock(), len as u64)) {
-                    wait = Some(Duration::from_nanos(at.since(clock())));
+                if let Some(Err(later)) = muxer.next_bulk_len().map(|len| self.throttle.take(len)) {
+                    wait = Some(later);
                     break;
                 }
                 if !muxer.write_frame(&mut out) {
@@ -412,7 +398,6 @@ impl Writer {
                     Some(bulk) => compressing = pack(bulk, &mut compressor, &mut muxer)?,
                 },
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
-                _ = self.rate.changed(), if wait.is_some_and(|w| !w.is_zero()) && control_open => {}
             }
         }
     }

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::connection::{self, LinkEvent, LinkHandle};
 use super::handshake::{Greeter, NetError};
 use super::peers::{PeerStanding, PeerStore};
+use super::throttle::Throttle;
 use super::tls::{BoxKey, fingerprint_of, server_name};
 
 /// TCP, TLS and the greeting must be done in this time, pairing messages included: whoever is slower is cut.
@@ -66,6 +67,8 @@ pub struct NetConfig {
     pub pool: BufPool,
     /// zstd level for large payloads.
     pub zstd_level: i32,
+    /// Bulk of all connections together, bytes a second; 0 for no limit.
+    pub send_per_sec: u64,
 }
 
 /// What a connection is for.
@@ -154,6 +157,7 @@ impl DialHandle {
 /// What all tasks of the link share.
 pub(super) struct Shared {
     pub(super) config: NetConfig,
+    throttle: Arc<Throttle>,
     started: Instant,
     listener: Mutex<Option<Listener>>,
     events: mpsc::Sender<NetEvent>,
@@ -232,6 +236,7 @@ impl LinkNet {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
         let handle = runtime.handle().clone();
         let shared = Arc::new(Shared {
+            throttle: Arc::new(Throttle::new(config.send_per_sec)),
             config,
             started: Instant::now(),
             listener: Mutex::new(None),
@@ -260,6 +265,11 @@ impl LinkNet {
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?;
         Ok(Self { shared, runtime: handle, address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Limits bulk of all connections together to so many bytes a second; 0 for no limit. Control is never held back.
+    pub fn set_send_rate(&self, bytes_per_sec: u64) {
+        self.shared.throttle.set(bytes_per_sec);
     }
 
     /// Where it accepts.
@@ -460,7 +470,8 @@ fn started(
 ) -> (Connection, Over) {
     let (stream, left_over) = greeter.into_parts();
     let config = &shared.config;
-    let started = connection::start(stream, left_over, first, config.pool.clone(), config.zstd_level);
+    let started =
+        connection::start(stream, left_over, first, config.pool.clone(), config.zstd_level, shared.throttle.clone());
     let (ended, over) = watch::channel(());
     tokio::spawn(async move {
         let _ = started.over.await;

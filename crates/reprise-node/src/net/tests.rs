@@ -44,6 +44,7 @@ fn start_box(n: u8) -> Box_ {
         peers: peers.clone(),
         pool: BufPool::new(64 << 20),
         zstd_level: 1,
+        send_per_sec: 0,
     };
     let identity =
         PairIdentity { box_id: config.box_id, name: config.box_name.clone(), fingerprint: *key.fingerprint() };
@@ -306,7 +307,7 @@ async fn a_heartbeat_does_not_wait_behind_batches_on_a_slow_line() {
     let mut at_b = connected(&mut b).await;
     message(&mut at_b).await;
     // 256 kbit/s: the batch takes half a minute.
-    at_a.handle.set_rate_limit(32_000);
+    a.net.set_send_rate(32_000);
     let mut noise = vec![0u8; 1 << 20];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     assert!(at_a.handle.try_send_bulk(batch(1), vec![Bytes::from(noise)]));
@@ -318,6 +319,45 @@ async fn a_heartbeat_does_not_wait_behind_batches_on_a_slow_line() {
         assert_eq!(message, Heartbeat { id, echo: 0 }.into());
         assert!(sent.elapsed() < Duration::from_secs(1), "{:?}", sent.elapsed());
     }
+}
+
+#[tokio::test]
+async fn the_limit_of_sending_holds_for_all_connections_together() {
+    let (mut a, mut b) = pair_of_boxes();
+    let (mut dials, mut ends) = (Vec::new(), Vec::new());
+    for n in 1..=3 {
+        let group = GroupId::from_raw([n; 16]);
+        dials.push(a.net.dial(spec(&b, Purpose::Group(group))));
+        let at_a = connected(&mut a).await;
+        at_a.handle.send_control(offer(group).into());
+        let mut at_b = connected(&mut b).await;
+        message(&mut at_b).await;
+        ends.push((at_a, at_b));
+    }
+    a.net.set_send_rate(1_000_000);
+    let mut noise = vec![0u8; 200 << 10];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let noise = Bytes::from(noise);
+    let began = Instant::now();
+    for (at_a, _) in &ends {
+        for n in 1..=2 {
+            assert!(at_a.handle.try_send_bulk(batch(n), vec![noise.clone()]));
+        }
+    }
+    for (_, at_b) in &mut ends {
+        for n in 1..=2 {
+            assert_eq!(message(at_b).await.0, batch(n));
+        }
+    }
+    // 1.2 MB at 1 MB/s, a quarter of a second of which is burst.
+    let secs = began.elapsed().as_secs_f64();
+    assert!(secs > 0.85, "{secs} s: the limit does not hold");
+    // Raised while data waits, it counts at once.
+    a.net.set_send_rate(1);
+    assert!(ends[0].0.handle.try_send_bulk(batch(3), vec![noise.clone()]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    a.net.set_send_rate(0);
+    assert_eq!(message(&mut ends[0].1).await.0, batch(3));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Who holds which segment of the cache.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reprise_engine::CacheFill;
@@ -18,10 +19,39 @@ struct State {
     fresh: BTreeSet<SegmentId>,
 }
 
+/// Memory of the indexes of all journals.
+#[derive(Debug)]
+struct IndexMemory {
+    used: AtomicU64,
+    limit: AtomicU64,
+}
+
 /// Gives segments to groups. Shared by the groups' threads; asked once per segment, so a lock is no matter.
 #[derive(Debug, Clone)]
 pub struct Allocator {
     state: Arc<Mutex<State>>,
+    index: Arc<IndexMemory>,
+}
+
+/// A group's part of the memory for indexes; gives it back when dropped.
+#[derive(Debug)]
+pub struct IndexShare {
+    memory: Arc<IndexMemory>,
+    bytes: AtomicU64,
+}
+
+impl IndexShare {
+    /// The group's index has this size.
+    pub fn set(&self, bytes: u64) {
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        self.memory.used.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl Drop for IndexShare {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Allocator {
@@ -29,15 +59,42 @@ impl Allocator {
     pub fn new(total: u32, held: &BTreeSet<SegmentId>, newest_generation: u64, fresh: BTreeSet<SegmentId>) -> Self {
         let free = (0..total).filter(|s| !held.contains(s)).collect();
         let state = State { free, next_generation: newest_generation + 1, total, fresh };
-        Self { state: Arc::new(Mutex::new(state)) }
+        let index = IndexMemory { used: AtomicU64::new(0), limit: AtomicU64::new(u64::MAX) };
+        Self { state: Arc::new(Mutex::new(state)), index: Arc::new(index) }
+    }
+
+    /// Limits the memory of all indexes. At the limit no segment is granted, as if the cache were full: the index then
+    /// grows by what fits the open segments and no more, and shrinks as the journals are trimmed.
+    pub fn set_index_limit(&self, bytes: u64) {
+        self.index.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Memory of all indexes and its limit, bytes.
+    pub fn index_memory(&self) -> (u64, u64) {
+        (self.index.used.load(Ordering::Relaxed), self.index.limit.load(Ordering::Relaxed))
+    }
+
+    /// True where the memory of the indexes holds segments back.
+    pub fn is_index_full(&self) -> bool {
+        let (used, limit) = self.index_memory();
+        used > limit
+    }
+
+    /// For a group to say how large its index is.
+    pub fn index_share(&self) -> IndexShare {
+        IndexShare { memory: self.index.clone(), bytes: AtomicU64::new(0) }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A segment for data, and whether it has to be filled with zeros first; none while only the reserve is left.
+    /// A segment for data, and whether it has to be filled with zeros first; none while only the reserve is left, or the
+    /// indexes are at their limit.
     pub fn grant(&self) -> Option<(Grant, bool)> {
+        if self.is_index_full() {
+            return None;
+        }
         self.with(|s| {
             if s.free.len() as u32 <= RESERVE {
                 return None;
@@ -76,6 +133,23 @@ impl Allocator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn full_indexes_hold_segments_back_until_they_shrink() {
+        let allocator = Allocator::new(16, &BTreeSet::new(), 0, BTreeSet::new());
+        allocator.set_index_limit(1000);
+        let shares = [allocator.index_share(), allocator.index_share()];
+        shares[0].set(600);
+        assert!(allocator.grant().is_some());
+        shares[1].set(500);
+        assert!(allocator.grant().is_none() && allocator.is_index_full());
+        shares[0].set(400);
+        assert!(allocator.grant().is_some());
+        shares[1].set(900);
+        assert!(allocator.grant().is_none());
+        drop(shares);
+        assert_eq!(allocator.index_memory(), (0, 1000));
+    }
 
     #[test]
     fn the_reserve_is_kept_and_generations_grow() {

@@ -5,7 +5,7 @@ mod data;
 mod layout;
 mod prove;
 
-pub use allocator::Allocator;
+pub use allocator::{Allocator, IndexShare};
 pub use data::{DataError, DataHalf, Home, HomeName, KEEP_FREE, Make};
 pub use layout::{DataPlace, GroupSlot, OpenedGroup, Pool, PoolConfig, PoolError};
 pub use prove::{Lost, Proven};

@@ -12,8 +12,6 @@ use crate::store::{StoreError, unix_ms};
 
 /// Longest label of a token.
 const LABEL_MAX: usize = 64;
-/// Bytes of the index that an extent takes.
-const INDEX_EXTENT_BYTES: u64 = 24;
 
 fn store_error(error: &StoreError) -> ApiError {
     match error {
@@ -52,7 +50,7 @@ impl Inner {
         for group in self.running() {
             let snapshot = group.snapshot.borrow();
             buffers += snapshot.buffers;
-            index += snapshot.stats.index_extents.saturating_mul(INDEX_EXTENT_BYTES);
+            index += snapshot.stats.index_bytes;
         }
         BoxStatus {
             id: self.identity.box_id,
@@ -78,7 +76,7 @@ impl Inner {
                 buffers_bytes_used: buffers,
                 buffers_bytes_limit: self.settings.limits.buffers.bytes(),
                 index_bytes_used: index,
-                index_bytes_limit: self.settings.limits.index.bytes(),
+                index_bytes_limit: self.pool.allocator().index_memory().1,
             },
         }
     }

@@ -31,7 +31,7 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// Longest wait until a snapshot shows what a command has done.
 const SHOWN_TIME_MAX: Duration = Duration::from_secs(3);
 /// Least payload buffers of a group: one large write and its way to home and peer.
-const GROUP_BUFFERS_MIN: u64 = 16 << 20;
+pub(crate) const GROUP_BUFFERS_MIN: u64 = 16 << 20;
 
 /// A home cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,8 @@ pub(super) struct Entry {
     pub(super) meter: Meter,
     pub(super) leaving: BTreeSet<String>,
     pub(super) copy_job: Option<JobHandle>,
+    /// Limit of the first copy that its thread was told last, bytes a second; 0 for none.
+    pub(super) copy_rate: Option<u64>,
     pub(super) cache_full: bool,
     pub(super) link_up: bool,
     pub(super) link_since: Instant,
@@ -146,6 +148,7 @@ impl Entry {
             meter: Meter::default(),
             leaving: BTreeSet::new(),
             copy_job: None,
+            copy_rate: None,
             cache_full: false,
             link_up: false,
             link_since: Instant::now(),
@@ -231,8 +234,9 @@ impl Inner {
     }
 
     fn limits(&self) -> Limits {
-        let buffers = self.settings.limits.buffers.bytes();
-        let buffer_bytes = (buffers / 4).max(GROUP_BUFFERS_MIN);
+        // A group may have three quarters of the hosts' buffers, so that there is always room for another; all groups
+        // together never have more than there is.
+        let buffer_bytes = (self.host_buffers.limit() / 2).max(GROUP_BUFFERS_MIN);
         Limits {
             buffer_bytes,
             ram_tail_bytes: (buffer_bytes / 2).min(64 << 20),
@@ -328,6 +332,7 @@ impl Inner {
             target,
             notices: self.notices.clone(),
             limits: self.limits(),
+            buffers: self.host_buffers.clone(),
         };
         let handle = group::spawn(opened, deps)?;
         let running =

@@ -33,6 +33,7 @@ use crate::pool::Pool;
 use crate::portal;
 use crate::store::{Identity, Store};
 
+pub(crate) use groups::GROUP_BUFFERS_MIN;
 pub use groups::HomeError;
 
 use board::Board;
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) pool: Pool,
     pub(crate) net: LinkNet,
     pub(crate) link_buffers: BufPool,
+    /// Buffers of hosts, for all groups together.
+    pub(crate) host_buffers: BufPool,
     pub(crate) targets: portal::Targets,
     pub(crate) portals: Vec<String>,
     pub(crate) notices: mpsc::Sender<GroupNotice>,
@@ -70,6 +73,7 @@ pub(crate) struct Inner {
     pool: Pool,
     net: LinkNet,
     link_buffers: BufPool,
+    host_buffers: BufPool,
     targets: portal::Targets,
     portals: Vec<String>,
     notices: mpsc::Sender<GroupNotice>,
@@ -167,7 +171,19 @@ async fn ask<T>(
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { settings, identity, store, pool, net, link_buffers, targets, portals, notices, data_limit } = parts;
+        let Parts {
+            settings,
+            identity,
+            store,
+            pool,
+            net,
+            link_buffers,
+            host_buffers,
+            targets,
+            portals,
+            notices,
+            data_limit,
+        } = parts;
         let board = Arc::new(Board::new(store.clone()));
         let link = Some(net.address().to_string());
         let endpoints = Endpoints { iscsi: portals.clone(), link, ..Endpoints::default() };
@@ -179,6 +195,7 @@ impl Node {
             pool,
             net,
             link_buffers,
+            host_buffers,
             targets,
             portals,
             notices,

@@ -15,7 +15,7 @@ use super::board::Told;
 use super::groups::{Entry, EntryState, RETRY_EVERY, Running};
 use super::meter::Sample;
 use super::{Inner, locked, wrong_state};
-use crate::group::{GroupNotice, Snapshot};
+use crate::group::{Command, GroupNotice, Snapshot};
 use crate::net::{DialSpec, Purpose};
 
 /// Between two looks at what the groups want of the link.
@@ -48,6 +48,7 @@ pub(super) async fn ticker(inner: Arc<Inner>) {
     loop {
         ticks.tick().await;
         inner.dial_groups();
+        inner.share_copy_rate();
         inner.publish_targets();
         if looks.is_multiple_of(LOOKS_PER_SAMPLE) {
             inner.store.peers().iter().for_each(|peer| inner.dial_control(peer.id));
@@ -149,6 +150,25 @@ impl Inner {
         }
     }
 
+    /// Shares the limit of the first copy among the groups that copy, and tells each what the link is limited to.
+    fn share_copy_rate(&self) {
+        let limits = &self.settings.limits;
+        let [copy, link] = [limits.copy_per_sec, limits.send_per_sec].map(|rate| rate.map_or(0, |r| r.bytes()));
+        if copy == 0 && link == 0 {
+            return;
+        }
+        let mut groups = locked(&self.groups);
+        let copies = |entry: &Entry| entry.running().is_some_and(|g| under_way(&g.snapshot.borrow()));
+        let count = groups.values().filter(|e| copies(e)).count().max(1) as u64;
+        let share = if copy == 0 { 0 } else { (copy / count).max(1) };
+        for entry in groups.values_mut().filter(|e| e.copy_rate != Some(share)) {
+            let Some(running) = entry.running() else { continue };
+            if running.commands.try_send(Command::SetRates { copy: share, link }).is_ok() {
+                entry.copy_rate = Some(share);
+            }
+        }
+    }
+
     fn sample(&self) {
         let secs = self.started.elapsed().as_secs_f64();
         let segment_len = self.pool.segment_len();
@@ -179,9 +199,7 @@ impl Inner {
     fn watch_copies(&self) {
         for group in self.running() {
             let snapshot = group.now();
-            let under_way = snapshot.meta.role == Role::Source
-                && snapshot.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
-            if under_way {
+            if under_way(&snapshot) {
                 let Some(job) = self.copy_job(group.id) else { continue };
                 let all = snapshot.meta.volumes.iter().map(|v| v.sectors.get()).sum();
                 let (done, total) = snapshot.link.copy.unwrap_or((0, all));
@@ -205,6 +223,20 @@ impl Inner {
     pub(super) fn watch_conditions(&self) {
         let fill = self.pool.allocator().fill();
         let free = u64::from(fill.free()).saturating_mul(self.pool.segment_len());
+        let (index_used, index_limit) = self.pool.allocator().index_memory();
+        let full = self.pool.allocator().is_index_full();
+        let told = || {
+            let text = format!(
+                "The indexes of the journals have reached their memory, {} MiB: the cache counts as full.",
+                index_limit >> 20
+            );
+            let what = "Bring mirrors back or remove them, so that journals shrink; or give limits.index more.";
+            Told::new("index-full", Severity::Critical, "box", text, what)
+        };
+        // Cleared with some distance, so that it does not come and go with every segment.
+        if full || index_used < index_limit / 10 * 9 {
+            self.board.settle(full, told, "index-full", "box");
+        }
         for entry in locked(&self.groups).values() {
             let Some(snapshot) = entry.running().map(Running::now) else { continue };
             let subject = group_subject(entry);
@@ -344,6 +376,12 @@ impl Inner {
         }
         self.pool.allocator().free(&[grant.segment]);
     }
+}
+
+/// The group's first copy is not complete.
+fn under_way(snapshot: &Snapshot) -> bool {
+    snapshot.meta.role == Role::Source
+        && snapshot.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some())
 }
 
 fn copy_waits(snapshot: &Snapshot) -> Option<String> {

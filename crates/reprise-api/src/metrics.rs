@@ -6,7 +6,7 @@
 use std::fmt::{Display, Write};
 
 use crate::event::Severity;
-use crate::status::{GroupState, GroupStatus, LinkState, Status};
+use crate::status::{GroupState, GroupStatus, LinkState, Rates, Status};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -110,6 +110,17 @@ fn box_metrics(page: &mut Page, status: &Status) {
     }
 }
 
+type Percentiles = fn(&Rates) -> [Option<f64>; 2];
+
+const LATENCIES: [(&str, &str, Percentiles); 2] = [
+    ("reprise_write_latency_seconds", "From the last byte of a write to its answer.", |r| {
+        [r.write_latency_p50_ms, r.write_latency_p99_ms]
+    }),
+    ("reprise_read_latency_seconds", "From the command of a read to its answer.", |r| {
+        [r.read_latency_p50_ms, r.read_latency_p99_ms]
+    }),
+];
+
 fn group_metrics(page: &mut Page, status: &Status) {
     page.head("reprise_group_state", Kind::Gauge, "1 for the state the group is in, 0 for the others.");
     for group in &status.groups {
@@ -141,13 +152,13 @@ fn group_metrics(page: &mut Page, status: &Status) {
     });
     let help = "Progress of the first copy, 0 to 1; absent when none is under way.";
     page.per_group(status, "reprise_copy_ratio", Kind::Gauge, help, |g| g.copy.as_ref().map(|c| c.percent / 100.0));
-    page.head("reprise_write_latency_seconds", Kind::Gauge, "From the last byte of a write to its answer.");
-    for group in &status.groups {
-        let rates = &group.rates;
-        for (quantile, ms) in [("0.5", rates.write_latency_p50_ms), ("0.99", rates.write_latency_p99_ms)] {
-            if let Some(ms) = ms {
-                let labels = [("group", group.name.as_str()), ("quantile", quantile)];
-                page.sample("reprise_write_latency_seconds", &labels, ms / 1000.0);
+    for (name, help, of) in LATENCIES {
+        page.head(name, Kind::Gauge, help);
+        for group in &status.groups {
+            for (quantile, ms) in ["0.5", "0.99"].into_iter().zip(of(&group.rates)) {
+                if let Some(ms) = ms {
+                    page.sample(name, &[("group", group.name.as_str()), ("quantile", quantile)], ms / 1000.0);
+                }
             }
         }
     }

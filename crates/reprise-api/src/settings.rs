@@ -17,7 +17,7 @@ const POOL_BYTES_MIN: u64 = 64 << 20;
 /// Smallest limit of the payload buffers: below it one large write and its way to the peer do not fit.
 const BUFFERS_BYTES_MIN: u64 = 64 << 20;
 /// Smallest limit of the indexes.
-const INDEX_BYTES_MIN: u64 = 4 << 20;
+const INDEX_BYTES_MIN: u64 = 1 << 20;
 /// Longest list of initiators or listeners.
 const LIST_LEN_MAX: usize = 256;
 
@@ -326,7 +326,7 @@ impl Settings {
             return Err(refuse("limits.buffers", format!("{} is too little", limits.buffers), "give at least 64M"));
         }
         if let Some(index) = limits.index.filter(|index| index.bytes() < INDEX_BYTES_MIN) {
-            return Err(refuse("limits.index", format!("{index} is too little"), "give at least 4M"));
+            return Err(refuse("limits.index", format!("{index} is too little"), "give at least 1M"));
         }
         for (key, rate) in [("limits.send_per_sec", limits.send_per_sec), ("limits.copy_per_sec", limits.copy_per_sec)]
         {
@@ -521,7 +521,7 @@ mod tests {
         refused(&format!("{SMALL}[api]\nhttps = \"127.0.0.1:3260\""), "api.https");
         refused(&format!("{SMALL}[limits]\nbuffers = \"1M\""), "limits.buffers");
         refused(&format!("{SMALL}[limits]\nsend_per_sec = 1"), "limits.send_per_sec");
-        refused(&format!("{SMALL}[limits]\nindex = \"1M\""), "limits.index");
+        refused(&format!("{SMALL}[limits]\nindex = \"1K\""), "limits.index");
         refused(&format!("{SMALL}[log]\nlevel = \"loud\""), "loud");
     }
 

@@ -461,6 +461,10 @@ pub struct Rates {
     pub write_latency_p50_ms: Option<f64>,
     /// 99th percentile of the same; null without writes.
     pub write_latency_p99_ms: Option<f64>,
+    /// Median time from a read's command to its answer, milliseconds; null without reads.
+    pub read_latency_p50_ms: Option<f64>,
+    /// 99th percentile of the same; null without reads.
+    pub read_latency_p99_ms: Option<f64>,
 }
 
 /// What has flowed since the daemon started.

@@ -92,6 +92,8 @@ pub struct GroupStats {
     pub bytes_sent: u64,
     /// Segments held.
     pub segments: u64,
+    /// Bytes of the journal that are not trimmed.
+    pub held_bytes: u64,
     /// Extents in the index.
     pub index_extents: u64,
     /// Memory of the index and of the tables of the journal, bytes.
@@ -264,6 +266,7 @@ impl Group {
     pub fn stats(&self) -> GroupStats {
         GroupStats {
             segments: self.journal.segments_held() as u64,
+            held_bytes: self.journal.durable_bytes_after(self.meta.trimmed.seq),
             index_extents: self.journal.index_len() as u64,
             index_bytes: self.journal.index_bytes(),
             records: self.journal.records_held() as u64,

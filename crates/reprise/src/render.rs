@@ -225,6 +225,9 @@ fn rates(out: &mut String, rates: &Rates) {
     if let (Some(p50), Some(p99)) = (rates.write_latency_p50_ms, rates.write_latency_p99_ms) {
         items.push(format!("write latency {p50:.2} ms p50 {p99:.2} ms p99"));
     }
+    if let (Some(p50), Some(p99)) = (rates.read_latency_p50_ms, rates.read_latency_p99_ms) {
+        items.push(format!("read latency {p50:.2} ms p50 {p99:.2} ms p99"));
+    }
     field(out, "  rates", &items);
 }
 

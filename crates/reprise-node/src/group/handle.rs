@@ -12,6 +12,7 @@ use reprise_types::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::latency::Latencies;
 use crate::net;
 
 /// Commands that may wait for a group's thread. Each holds its caller, so more only means more callers.
@@ -159,6 +160,8 @@ pub struct Snapshot {
     pub sessions: Vec<SessionInfo>,
     /// Bytes of the buffer pool in use.
     pub buffers: u64,
+    /// How long hosts waited, since the daemon started.
+    pub latencies: Arc<Latencies>,
 }
 
 /// A group's thread.

@@ -156,7 +156,7 @@ impl Owner {
             }
             Op::Flush => HostOp::Flush,
         };
-        let io = self.register(session, tag);
+        let io = self.register(session, tag, matches!(op, HostOp::Read(_)));
         self.take(Event::Host(io, op));
     }
 }

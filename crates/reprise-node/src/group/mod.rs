@@ -5,6 +5,7 @@ mod disk;
 mod faults;
 mod handle;
 mod iscsi;
+mod latency;
 mod link;
 mod owner;
 mod thread;
@@ -12,4 +13,5 @@ mod thread;
 pub use handle::{
     COMMANDS_MAX, Command, GroupHandle, GroupNotice, HomeMedia, Inspected, LinkView, Reply, SessionInfo, Snapshot,
 };
+pub use latency::{Histogram, Latencies};
 pub use thread::{GroupDeps, Limits, TargetConfig, spawn};

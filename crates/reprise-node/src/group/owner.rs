@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
@@ -14,10 +15,19 @@ use tokio::sync::{Notify, mpsc};
 
 use super::handle::GroupNotice;
 use super::iscsi::Session;
+use super::latency::Latencies;
 use super::link::LinkConn;
 use super::thread::GroupDeps;
 use crate::clock;
 use crate::pool::IndexShare;
+
+/// An operation of a host that is with the engine.
+struct UnderWay {
+    session: Rc<Session>,
+    tag: TaskTag,
+    since: Instant,
+    read: bool,
+}
 
 /// Everything of a group that lives on its thread.
 pub(super) struct Owner {
@@ -35,7 +45,8 @@ pub(super) struct Owner {
     /// Woken when a buffer comes back.
     pub(super) buffers_free: Arc<Notify>,
     /// Operations of hosts that are with the engine.
-    ios: RefCell<HashMap<u64, (Rc<Session>, TaskTag)>>,
+    ios: RefCell<HashMap<u64, UnderWay>>,
+    pub(super) latencies: RefCell<Latencies>,
     next_io: Cell<u64>,
     pub(super) sessions: RefCell<Vec<Weak<Session>>>,
     pub(super) acl: RefCell<Acl>,
@@ -74,6 +85,7 @@ impl Owner {
             index,
             buffers_free,
             ios: RefCell::default(),
+            latencies: RefCell::default(),
             next_io: Cell::new(1),
             sessions: RefCell::default(),
             acl: RefCell::new(deps.target.acl.clone()),
@@ -91,11 +103,12 @@ impl Owner {
         })
     }
 
-    /// Names an operation of a host.
-    pub(super) fn register(&self, session: &Rc<Session>, tag: TaskTag) -> Io {
+    /// Names an operation of a host. All of it has come; how long it waits for its answer counts from here.
+    pub(super) fn register(&self, session: &Rc<Session>, tag: TaskTag, read: bool) -> Io {
         let io = self.next_io.get();
         self.next_io.set(io + 1);
-        self.ios.borrow_mut().insert(io, (session.clone(), tag));
+        let under_way = UnderWay { session: session.clone(), tag, since: Instant::now(), read };
+        self.ios.borrow_mut().insert(io, under_way);
         Io(io)
     }
 
@@ -146,7 +159,15 @@ impl Owner {
         match effect {
             Effect::Reply(io, reply) => {
                 let found = self.ios.borrow_mut().remove(&io.0);
-                if let Some((session, tag)) = found {
+                if let Some(UnderWay { session, tag, since, read }) = found {
+                    let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    let mut latencies = self.latencies.borrow_mut();
+                    if read {
+                        latencies.reads.add(micros)
+                    } else {
+                        latencies.writes.add(micros)
+                    }
+                    drop(latencies);
                     session.reply(tag, reply);
                 }
             }

@@ -105,6 +105,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         link: LinkView::default(),
         sessions: Vec::new(),
         buffers: 0,
+        latencies: Arc::default(),
     };
     let (publish, snapshot) = watch::channel(first);
     let (started, result) = std::sync::mpsc::channel();
@@ -357,6 +358,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         link: view,
         sessions: owner.live_sessions().iter().filter_map(session).collect(),
         buffers: owner.buffers.used(),
+        latencies: Arc::new(owner.latencies.borrow().clone()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reprise_api::{ApiError, ErrorCode, Severity};
@@ -13,7 +14,7 @@ use reprise_format::link::{
 use reprise_link::instance;
 use reprise_link::mirror::{MirrorEvent, MirrorSession, WINDOW_BYTES_MIN};
 use reprise_link::pulse::Pulse;
-use reprise_types::{BoxId, ByteLen, GroupId, Seq};
+use reprise_types::{BoxId, ByteLen, GroupId, Role, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 use super::board::Told;
@@ -33,6 +34,8 @@ const REQUESTS_MAX: usize = 8;
 const CONNECTIONS_MAX: usize = 4;
 /// Between two looks at the peer's clock and room.
 const INFO_EVERY: Duration = Duration::from_secs(60);
+/// Looks at which the same has to be found before somebody is told, and before it is taken back.
+const SAME_FINDINGS: u32 = 3;
 /// Longest wait for them.
 const INFO_TIME: Duration = Duration::from_secs(10);
 /// How long the end of a group that is not known may take to be said.
@@ -47,7 +50,25 @@ pub(super) struct PeerLinks {
     connections: Vec<ControlLink>,
     next_id: u64,
     clock_offset: Option<f64>,
+    slower: Steady,
     last_error: Option<String>,
+}
+
+/// A finding that counts once it was the same several times in a row, and is given up in the same way.
+#[derive(Default)]
+struct Steady {
+    holds: bool,
+    against: u32,
+}
+
+impl Steady {
+    fn look(&mut self, found: bool) -> bool {
+        self.against = if found == self.holds { 0 } else { self.against + 1 };
+        if self.against >= SAME_FINDINGS {
+            *self = Self { holds: found, against: 0 };
+        }
+        self.holds
+    }
 }
 
 struct ControlLink {
@@ -291,6 +312,28 @@ impl Inner {
         }
     }
 
+    /// Tells of a peer whose cache is much slower than this box's, if groups are mirrored to it.
+    fn watch_speed(&self, peer: BoxId, theirs: u64) {
+        let ours = self.write_rate.load(Ordering::Relaxed);
+        // Not measured yet, here or there: no finding.
+        if ours == 0 || theirs == 0 {
+            return;
+        }
+        let slower = match locked(&self.links).get_mut(&peer) {
+            Some(links) => links.slower.look(theirs.saturating_mul(2) < ours),
+            None => return,
+        };
+        let Some(record) = self.store.peer(peer) else { return };
+        let feeds = self.groups_with(peer).iter().any(|(_, role)| *role == Role::Source);
+        let subject = format!("peer {}", record.name);
+        let told = || {
+            let text = format!("The cache of {} writes at less than half the rate of this box's.", record.name);
+            let what = "At full speed its mirrors fall behind: give it a faster disk, or expect the cache to fill.";
+            Told::new("peer-slower", Severity::Warning, subject.clone(), text, what)
+        };
+        self.board.settle(slower && feeds, told, "peer-slower", &subject);
+    }
+
     /// Takes note of where a peer says it is dialled. An address that a person gave stays.
     fn learn_address(&self, peer: BoxId, told: &str) {
         let from = locked(&self.links).get(&peer).and_then(|l| l.connections.last().map(|c| c.from));
@@ -379,6 +422,7 @@ impl Inner {
             links.clock_offset = Some(offset);
         }
         self.learn_address(peer, &info.link_address);
+        self.watch_speed(peer, info.write_rate.get());
         if let Some(record) = self.store.peer(peer) {
             let subject = format!("peer {}", record.name);
             let told = || {
@@ -400,6 +444,15 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_counts_and_goes_only_when_it_stays() {
+        let mut steady = Steady::default();
+        let mut look = |found: &[bool]| found.iter().map(|f| steady.look(*f)).collect::<Vec<_>>();
+        assert_eq!(look(&[true, true, false, true, true]), [false; 5]);
+        assert_eq!(look(&[true, false, false, true]), [true; 4]);
+        assert_eq!(look(&[false, false, false, true]), [true, true, false, false]);
+    }
 
     #[test]
     fn a_box_is_dialled_back_where_it_says() {

@@ -1,18 +1,24 @@
 //! Rates from counters, and when the cache will be full.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use reprise_api::Rates;
 
+use crate::group::{Histogram, Latencies};
+
 /// Samples kept: rates are averages over the seconds between the first and the last.
 const SAMPLES: usize = 6;
-/// Growth of the journal is smoothed over about this time: segments come and go in steps.
-const GROWTH_SECS: f64 = 20.0;
+/// Growth of the journal is looked at over this many seconds. What hosts write is applied and trimmed in rounds, ten seconds
+/// apart at most: the journal goes up and down, and grows only if its low points do. Each half of the time has some.
+const GROWTH_SECS: f64 = 60.0;
+/// No forecast before so many seconds are known.
+const GROWTH_SECS_MIN: f64 = 30.0;
 /// Growth below this is no growth: a forecast of years helps nobody.
 const GROWTH_MIN: f64 = 1024.0;
 
 /// Counters of a group at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) secs: f64,
     pub(crate) bytes_in: u64,
@@ -25,13 +31,15 @@ pub(crate) struct Sample {
     pub(crate) bytes_in_link: u64,
     pub(crate) held_bytes: u64,
     pub(crate) copied_bytes: u64,
+    pub(crate) latencies: Arc<Latencies>,
 }
 
 /// Turns samples, a second apart or so, into rates.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     samples: VecDeque<Sample>,
-    growth: Option<f64>,
+    /// Seconds, and bytes held then. Bounded by its time.
+    held: VecDeque<(f64, u64)>,
     /// Bytes sent on connections that are gone.
     wire_before: u64,
 }
@@ -52,12 +60,13 @@ impl Meter {
             if secs <= 0.0 {
                 return;
             }
-            let now = (sample.held_bytes as f64 - last.held_bytes as f64) / secs;
-            let weight = 1.0 - (-secs / GROWTH_SECS).exp();
             if sample.bytes_out < last.bytes_out {
                 self.wire_before = self.wire_before.saturating_add(last.bytes_out);
             }
-            self.growth = Some(self.growth.map_or(now * weight, |g| g + (now - g) * weight));
+        }
+        self.held.push_back((sample.secs, sample.held_bytes));
+        while self.held.front().is_some_and(|(at, _)| sample.secs - at > GROWTH_SECS) {
+            self.held.pop_front();
         }
         self.samples.push_back(sample);
         if self.samples.len() > SAMPLES {
@@ -85,9 +94,27 @@ impl Meter {
             read_iops: self.rate(|s| s.reads),
             apply_bytes_per_sec: self.rate(|s| s.bytes_applied),
             drain_bytes_per_sec: if with_peer { self.rate(drained) } else { 0.0 },
-            write_latency_p50_ms: None,
-            write_latency_p99_ms: None,
+            write_latency_p50_ms: self.latency(|l| &l.writes, 0.5),
+            write_latency_p99_ms: self.latency(|l| &l.writes, 0.99),
+            read_latency_p50_ms: self.latency(|l| &l.reads, 0.5),
+            read_latency_p99_ms: self.latency(|l| &l.reads, 0.99),
         }
+    }
+
+    fn latency(&self, of: impl Fn(&Latencies) -> &Histogram, part: f64) -> Option<f64> {
+        let (first, last) = (self.samples.front()?, self.samples.back()?);
+        of(&last.latencies).percentile_ms(of(&first.latencies), part)
+    }
+
+    /// Bytes a second by which the low points of the journal rise.
+    fn growth(&self) -> Option<f64> {
+        let (first, last) = (self.held.front()?.0, self.held.back()?.0);
+        if last - first < GROWTH_SECS_MIN {
+            return None;
+        }
+        let half = first + (last - first) / 2.0;
+        let low = |late: bool| self.held.iter().filter(|(at, _)| (*at > half) == late).map(|(_, held)| *held).min();
+        Some((low(true)? as f64 - low(false)? as f64) / ((last - first) / 2.0))
     }
 
     /// Of the link.
@@ -106,7 +133,7 @@ impl Meter {
 
     /// Seconds until `free` bytes are used at the present growth; none while the journal does not grow.
     pub(crate) fn forecast(&self, free: u64) -> Option<f64> {
-        self.growth.filter(|g| *g > GROWTH_MIN).map(|g| free as f64 / g)
+        self.growth().filter(|g| *g > GROWTH_MIN).map(|g| free as f64 / g)
     }
 }
 
@@ -140,6 +167,34 @@ mod tests {
             meter.push(Sample { secs: n as f64, held_bytes: 800_000 - (n - 200) * 2_000, ..Sample::default() });
         }
         assert_eq!(meter.forecast(400_000), None, "it drains");
+    }
+
+    #[test]
+    fn a_journal_that_goes_up_and_down_is_not_filling() {
+        let mut meter = Meter::default();
+        let mut push = |n: u64, held_bytes| {
+            meter.push(Sample { secs: n as f64, held_bytes, ..Sample::default() });
+            meter.forecast(1 << 30)
+        };
+        // Rounds of ten seconds, for minutes: at no moment does it look like growth.
+        for n in 0..300u64 {
+            assert_eq!(push(n, n % 10 * 4_000_000), None, "second {n}");
+        }
+        // Idle with something held, as with a mirror that is paused after a burst.
+        for n in 300..330 {
+            push(n, 900_000_000);
+        }
+        for n in 330..420 {
+            let forecast = push(n, 900_000_000);
+            assert!(n < 365 || forecast.is_none(), "second {n}: {forecast:?}");
+        }
+        // The peer is gone: the low points rise with what is written.
+        let mut last = None;
+        for n in 420..520u64 {
+            last = push(n, 900_000_000 + (n - 420) * 1_000_000 + n % 10 * 400_000);
+        }
+        let secs = last.expect("it fills");
+        assert!((900.0..1250.0).contains(&secs), "{secs}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub(crate) struct Inner {
     endpoints: Mutex<Endpoints>,
     published: Mutex<Vec<String>>,
     started: Instant,
-    /// Measured rate of durable writes to the cache, bytes a second; 0 before.
+    /// Measured rate of durable writes to the cache, the median of several, bytes a second; 0 before.
     write_rate: AtomicU64,
     /// Held by every command of this box that changes what there is, from its first look to its end, so that two of them
     /// never decide on the same state. Taken before `change`.
@@ -229,8 +229,7 @@ impl Node {
         tokio::spawn(watch::notices(self.0.clone(), notices));
         tokio::spawn(control::net_events(self.0.clone(), net_events));
         tokio::spawn(watch::ticker(self.0.clone()));
-        let inner = self.0.clone();
-        tokio::task::spawn_blocking(move || inner.measure_cache());
+        tokio::spawn(watch::measure(self.0.clone()));
     }
 
     /// Stops the groups: what is under way is finished, the journal keeps what is not applied.

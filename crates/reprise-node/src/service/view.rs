@@ -351,6 +351,7 @@ pub(crate) mod tests {
             link,
             sessions: Vec::new(),
             buffers: 0,
+            latencies: Arc::default(),
         }
     }
 

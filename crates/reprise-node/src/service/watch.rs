@@ -1,5 +1,6 @@
 //! What the control plane does without being asked: dials, measures, raises and clears alerts, tries again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -30,14 +31,45 @@ const FORECAST_TOLD_SECS: f64 = 3600.0;
 const FORECAST_FILL_MIN: f64 = 0.2;
 /// A cache filled so far is told, whatever the forecast.
 const FILL_TOLD: f64 = 0.8;
-/// Bytes written to measure the cache's durable writes, at most.
-const MEASURE_BYTES_MAX: u64 = 16 << 20;
+/// Bytes written to measure the cache's durable writes once, at most.
+const MEASURE_BYTES_MAX: u64 = 8 << 20;
+/// Measurements of which the median is told: one alone says more about what else the disk did.
+const MEASUREMENTS: usize = 5;
+/// Measurements before anything is told.
+const MEASUREMENTS_MIN: usize = 3;
+/// Between the first measurements, and between later ones.
+const MEASURE_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1800)];
 
 /// What the groups' threads tell.
 pub(super) async fn notices(inner: Arc<Inner>, mut notices: mpsc::Receiver<GroupNotice>) {
     while let Some(GroupNotice { group, notice }) = notices.recv().await {
         inner.on_notice(group, &notice);
     }
+}
+
+/// Measures the cache again and again.
+pub(super) async fn measure(inner: Arc<Inner>) {
+    let mut found: VecDeque<u64> = VecDeque::new();
+    for turn in 1usize.. {
+        let measured = inner.clone();
+        if let Ok(Some(rate)) = tokio::task::spawn_blocking(move || measured.measure_cache()).await {
+            found.push_back(rate);
+        }
+        if found.len() > MEASUREMENTS {
+            found.pop_front();
+        }
+        if let Some(rate) = median(&found) {
+            inner.write_rate.store(rate, Ordering::Relaxed);
+            tracing::info!(mib_per_sec = rate >> 20, "cache measured");
+        }
+        tokio::time::sleep(MEASURE_AGAIN[usize::from(turn >= MEASUREMENTS)]).await;
+    }
+}
+
+fn median(found: &VecDeque<u64>) -> Option<u64> {
+    let mut sorted: Vec<u64> = found.iter().copied().collect();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().filter(|_| found.len() >= MEASUREMENTS_MIN)
 }
 
 /// Looks after everything, until the process stops.
@@ -171,7 +203,6 @@ impl Inner {
 
     fn sample(&self) {
         let secs = self.started.elapsed().as_secs_f64();
-        let segment_len = self.pool.segment_len();
         for entry in locked(&self.groups).values_mut() {
             let Some(snapshot) = entry.running().map(Running::now) else { continue };
             let (stats, link) = (&snapshot.stats, &snapshot.link);
@@ -185,7 +216,8 @@ impl Inner {
                 lag_bytes: link.lag_bytes,
                 bytes_out: link.bytes_out,
                 bytes_in_link: link.bytes_in,
-                held_bytes: stats.segments.saturating_mul(segment_len),
+                held_bytes: stats.held_bytes,
+                latencies: snapshot.latencies.clone(),
                 copied_bytes: link.copy.map_or(0, |(done, _)| done.saturating_mul(512)),
             });
             if entry.link_up != link.streaming {
@@ -349,12 +381,12 @@ impl Inner {
     }
 
     /// Measures durable writes to the cache in a segment that nobody holds, so that peers can be compared.
-    pub(super) fn measure_cache(&self) {
+    fn measure_cache(&self) -> Option<u64> {
         // Where the cache is nearly full, the figure is not worth a segment.
         if self.pool.allocator().fill().free() < 8 {
-            return;
+            return None;
         }
-        let Some((grant, fresh)) = self.pool.allocator().grant() else { return };
+        let (grant, fresh) = self.pool.allocator().grant()?;
         let (cache, len) = (self.pool.cache(), self.pool.segment_len());
         let at = reprise_journal::segment_offset(grant.segment, len);
         // A segment of a file counts as written from here on, so all of it is.
@@ -366,15 +398,9 @@ impl Inner {
             cache.write_blocking(at + offset, part)?;
             cache.sync_blocking()
         });
-        match result {
-            Ok(()) => {
-                let rate = bytes as f64 / began.elapsed().as_secs_f64().max(1e-6);
-                self.write_rate.store(rate as u64, Ordering::Relaxed);
-                tracing::info!(mib_per_sec = rate as u64 >> 20, "cache measured");
-            }
-            Err(error) => tracing::warn!(%error, "cache could not be measured"),
-        }
+        let rate = bytes as f64 / began.elapsed().as_secs_f64().max(1e-6);
         self.pool.allocator().free(&[grant.segment]);
+        result.inspect_err(|error| tracing::warn!(%error, "cache could not be measured")).ok().map(|()| rate as u64)
     }
 }
 
@@ -390,5 +416,17 @@ fn copy_waits(snapshot: &Snapshot) -> Option<String> {
         (true, _) => Some("the mirror is paused".to_owned()),
         (false, false) => Some("the link is down".to_owned()),
         (false, true) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_measurement_does_not_count() {
+        assert_eq!(median(&VecDeque::from([100, 100])), None);
+        assert_eq!(median(&VecDeque::from([100, 5, 110])), Some(100));
+        assert_eq!(median(&VecDeque::from([100, 5, 110, 900, 90])), Some(100));
     }
 }

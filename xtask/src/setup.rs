@@ -11,19 +11,21 @@ use crate::process::{self, find_program, is_root};
 enum Sign {
     /// A program.
     Program(&'static str),
-    /// A module of QEMU, in a folder that has the architecture in its name.
-    QemuModule(&'static str),
+    /// A file below a folder that has the architecture in its name.
+    Library(&'static str),
 }
 
 /// Package, sign, what for.
 const NEEDED: &[(&str, Sign, &str)] = &[
     ("libiscsi-bin", Sign::Program("iscsi-perf"), "an initiator for tests and benchmarks"),
     ("qemu-utils", Sign::Program("qemu-img"), "copies images, measures"),
-    ("qemu-block-extra", Sign::QemuModule("block-iscsi.so"), "lets qemu-img speak iSCSI"),
+    ("qemu-block-extra", Sign::Library("qemu/block-iscsi.so"), "lets qemu-img speak iSCSI"),
     ("tgt", Sign::Program("tgtd"), "what the benchmarks compare with"),
     ("e2fsprogs", Sign::Program("mkfs.ext4"), "makes and checks file systems"),
     ("iproute2", Sign::Program("tc"), "shapes the link of the benchmarks"),
     ("util-linux", Sign::Program("unshare"), "network namespaces of the benchmarks"),
+    ("libfaketime", Sign::Library("faketime/libfaketime.so.1"), "another wall clock for a box under test"),
+    ("curl", Sign::Program("curl"), "an HTTPS client for tests"),
     ("mount", Sign::Program("losetup"), "loop devices of the tests"),
 ];
 
@@ -31,9 +33,9 @@ impl Sign {
     fn is_there(&self) -> bool {
         match self {
             Self::Program(name) => find_program(name).is_some(),
-            Self::QemuModule(name) => {
+            Self::Library(name) => {
                 let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|e| e.path());
-                folders.chain([Path::new("/usr/lib").to_owned()]).any(|f| f.join("qemu").join(name).is_file())
+                folders.chain([Path::new("/usr/lib").to_owned()]).any(|f| f.join(name).is_file())
             }
         }
     }

@@ -99,7 +99,9 @@ impl Allocator {
             if s.free.len() as u32 <= RESERVE {
                 return None;
             }
-            let segment = s.free.pop_first()?;
+            // One that was written before takes no room and no time; a fresh one may find the file system full.
+            let segment = s.free.difference(&s.fresh).next().or_else(|| s.free.first()).copied()?;
+            s.free.remove(&segment);
             let generation = s.next_generation;
             s.next_generation += 1;
             Some((Grant { segment, generation }, s.fresh.remove(&segment)))
@@ -111,17 +113,17 @@ impl Allocator {
         self.with(|s| s.next_generation - 1)
     }
 
-    /// Takes segments back.
-    pub fn free(&self, segments: &[SegmentId]) {
-        self.with(|s| s.free.extend(segments.iter().copied()));
-    }
-
-    /// Takes a segment back that could not be filled: it is still to be filled before its first use.
+    /// Takes a fresh segment back that could not be filled: it is as fresh as before, and must not be used as it is.
     pub fn give_back_fresh(&self, segment: SegmentId) {
         self.with(|s| {
             s.free.insert(segment);
             s.fresh.insert(segment);
         });
+    }
+
+    /// Takes segments back.
+    pub fn free(&self, segments: &[SegmentId]) {
+        self.with(|s| s.free.extend(segments.iter().copied()));
     }
 
     /// How full the cache is.
@@ -133,6 +135,19 @@ impl Allocator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A segment that could not be filled was handed out as one that had been: the journal then wrote into a hole of a
+    /// file on a full file system, and the group was fenced.
+    #[test]
+    fn a_segment_that_could_not_be_filled_is_fresh_again() {
+        let allocator = Allocator::new(6, &BTreeSet::new(), 0, (0..6).collect());
+        let (grant, fresh) = allocator.grant().unwrap();
+        assert!(fresh);
+        allocator.give_back_fresh(grant.segment);
+        assert!(allocator.grant().is_some_and(|(_, fresh)| fresh));
+        let (second, _) = allocator.grant().unwrap();
+        allocator.free(&[second.segment]);
+    }
 
     #[test]
     fn full_indexes_hold_segments_back_until_they_shrink() {
@@ -153,12 +168,12 @@ mod tests {
 
     #[test]
     fn the_reserve_is_kept_and_generations_grow() {
-        let allocator = Allocator::new(8, &BTreeSet::from([3]), 10, BTreeSet::from([0]));
+        let allocator = Allocator::new(8, &BTreeSet::from([3]), 10, BTreeSet::from([0, 5, 6, 7]));
         let grants: Vec<_> = std::iter::from_fn(|| allocator.grant()).collect();
         let ids: Vec<_> = grants.iter().map(|(g, _)| g.segment).collect();
-        assert_eq!(ids, [0, 1, 2]);
+        assert_eq!(ids, [1, 2, 4], "segments that were written before come first");
         assert_eq!(grants.iter().map(|(g, _)| g.generation).collect::<Vec<_>>(), [11, 12, 13]);
-        assert_eq!(grants.iter().map(|(_, fresh)| *fresh).collect::<Vec<_>>(), [true, false, false]);
+        assert!(grants.iter().all(|(_, fresh)| !fresh));
         assert_eq!(allocator.fill().free(), 0);
         allocator.free(&[1]);
         assert_eq!(allocator.grant().map(|(g, _)| (g.segment, g.generation)), Some((1, 14)));

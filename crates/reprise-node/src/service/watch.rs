@@ -399,7 +399,10 @@ impl Inner {
             cache.sync_blocking()
         });
         let rate = bytes as f64 / began.elapsed().as_secs_f64().max(1e-6);
-        self.pool.allocator().free(&[grant.segment]);
+        match (&result, fresh) {
+            (Err(_), true) => self.pool.allocator().give_back_fresh(grant.segment),
+            _ => self.pool.allocator().free(&[grant.segment]),
+        }
         result.inspect_err(|error| tracing::warn!(%error, "cache could not be measured")).ok().map(|()| rate as u64)
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Appliance {
     pub(crate) dir: PathBuf,
     pub(crate) iscsi: SocketAddr,
     pub(crate) link: SocketAddr,
+    /// Environment of the process.
+    pub(crate) env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -47,7 +49,15 @@ impl Appliance {
         let dir = dir.join(plan.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("make directory {}", dir.display()))?;
         let (iscsi, link) = two_free_addresses()?;
-        let this = Self { reprise: reprise.to_owned(), name: plan.name.into(), dir, iscsi, link, child: None };
+        let this = Self {
+            reprise: reprise.to_owned(),
+            name: plan.name.into(),
+            dir,
+            iscsi,
+            link,
+            env: Vec::new(),
+            child: None,
+        };
         std::fs::write(this.config(), this.settings(plan.size)).context("write box.toml")?;
         Ok(this)
     }
@@ -96,7 +106,7 @@ impl Appliance {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).context("open the log")?;
         let mut command = Command::new(&self.reprise);
         command.arg("run").arg("--config").arg(self.config());
-        command.env("REPRISE_TEST_FAULTS", self.faults());
+        command.env("REPRISE_TEST_FAULTS", self.faults()).envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("start the box")?);
         let start = Instant::now();

@@ -14,6 +14,8 @@ mod faults;
 mod history;
 mod http;
 mod images;
+mod limits;
+mod odd;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -101,7 +103,7 @@ fn main() -> ExitCode {
     };
     println!("e2e: seed {}", args.seed);
     let (mut passed, mut failed) = (0, 0);
-    for name in ["bad-input", "convert", "adopt", "disk", "both-ways", "faults", "kill-and-cut"] {
+    for name in ["bad-input", "convert", "adopt", "disk", "both-ways", "limits", "odd", "faults", "kill-and-cut"] {
         if args.only.as_ref().is_some_and(|o| o != name) {
             continue;
         }
@@ -155,6 +157,8 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "bad-input" => bad_input::run(setup).await,
         "convert" => vec![Part { name, outcome: images::convert(setup).await }],
         "both-ways" => vec![Part { name, outcome: both_ways::run(setup).await }],
+        "limits" => limits::run(setup).await,
+        "odd" => odd::run(setup).await,
         "disk" => disk::run(setup).await,
         "faults" => faults::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],

@@ -90,6 +90,7 @@ pub struct PoolStatus {
     /// Taken by volumes, and by areas that no volume uses, bytes.
     pub data_bytes_used: u64,
     /// Areas of a raw data half that no volume uses: of volumes that were removed, and not erased.
+    #[serde(default)]
     pub data_areas_spare: Vec<SpareArea>,
 }
 

@@ -11,6 +11,7 @@ use crate::route::Rights;
 use crate::status::{GroupStatus, PeerStatus, VolumeStatus};
 use crate::token::TokenInfo;
 use crate::value::{ByteSize, Name};
+pub use crate::verify::{VerifyReport, VerifyStart};
 
 /// Largest page of a list that is read in pages: keeps an answer below about 1 MiB.
 pub const PAGE_MAX: u32 = 1000;
@@ -515,6 +516,7 @@ pub struct ActionDone {
 
 subject! {
     Nothing: |_r| String::new();
+    VerifyStart: |r| format!("group {}", r.group);
     GroupCreate: |r| format!("group {}", r.name);
     VolumeCreate: |r| format!("volume {} in group {}", r.name, r.group);
     VolumeAdopt: |r| format!("volume {} in group {} from {}", r.name, r.group, r.path.display());

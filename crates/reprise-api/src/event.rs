@@ -77,6 +77,8 @@ pub enum JobKind {
     MirrorCopy,
     /// Takes a group away with its journal.
     GroupDelete,
+    /// Compares a group with its mirror.
+    Verify,
     /// Proves the journal of a fenced group and starts the group again.
     GroupUnfence,
 }

@@ -24,6 +24,7 @@ pub mod settings;
 pub mod status;
 pub mod token;
 pub mod value;
+mod verify;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Target};
@@ -37,3 +38,4 @@ pub use settings::{Settings, SettingsError};
 pub use status::*;
 pub use token::{MintedToken, StoredToken};
 pub use value::{ByteSize, Name, NameError, SizeError};
+pub use verify::*;

@@ -128,6 +128,10 @@ macro_rules! service_commands {
         post mirror_pause "/api/v1/mirrors/pause" Admin MirrorOf => Done;
         "Goes on sending."
         post mirror_resume "/api/v1/mirrors/resume" Admin MirrorOf => Done;
+        "Compares a group with its mirror at one moment, while hosts write."
+        post verify_start "/api/v1/verify" Admin VerifyStart => JobStarted;
+        "What a comparison has found, by its job."
+        get verify_report "/api/v1/verify/report" ReadOnly ById => VerifyReport;
         "What happened; can wait for what happens next."
         get event_list "/api/v1/events" ReadOnly EventQuery => EventList;
         "The alerts."

@@ -239,6 +239,10 @@ pub enum Notice {
     HomeUnreadable(Extent, IoFault),
     /// The journal is rotten under a record, or the disk does not give it. Told once a second at most.
     JournalUnreadable(Seq),
+    /// Records that could not be read from the journal were fetched from the peer and are in their place again.
+    JournalRepaired(Seq, Seq),
+    /// Records that cannot be read from the journal, and that no peer holds: first and last.
+    JournalLost(Seq, Seq),
     /// The cache has no segment left: hosts wait.
     CacheFull,
     /// The cache has room again.

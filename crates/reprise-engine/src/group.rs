@@ -15,6 +15,8 @@ use crate::host::Host;
 use crate::meta::{GroupMeta, PeerMeta, VolumeMeta};
 use crate::peer::Peer;
 use crate::planted::{Planted, has};
+use crate::rot::Rot;
+use crate::verify::{Verify, VerifyEnd};
 
 /// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
 pub(crate) const VOLUMES_MAX: usize = 64;
@@ -59,6 +61,12 @@ pub enum CommandError {
     /// Initiators are logged in.
     #[error("initiators are logged in to the group; log them out first")]
     InUse,
+    /// Source and mirror cannot be compared now.
+    #[error("source and mirror cannot be compared: {reason}")]
+    NotComparable {
+        /// Why.
+        reason: &'static str,
+    },
     /// No home is detached.
     #[error("no home of the group is detached")]
     Attached,
@@ -134,6 +142,8 @@ pub(crate) enum Pending {
     Home(crate::home::HomeStep),
     Peer(crate::peer::PeerStep),
     Feed(crate::feed::FeedStep),
+    Verify(crate::verify::VerifyStep),
+    Rot(crate::rot::RotStep),
 }
 
 /// A group on this box. See the crate's head.
@@ -173,6 +183,8 @@ pub struct Group {
     pub(crate) stats: GroupStats,
     /// When a failed read was told last.
     read_told: Option<Mono>,
+    pub(crate) verify: Verify,
+    pub(crate) rot: Rot,
 }
 
 impl Group {
@@ -217,6 +229,8 @@ impl Group {
             feed: Feed::default(),
             stats: GroupStats::default(),
             read_told: None,
+            verify: Verify::default(),
+            rot: Rot::default(),
         };
         group.persist(After::MirrorStarted);
         if has(Planted::ServedBeforeSeal) {
@@ -365,6 +379,8 @@ impl Group {
             (Pending::Home(step), result) => self.home_step(step, result),
             (Pending::Peer(step), result) => self.peer_step(step, result),
             (Pending::Feed(step), result) => self.feed_step(step, result),
+            (Pending::Verify(step), result) => self.verify_step(step, result),
+            (Pending::Rot(step), result) => self.rot_step(step, result),
         }
     }
 
@@ -382,14 +398,19 @@ impl Group {
 
     /// A write of journal or superblock failed: nothing more is acknowledged, ever, before a restart proves the
     /// journal.
-    fn fence(&mut self, fault: IoFault) {
+    pub(crate) fn fence(&mut self, fault: IoFault) {
         if self.is_fenced() {
             return;
         }
         self.meta.fenced = Some(fault.to_string());
+        self.verify_end(VerifyEnd::Stopped { reason: "the group is fenced" });
         self.notice(Notice::Fenced(fault));
         self.host_fail_all(HostError::Fenced);
         self.link_close(CloseReason::NotReady);
+    }
+
+    pub(crate) fn superblock_durable(&self) -> u64 {
+        self.superblock_durable
     }
 
     /// Puts the superblock as it is now on its way; `after` happens when it is durable.
@@ -501,6 +522,8 @@ impl Group {
         self.home_pump();
         self.peer_pump();
         self.feed_pump();
+        self.verify_pump();
+        self.rot_pump();
         self.trim();
         if self.superblock_dirty && self.superblock_writing.is_none() {
             self.write_superblock();
@@ -540,6 +563,8 @@ impl Group {
         let held = self.meta.peer.as_ref().filter(|_| self.meta.role == Role::Source).and_then(|p| p.durable);
         let mut to = held.map_or(applied, |p| applied.min(p.seq));
         to = to.min(self.peer.oldest_needed());
+        // A moment that is held is read from the records since home was where it is.
+        to = self.verify.base().map_or(to, |base| to.min(base));
         if let Some((trimmed, freed)) = self.journal.trim(to) {
             self.meta.trimmed = trimmed;
             if has(Planted::FreedBeforeTrimDurable) {
@@ -555,9 +580,14 @@ impl Group {
             self.link_life += 1;
             self.link_held = false;
         }
-        match self.meta.role {
-            Role::Source => self.peer_input(input),
-            Role::Mirror => self.feed_input(input),
+        if matches!(input, LinkInput::Connected | LinkInput::Disconnected) {
+            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
+        }
+        let input = self.rot_input(input).and_then(|input| self.verify_input(input));
+        match (self.meta.role, input) {
+            (_, None) => {}
+            (Role::Source, Some(input)) => self.peer_input(input),
+            (Role::Mirror, Some(input)) => self.feed_input(input),
         }
     }
 
@@ -572,6 +602,7 @@ impl Group {
         if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
             self.effects.push_back(Effect::LinkClose(reason));
             self.notice(Notice::LinkDown);
+            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
         }
         self.peer.disconnected();
         self.feed.disconnected();
@@ -702,7 +733,7 @@ impl Group {
         Ok(())
     }
 
-    /// Takes a detached home into use again: everything since `applied` is written to it anew, so that nothing a failed
+    /// Takes a detached home into use again, and tries again what could not be read: everything since `applied` is written to it anew, so that nothing a failed
     /// write or sync left behind is believed. It is detached again if that fails.
     ///
     /// # Errors
@@ -717,7 +748,9 @@ impl Group {
         if self.home.is_detached() && (working || !self.superblock_settled()) {
             return Err(CommandError::Busy);
         }
-        if !self.home.attach() {
+        let lost = self.rot.lost().is_some();
+        self.rot.try_again();
+        if !self.home.attach() && !lost {
             return Err(CommandError::Attached);
         }
         self.notice(Notice::HomeAttached);

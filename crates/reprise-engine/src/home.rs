@@ -52,7 +52,7 @@ enum Round {
     /// Waits until `applying` is durable.
     Announced { to: Seq },
     /// Batches are being collected.
-    Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: u64, failed: bool },
+    Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: u64, failed: Option<Seq> },
     /// Home is being written.
     Write(Writing),
     /// Home is being flushed.
@@ -134,7 +134,11 @@ impl Group {
     }
 
     pub(crate) fn home_pump(&mut self) {
-        if !matches!(self.home.round, Round::Idle) || self.journal_held {
+        if !matches!(self.home.round, Round::Idle)
+            || self.journal_held
+            || self.verify.holds_home()
+            || self.rot.holds_home()
+        {
             return;
         }
         if self.journal.durable().seq <= self.meta.applied {
@@ -181,7 +185,7 @@ impl Group {
                 }
             }
         }
-        self.home.round = Round::Collect { to, batches, missing, read, failed: false };
+        self.home.round = Round::Collect { to, batches, missing, read, failed: None };
         if missing == 0 {
             self.round_write();
         }
@@ -190,18 +194,22 @@ impl Group {
     pub(crate) fn home_step(&mut self, step: HomeStep, result: Result<Bytes, IoFault>) {
         match step {
             HomeStep::Batch { index, place } => {
-                let first = self.meta.applied.next();
                 let Round::Collect { batches, missing, failed, .. } = &mut self.home.round else { return };
                 *missing -= 1;
                 match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
                     Some(batch) => batches[index] = Some(Arc::new(batch)),
-                    None => *failed = true,
+                    None => *failed = Some(failed.unwrap_or(place.first_seq)),
                 }
                 if *missing > 0 {
                     return;
                 }
-                if *failed {
-                    self.home_detach(Notice::JournalUnreadable(first));
+                if let Some(bad) = *failed {
+                    // The round begins anew once the batch is well; where nobody holds it, the leg is detached.
+                    if let Round::Collect { read, .. } = std::mem::take(&mut self.home.round) {
+                        self.read_closed(read);
+                    }
+                    self.read_failed(Notice::JournalUnreadable(bad));
+                    self.rot_found(bad);
                 } else {
                     self.round_write();
                 }

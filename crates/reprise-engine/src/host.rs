@@ -11,6 +11,7 @@ use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
 use crate::group::{Group, Pending};
 use crate::peer::{CopyRead, PeerStep};
 use crate::planted::{Planted, has};
+use crate::verify::RegionRead;
 
 /// Sectors of zeros that are handed out without allocating.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -44,6 +45,8 @@ pub(crate) enum Reader {
     Host(Io),
     Compare,
     Copy(CopyRead),
+    /// At the moment that is held for a comparison.
+    Verify(RegionRead),
 }
 
 #[derive(Debug)]
@@ -227,7 +230,7 @@ impl Group {
         let compares = host.compares.into_values().map(|c| c.io);
         let reads = host.reads.values().filter_map(|r| match r.reader {
             Reader::Host(io) => Some(io),
-            Reader::Compare | Reader::Copy(_) => None,
+            Reader::Compare | Reader::Copy(_) | Reader::Verify(_) => None,
         });
         for io in acks.chain(blocked).chain(compares).chain(reads) {
             self.effects.push_back(Effect::Reply(io, Err(error)));
@@ -239,7 +242,10 @@ impl Group {
     /// is what is durable at this moment: records behind it wait for the region, so it must not wait for them, which in
     /// a full cache become durable only when the peer has got further.
     pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> u64 {
-        let mut plan = self.journal.plan_read(extent);
+        let mut plan = match reader {
+            Reader::Verify(_) => self.journal.plan_with(self.verify.index(), extent),
+            _ => self.journal.plan_read(extent),
+        };
         let durable = self.durable_seq();
         if matches!(reader, Reader::Copy(_)) && plan.newest > durable && !has(Planted::CopyReadsNewest) {
             let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
@@ -316,7 +322,14 @@ impl Group {
             }
         }
         if let Some(notice) = failed {
+            let rotten = match notice {
+                Notice::JournalUnreadable(seq) => Some(seq),
+                _ => None,
+            };
             self.read_failed(notice);
+            if let Some(seq) = rotten {
+                self.rot_found(seq);
+            }
         }
         self.finish_read(id.read);
     }
@@ -356,6 +369,7 @@ impl Group {
         match read.reader {
             Reader::Host(io) => self.effects.push_back(Effect::Reply(io, data.map(HostReply::Data))),
             Reader::Compare => self.compare(name, data),
+            Reader::Verify(of) => self.verify_read(of, data.ok()),
             Reader::Copy(of) => match data {
                 Ok(data) => self.peer_step(PeerStep::Region { of, data }, Ok(Bytes::new())),
                 // The mirror cannot become whole while the source cannot be read: the link is tried again later.

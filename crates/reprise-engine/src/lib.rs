@@ -19,7 +19,10 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 #[allow(dead_code, unreachable_pub)]
 mod planted;
+mod rot;
+mod verify;
 
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group, GroupConfig, GroupStats};
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
+pub use verify::{VerifyEnd, VerifyPlan, VerifyReport};

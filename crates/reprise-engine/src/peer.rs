@@ -156,6 +156,7 @@ impl Group {
             && self.is_ready()
             && self.peer.stopped.is_none()
             && self.now.mono >= self.peer.retry_at
+            && self.rot.lost().is_none_or(|(_, last)| !self.peer_needs(last))
             && peer.is_some_and(|p| !p.paused)
     }
 
@@ -433,7 +434,8 @@ impl Group {
                 match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
                     Some(batch) => ahead.batch = Some(Arc::new(batch)),
                     _ => {
-                        self.notice(Notice::JournalUnreadable(first));
+                        self.read_failed(Notice::JournalUnreadable(first));
+                        self.rot_found(first);
                         self.peer_unreadable();
                     }
                 }

@@ -15,11 +15,12 @@ pub use frame::{
     PAYLOAD_BYTES_MAX, Stream, WIRE_VERSION,
 };
 pub use messages::{
-    Ack, Batch, BoxInfo, BoxInfoQuery, BranchLink, Close, CloseReason, Command, CopyAck, CopyCursor, CopyDone,
-    CopyExtent, CopyNeed, CreateMirror, Credit, DeleteMirror, Done, ForgetPeer, GroupOffer, GroupState, Heartbeat,
-    Hello, HelloKind, Instance, Membership, Message, MessageKind, Nonce, Outcome, PairCommit, PairCommitted,
-    PairConfirm, PairRefusal, PairRefused, PairShare, PairStart, PauseNotice, RefusalReason, Refused, Request,
-    ReserveVolume, Response, Row, Side, Verdict, Volume,
+    Ack, Batch, BatchAgain, BatchWanted, BoxInfo, BoxInfoQuery, BranchLink, Close, CloseReason, Command, CopyAck,
+    CopyCursor, CopyDone, CopyExtent, CopyNeed, CreateMirror, Credit, DeleteMirror, Done, ForgetPeer, GroupOffer,
+    GroupState, Heartbeat, Hello, HelloKind, Instance, Membership, Message, MessageKind, Nonce, Outcome, PairCommit,
+    PairCommitted, PairConfirm, PairRefusal, PairRefused, PairShare, PairStart, PauseNotice, RefusalReason, Refused,
+    Request, ReserveVolume, Response, Row, Side, Verdict, VerifyAsk, VerifyClose, VerifyFix, VerifyFixed, VerifyHashes,
+    VerifyOpen, VerifyReady, Volume,
 };
 pub use wire::MessageError;
 

@@ -680,6 +680,36 @@ impl Journal {
         }
     }
 
+    /// Where the batch that holds `seq` lies on disk, if it is durable and not trimmed.
+    pub fn place_of(&self, seq: Seq) -> Option<BatchPlace> {
+        self.disk_batch(seq).filter(|p| p.last_seq <= self.durable.seq)
+    }
+
+    /// What is to be written, and where, to put a batch that rotted into its place again; none where it is not the batch
+    /// of that place. The write touches nothing but that place.
+    pub fn rewrite(&self, place: &BatchPlace, batch: &Batch, superblock_version: u64) -> Option<(u64, Vec<Bytes>)> {
+        let segment = self.segment_of(place.first_seq)?;
+        let (index, _) = segment.batch_of(place.first_seq)?;
+        let entry = segment.batches.get(index)?;
+        let head = batch.header().head;
+        let same = head.h_after == entry.h_after
+            && head.first_seq == place.first_seq
+            && batch.body_len() == entry.body_len as usize
+            && head.header_len == entry.header_len;
+        let envelope = Envelope {
+            total_len: total_len(batch.body_len()) as u32,
+            body_len: entry.body_len,
+            segment: segment.header.segment,
+            offset: entry.offset,
+            generation: segment.header.generation,
+            superblock_version,
+            durable_before: entry.offset,
+            incarnation: self.incarnation,
+        };
+        let at = segment_offset(segment.header.segment, self.config.segment_len) + u64::from(entry.offset);
+        (same && at == place.at).then(|| (at, batch.to_disk(&envelope)))
+    }
+
     fn disk_batch(&self, seq: Seq) -> Option<BatchPlace> {
         let segment = self.segment_of(seq)?;
         let (index, before) = segment.batch_of(seq)?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use reprise_format::FormatError;
-use reprise_format::batch::{BATCH_ALIGN, BATCH_LEN_MAX, ENVELOPE_LEN, Envelope};
+use reprise_format::batch::{BATCH_ALIGN, BATCH_LEN_MAX, BodyHeader, ENVELOPE_LEN, Envelope};
 use reprise_format::segment::{Footer, SEGMENT_HEADER_LEN, SegmentHeader, TRAILER_LEN};
 use reprise_types::{GroupId, HistoryHash, Point, PoolId, Seq, WallMicros};
 
@@ -67,6 +67,8 @@ pub enum Case {
     StaleIncarnation,
     /// Bytes of another place or generation follow: old content of the disk, the log ends here.
     ForeignBytes,
+    /// The payload of a batch is damaged, and something shows that it had been durable: its header keeps its place.
+    RotHeld,
     /// A batch is damaged and a later one shows that it had been durable: stop.
     RotMiddle,
     /// A whole batch is in its place but does not continue the history: stop.
@@ -89,7 +91,7 @@ pub enum Case {
 
 impl Case {
     /// Every row.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Empty,
         Self::Footer,
         Self::Scan,
@@ -97,6 +99,7 @@ impl Case {
         Self::TornTail,
         Self::StaleIncarnation,
         Self::ForeignBytes,
+        Self::RotHeld,
         Self::RotMiddle,
         Self::ChainBroken,
         Self::SuperblockStale,
@@ -309,9 +312,49 @@ impl Walk<'_> {
                 Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
                     return Err(stop(Case::NewerVersion, id, at, Detail::Format(e)));
                 }
-                Err(_) => return Ok((segment, Case::TornTail)),
+                Err(_) => match self.rotten_header(&bytes, &envelope, &segment)? {
+                    Some(header) => {
+                        self.cases.push(Case::RotHeld);
+                        self.incarnation_seen = self.incarnation_seen.max(envelope.incarnation);
+                        self.wall = self.wall.max(header.head.wall_forced);
+                        segment.push(at as u32, envelope.total_len, &header);
+                    }
+                    None => return Ok((segment, Case::TornTail)),
+                },
             }
         }
+    }
+
+    /// The header of a batch whose payload is damaged, where it continues the history and something shows that it had been
+    /// durable: its records keep their places, and reading their payload fails until a peer has sent it again.
+    fn rotten_header(
+        &mut self,
+        bytes: &Bytes,
+        envelope: &Envelope,
+        segment: &Segment,
+    ) -> Result<Option<BodyHeader>, RecoverError> {
+        let end = ENVELOPE_LEN + envelope.body_len as usize;
+        let Some(body) = bytes.get(ENVELOPE_LEN..end) else { return Ok(None) };
+        let Ok(header) = BodyHeader::decode(body) else { return Ok(None) };
+        let head = &header.head;
+        let next = head.first_seq == segment.last_seq().next()
+            && head.h_before == segment.h_after()
+            && head.group == segment.header.group
+            && head.branch == segment.header.branch
+            && header.body_len() == body.len();
+        if !next {
+            return Ok(None);
+        }
+        let sealed = self.found.seal.branch == head.branch && head.last_seq <= self.found.seal.seq;
+        let known = head.last_seq <= self.found.applying.max(self.found.peer_durable);
+        // An older incarnation's batch past the seal was dropped by a recovery, whatever it holds.
+        let kept = sealed || envelope.incarnation >= self.found.incarnation;
+        let durable = sealed || known || self.later_witness(segment)?.is_some();
+        if !(kept && durable) {
+            return Ok(None);
+        }
+        self.check_superblock(envelope.superblock_version, segment.header.segment, u64::from(segment.data_end))?;
+        Ok(Some(header))
     }
 
     /// The envelope at its own place, or why the log ends here.

@@ -115,6 +115,11 @@ impl Box {
         last
     }
 
+    /// The same disk, to be damaged.
+    fn clone_disk(&self) -> Self {
+        Self { cache: self.cache.clone(), ..Self::new() }
+    }
+
     fn recover(&mut self) -> Result<Recovered, RecoverError> {
         let segments = scan_segments(&mut self.cache, POOL, SEGMENTS, SEGMENT_LEN).unwrap();
         recover(&mut self.cache, self.found, &segments)
@@ -238,16 +243,50 @@ fn foreign_bytes() {
     assert_eq!(own.ends(), (2, Case::ForeignBytes));
 }
 
+/// The checksum of a body header covers its descriptors.
+const DESCRIPTORS: usize = 64 + 140;
+
 #[test]
 fn rot_middle() {
     let mut own = Box::with(3);
-    own.cache.at(batch_at(0, 1))[8192] ^= 1;
+    own.cache.at(batch_at(0, 1))[DESCRIPTORS] ^= 1;
     assert_eq!(own.stops(), Case::RotMiddle);
     // In a segment that has a successor and no footer.
     let mut own = Box::with(PER_SEGMENT + 1);
     own.cache.at(segment_offset(1, SEGMENT_LEN) - 4096)[..4096].fill(0);
-    own.cache.at(batch_at(0, 1))[8192] ^= 1;
+    own.cache.at(batch_at(0, 1))[DESCRIPTORS] ^= 1;
     assert_eq!(own.stops(), Case::RotMiddle);
+}
+
+#[test]
+fn rot_held() {
+    let whole = Box::with(3);
+    let mut own = whole.clone_disk();
+    own.cache.at(batch_at(0, 1))[8192] ^= 1;
+    let recovered = own.recover().unwrap();
+    assert_eq!(recovered.cases, [Case::Scan, Case::RotHeld, Case::CleanEnd]);
+    assert_eq!(recovered.start.end(), whole.journal.durable(), "nothing behind it is given up");
+    // Its bytes are never taken, and those that a peer sends again are put into its place.
+    let journal = Journal::new(config(), recovered.start, Seq::ZERO);
+    let place = journal.place_of(Seq::from_raw(2)).unwrap();
+    let read = |cache: &mut Cache| Bytes::from(cache.read(place.at, place.len).unwrap());
+    assert!(place.verify(read(&mut own.cache)).is_err());
+    let mut healthy = whole;
+    let again = place.verify(read(&mut healthy.cache)).unwrap();
+    let (at, bufs) = journal.rewrite(&place, &again, 9).unwrap();
+    let bytes = bufs.concat();
+    own.cache.at(at)[..bytes.len()].copy_from_slice(&bytes);
+    assert_eq!(place.verify(read(&mut own.cache)).unwrap().last_seq(), Seq::from_raw(2));
+    assert_eq!(own.recover().unwrap().cases, [Case::Scan, Case::CleanEnd]);
+    // Another batch is not put there.
+    let other = journal.place_of(Seq::from_raw(3)).unwrap();
+    assert!(journal.rewrite(&other, &again, 9).is_none());
+    // The last batch: only what the superblock knows tells it from a torn tail.
+    let mut own = Box::with(3);
+    own.cache.at(batch_at(0, 2))[8192] ^= 1;
+    assert_eq!(own.ends(), (2, Case::TornTail));
+    own.found.peer_durable = Seq::from_raw(3);
+    assert_eq!(own.ends(), (3, Case::CleanEnd));
 }
 
 #[test]
@@ -307,7 +346,7 @@ fn end_below_seal_applying_and_peer() {
             _ => own.found.peer_durable = Seq::from_raw(3),
         }
         assert_eq!(own.ends().0, 3);
-        own.cache.at(batch_at(0, 2))[9000] ^= 1;
+        own.cache.at(batch_at(0, 2))[DESCRIPTORS] ^= 1;
         assert_eq!(own.stops(), case);
     }
 }

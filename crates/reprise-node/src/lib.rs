@@ -7,6 +7,7 @@ pub mod group;
 pub mod net;
 pub mod pool;
 pub mod portal;
+pub mod proof;
 mod run;
 pub mod service;
 pub mod store;

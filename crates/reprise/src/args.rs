@@ -72,6 +72,8 @@ pub(crate) enum Command {
     /// Paired boxes
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Compare a group with its mirror, while hosts write
+    Verify(VerifyArgs),
     /// Pair with another box: --listen on one, the address of that one on the other
     Pair(PairArgs),
     /// What happened
@@ -274,6 +276,27 @@ pub(crate) enum PeerCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("verify").required(true).args(["group", "check"])))]
+pub(crate) struct VerifyArgs {
+    /// The group; run this on its source
+    pub(crate) group: Option<Name>,
+    /// Send what differs to the mirror
+    #[arg(long, requires = "group")]
+    pub(crate) repair: bool,
+    /// Bytes a second that each box reads, at most
+    #[arg(long, requires = "group", value_name = "SIZE")]
+    pub(crate) rate: Option<ByteSize>,
+    /// Write the signed proof there, if both are equal
+    #[arg(long, requires = "group", value_name = "FILE", conflicts_with = "no_wait")]
+    pub(crate) proof: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// Check the signature of a proof; needs no box
+    #[arg(long, value_name = "FILE")]
+    pub(crate) check: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["listen", "address", "status", "cancel"])))]
 pub(crate) struct PairArgs {
     /// Show a code and wait for the other box
@@ -353,6 +376,8 @@ mod tests {
             "reprise volume adopt /dev/loop0 --name old",
             "reprise volume erase pg --yes",
             "reprise mirror add db --to turin",
+            "reprise verify db --repair --rate 20M --proof /x/proof.json",
+            "reprise verify --check /x/proof.json",
             "reprise group unfence db",
             "reprise group reattach db",
             "reprise peer replace turin --with milan --yes",
@@ -369,6 +394,8 @@ mod tests {
         }
         for line in [
             "reprise",
+            "reprise verify",
+            "reprise verify --check /x --repair",
             "reprise pair",
             "reprise pair --listen 192.0.2.1:1",
             "reprise volume create UP --size 1G",

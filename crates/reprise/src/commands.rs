@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::*;
 use crate::units::{bytes, now_unix_ms, plain, utc};
-use crate::{ask, pair, render};
+use crate::{ask, pair, render, verify};
 
 /// Between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -42,6 +42,7 @@ pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow
         Command::Group(command) => group(client, json, command).await,
         Command::Mirror(command) => mirror(client, json, command).await,
         Command::Peer(command) => peer(client, json, command).await,
+        Command::Verify(args) => verify::run(client, json, args).await,
         Command::Pair(args) => pair::run(client, json, args).await,
         Command::Events { follow, limit } => events(client, json, follow, limit).await,
         Command::Alerts { command, cleared } => match command.unwrap_or(AlertCommand::List) {
@@ -199,7 +200,7 @@ async fn follow_job(client: &Client, json: bool, job: Option<Job>, wait: Wait) -
 }
 
 /// Shows a job's progress until it ends. One that ends badly is a refusal.
-async fn wait_for(client: &Client, json: bool, mut job: Job) -> anyhow::Result<()> {
+pub(crate) async fn wait_for(client: &Client, json: bool, mut job: Job) -> anyhow::Result<()> {
     let progress = !json && std::io::stderr().is_terminal();
     while !job.state.is_final() {
         if progress {

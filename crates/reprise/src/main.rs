@@ -16,6 +16,7 @@ mod pair;
 mod render;
 mod target;
 mod units;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run { config } => daemon::run(&config),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, json),
+        Command::Verify(args::VerifyArgs { check: Some(file), .. }) => verify::check(&file, json),
         command => client(&cli.global, command),
     };
     match outcome {

@@ -169,6 +169,12 @@ impl BoxService for Scripted {
         Ok(Done {})
     }
 
+    async fn verify_start(&self, r: VerifyStart) -> Result<JobStarted, ApiError> {
+        Err(ApiError::not_found("group", r.group))
+    }
+    async fn verify_report(&self, r: ById) -> Result<VerifyReport, ApiError> {
+        Err(ApiError::not_found("comparison of job", r.id))
+    }
     async fn group_unfence(&self, r: ByName) -> Result<JobStarted, ApiError> {
         Err(ApiError::not_found("group", r.name))
     }

@@ -657,6 +657,115 @@ message!(
     }
 );
 
+message!(
+    /// Asks the mirror to hold the moment `at` for a comparison. Sent before any record behind it.
+    VerifyOpen {
+        /// Names the comparison on this connection.
+        id: u64,
+        /// The moment.
+        at: Point,
+    }
+);
+
+message!(
+    /// The mirror holds the moment; or says why it does not, or no longer.
+    VerifyReady {
+        /// The comparison.
+        id: u64,
+        /// Empty where the moment is held.
+        refused: String,
+    }
+);
+
+message!(
+    /// Asks for the hashes of a part of a volume as of the moment.
+    VerifyAsk {
+        /// The comparison.
+        id: u64,
+        /// The volume.
+        slot: VolumeSlot,
+        /// First sector.
+        sector: Sector,
+        /// Length.
+        sectors: SectorCount,
+        /// Sectors per hash; the last hash may cover fewer.
+        grain: SectorCount,
+    }
+);
+
+message!(
+    /// The hashes asked for: BLAKE3 cut to 16 bytes, one behind the other.
+    VerifyHashes {
+        /// The comparison.
+        id: u64,
+        /// The volume.
+        slot: VolumeSlot,
+        /// First sector.
+        sector: Sector,
+        /// The hashes; none where the part cannot be read.
+        hashes: Bytes,
+    }
+);
+
+message!(
+    /// What a part of a volume holds at the moment; the payload is its content. Written to the mirror's home where no record
+    /// of its journal up to the moment covers it.
+    VerifyFix {
+        /// The comparison.
+        id: u64,
+        /// The volume.
+        slot: VolumeSlot,
+        /// First sector.
+        sector: Sector,
+        /// Length.
+        sectors: SectorCount,
+    }
+);
+
+message!(
+    /// The answer to a fix, once it is durable.
+    VerifyFixed {
+        /// The comparison.
+        id: u64,
+        /// The volume.
+        slot: VolumeSlot,
+        /// First sector.
+        sector: Sector,
+        /// Sectors written to the home.
+        written: SectorCount,
+    }
+);
+
+message!(
+    /// The comparison is over: the moment is no longer held.
+    VerifyClose {
+        /// The comparison.
+        id: u64,
+    }
+);
+
+message!(
+    /// The batch with these records is unreadable at the end that asks, either one.
+    BatchWanted {
+        /// First record.
+        first: Seq,
+        /// Last record.
+        last: Seq,
+    }
+);
+
+message!(
+    /// The answer; the payload is the body of the batch, the same bytes as at first.
+    BatchAgain {
+        /// First record.
+        first: Seq,
+        /// Last record.
+        last: Seq,
+        /// False where it is not there any more, or unreadable here too; there is no payload then.
+        found: bool,
+    }
+);
+
 macro_rules! messages {
     ($($(#[$meta:meta])* $name:ident = $code:literal on $stream:ident),* $(,)?) => {
         /// The kind of a message: its code in the frame header.
@@ -746,6 +855,15 @@ messages!(
     PairCommit = 18 on Control,
     PairCommitted = 19 on Control,
     PairRefused = 20 on Control,
+    VerifyOpen = 21 on Control,
+    VerifyReady = 22 on Control,
+    VerifyAsk = 23 on Control,
+    VerifyHashes = 24 on Control,
+    VerifyFix = 25 on Bulk,
+    VerifyFixed = 26 on Control,
+    VerifyClose = 27 on Control,
+    BatchWanted = 28 on Control,
+    BatchAgain = 29 on Bulk,
 );
 
 impl MessageKind {
@@ -756,6 +874,6 @@ impl MessageKind {
 
     /// True where a payload follows the meta part.
     pub const fn has_payload(self) -> bool {
-        matches!(self, Self::Batch | Self::CopyExtent)
+        matches!(self, Self::Batch | Self::CopyExtent | Self::VerifyFix | Self::BatchAgain)
     }
 }

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use reprise_types::{
     BoxId, BranchId, ByteLen, GroupId, HistoryHash, Point, Sector, SectorCount, Seq, VolumeId, VolumeSlot, WallMicros,
@@ -40,6 +41,7 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
     let box_id = BoxId::from_raw([0x0b; 16]);
     let cursor = CopyCursor { slot: VolumeSlot::from_raw(3), sector: Sector::from_raw(2048) };
     let request = |command| Message::from(Request { id: 9, command });
+    let (slot, sector, sectors) = (VolumeSlot::from_raw(3), Sector::from_raw(2048), SectorCount::from_raw(1));
     let response = |outcome| Message::from(Response { id: 9, outcome });
     vec![
         (
@@ -178,6 +180,19 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
         ("pair_commit", PairCommit {}.into(), b""),
         ("pair_committed", PairCommitted {}.into(), b""),
         ("pair_refused", PairRefused { reason: PairRefusal::WrongCode }.into(), b""),
+        ("verify_open", VerifyOpen { id: 5, at: point(77) }.into(), b""),
+        ("verify_ready", VerifyReady { id: 5, refused: "the cache fills".into() }.into(), b""),
+        ("verify_ask", VerifyAsk { id: 5, slot, sector, sectors, grain: SectorCount::from_raw(8) }.into(), b""),
+        ("verify_hashes", VerifyHashes { id: 5, slot, sector, hashes: Bytes::from_static(&[0x4a; 32]) }.into(), b""),
+        ("verify_fix", VerifyFix { id: 5, slot, sector, sectors }.into(), &[0x5a; 512]),
+        ("verify_fixed", VerifyFixed { id: 5, slot, sector, written: sectors }.into(), b""),
+        ("verify_close", VerifyClose { id: 5 }.into(), b""),
+        ("batch_wanted", BatchWanted { first: Seq::from_raw(71), last: Seq::from_raw(72) }.into(), b""),
+        (
+            "batch_again",
+            BatchAgain { first: Seq::from_raw(71), last: Seq::from_raw(72), found: true }.into(),
+            b"the body of a batch",
+        ),
     ]
 }
 
@@ -284,7 +299,7 @@ fn loose_protobuf_is_refused() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_decoders_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), code in 1u8..=20) {
+    fn no_bytes_make_the_decoders_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), code in 1u8..=29) {
         let _ = Frame::decode(&bytes);
         let mut framed = b"RPLK\x01".to_vec();
         framed.extend_from_slice(&bytes);

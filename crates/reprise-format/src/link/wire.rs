@@ -1,5 +1,6 @@
 //! From protobuf's loose fields to typed ones and back, with every bound checked on the way in.
 
+use bytes::Bytes;
 use reprise_types::{
     BoxId, BranchId, ByteLen, GroupId, HistoryHash, Point, Sector, SectorCount, Seq, VolumeId, VolumeSlot, WallMicros,
 };
@@ -91,6 +92,16 @@ impl Field<u32> for VolumeSlot {
     }
     fn get(raw: u32, field: &'static str) -> Result<Self, MessageError> {
         u16::try_from(raw).map(Self::from_raw).map_err(|_| MessageError::Value { field, value: i64::from(raw) })
+    }
+}
+
+impl Field<Vec<u8>> for Bytes {
+    fn put(&self) -> Vec<u8> {
+        self.to_vec()
+    }
+    // A message as a whole has a bound, which is the bound of its bytes.
+    fn get(raw: Vec<u8>, _: &'static str) -> Result<Self, MessageError> {
+        Ok(Self::from(raw))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VolumeMeta};
+use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VerifyPlan, VerifyReport, VolumeMeta};
 use reprise_format::link::{Instance, Row};
 use reprise_iscsi::Acl;
 use reprise_journal::SegmentId;
@@ -44,6 +44,10 @@ pub enum Command {
     RemovePeer(Reply<()>),
     /// Pause or resume the link.
     SetPaused(bool, Reply<()>),
+    /// Compare source and mirror; the number of the comparison is answered.
+    Verify(VerifyPlan, Reply<u64>),
+    /// End the comparison that is at work.
+    VerifyCancel,
     /// Take a detached home into use again.
     Reattach(Reply<()>),
     /// Limit the first copy, and say what the link is limited to; bytes a second, 0 for no limit.
@@ -152,6 +156,10 @@ pub struct Snapshot {
     pub home_detached: Option<String>,
     /// Why a segment of the cache could not be prepared, the last time that was tried.
     pub segment_fault: Option<String>,
+    /// Records of the journal that cannot be read here: first, last, and whether no peer holds them.
+    pub rotten: Option<(Seq, Seq, bool)>,
+    /// The comparison with the mirror, the one at work or the last one.
+    pub verify: Option<VerifyReport>,
     /// The durable end of the history.
     pub durable: Point,
     /// The link.

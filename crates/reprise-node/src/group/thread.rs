@@ -101,6 +101,8 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         ready: false,
         home_detached: None,
         segment_fault: None,
+        rotten: None,
+        verify: None,
         durable: group.durable(),
         link: LinkView::default(),
         sessions: Vec::new(),
@@ -217,6 +219,15 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             let result = owner.group.borrow_mut().set_paused(now, paused);
             owner.settle();
             answer(owner, reply, result);
+        }
+        Command::Verify(plan, reply) => {
+            let result = owner.group.borrow_mut().verify(now, plan);
+            owner.settle();
+            let _ = reply.send(result);
+        }
+        Command::VerifyCancel => {
+            owner.group.borrow_mut().verify_cancel(now);
+            owner.settle();
         }
         Command::Reattach(reply) => {
             let result = owner.group.borrow_mut().reattach_home(now);
@@ -355,6 +366,8 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         home_detached: group.home_fault().map(str::to_owned),
         segment_fault: owner.segment_fault.borrow().clone(),
         durable: group.durable(),
+        rotten: group.rotten(),
+        verify: group.verify_report().cloned(),
         link: view,
         sessions: owner.live_sessions().iter().filter_map(session).collect(),
         buffers: owner.buffers.used(),

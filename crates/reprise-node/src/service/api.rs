@@ -281,6 +281,14 @@ impl BoxService for Node {
         Ok(Done {})
     }
 
+    async fn verify_start(&self, request: VerifyStart) -> Result<JobStarted, ApiError> {
+        to_the_end(self.0.clone().verify(request)).await
+    }
+
+    async fn verify_report(&self, request: ById) -> Result<VerifyReport, ApiError> {
+        self.0.verify_report(request.id)
+    }
+
     async fn volume_list(&self, request: VolumeQuery) -> Result<VolumeList, ApiError> {
         let volumes = match &request.group {
             Some(group) => self.0.group_status(group)?.volumes,

@@ -12,17 +12,18 @@ mod groups;
 mod meter;
 mod mirrors;
 mod pairing;
+mod verify;
 mod view;
 mod volumes;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use reprise_api::{ApiError, Endpoints, ErrorCode, Name, Settings};
+use reprise_api::{ApiError, Endpoints, ErrorCode, Name, Settings, VerifyReport};
 use reprise_engine::CommandError;
 use reprise_types::{BoxId, BufPool, GroupId};
 use tokio::sync::{mpsc, oneshot};
@@ -84,6 +85,8 @@ pub(crate) struct Inner {
     pairing: Mutex<Pairing>,
     endpoints: Mutex<Endpoints>,
     published: Mutex<Vec<String>>,
+    /// Reports of comparisons, the latest last.
+    verified: Mutex<VecDeque<VerifyReport>>,
     started: Instant,
     /// Measured rate of durable writes to the cache, the median of several, bytes a second; 0 before.
     write_rate: AtomicU64,
@@ -149,6 +152,9 @@ fn refused(error: CommandError) -> ApiError {
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
         CommandError::TooMany => (ErrorCode::LimitReached, "use another group"),
         CommandError::NoVolume => (ErrorCode::NotFound, "list what there is: reprise volume list"),
+        CommandError::NotComparable { .. } => {
+            (ErrorCode::WrongState, "try again when the mirror follows: see reprise status")
+        }
         CommandError::Attached => (ErrorCode::WrongState, "see reprise status"),
         CommandError::Busy => (ErrorCode::WrongState, "try again in a moment"),
         CommandError::InUse => (ErrorCode::InUse, "log the initiators out, then try again"),
@@ -206,6 +212,7 @@ impl Node {
             pairing: Mutex::default(),
             endpoints: Mutex::new(endpoints),
             published: Mutex::default(),
+            verified: Mutex::default(),
             started: Instant::now(),
             write_rate: AtomicU64::new(0),
             commands: tokio::sync::Mutex::new(()),

@@ -79,6 +79,12 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
     if !snapshot.ready {
         return GroupState::Waiting { reason: "the end of the journal is being made durable after the start".into() };
     }
+    if let Some((first, last, true)) = snapshot.rotten
+        && snapshot.home_detached.is_none()
+    {
+        let reason = format!("records {first} to {last} of the journal are lost, and the mirror has yet to get them");
+        return GroupState::Waiting { reason };
+    }
     if let Some(reason) = &snapshot.home_detached {
         let reason = format!("a home is detached ({reason}): its writes stay in the cache until it is attached again");
         return GroupState::Waiting { reason };
@@ -347,6 +353,8 @@ pub(crate) mod tests {
             ready: true,
             home_detached: None,
             segment_fault: None,
+            rotten: None,
+            verify: None,
             durable: Point::default(),
             link,
             sessions: Vec::new(),

@@ -137,6 +137,12 @@ impl Inner {
                 let what = "If it comes again, look whether both boxes run a current version.";
                 Told::new("link-fault", Severity::Warning, subject, format!("The link broke: {why}"), what)
             }
+            Notice::JournalRepaired(first, last) => {
+                let text =
+                    format!("Records {first} to {last} of the journal were unreadable and were fetched from the peer.");
+                let what = "Look after the disk of the cache: what rots once rots again.";
+                Told::new("journal-repaired", Severity::Warning, subject, text, what)
+            }
             Notice::HomeAttached => info("home-attached", "The homes are in use again.".to_owned()),
             Notice::HomeUnreadable(extent, fault) => {
                 let text = format!("Volume {volume} cannot be read at sector {}: {fault}.", extent.sector);
@@ -149,7 +155,11 @@ impl Inner {
                 Told::new("journal-unreadable", Severity::Critical, subject, text, what)
             }
             // These hold for a while: the alert that goes with them is raised from the state.
-            Notice::Fenced(_) | Notice::HomeFailed(_) | Notice::CacheFull | Notice::LinkStopped(_) => {
+            Notice::JournalLost(..)
+            | Notice::Fenced(_)
+            | Notice::HomeFailed(_)
+            | Notice::CacheFull
+            | Notice::LinkStopped(_) => {
                 return self.watch_conditions();
             }
         };
@@ -324,6 +334,28 @@ impl Inner {
             told("home-failed", text, "Look after the disk of the home, then: reprise group reattach.")
         };
         self.board.settle(snapshot.home_detached.is_some(), home, "home-failed", subject);
+        let rotten = snapshot.rotten;
+        let rot = || {
+            let (first, last, lost) = rotten.unwrap_or_default();
+            let (text, what) = if lost {
+                (
+                    format!(
+                        "Records {first} to {last} of the journal cannot be read and no peer holds them: they are lost, except where a home \
+                         has them (homes hold everything up to record {}).",
+                        snapshot.positions.applied
+                    ),
+                    "Put the disk of the cache right and try again: reprise group reattach. Else remove the mirror and add it again, \
+                     for a new first copy from the home.",
+                )
+            } else {
+                (
+                    format!("Records {first} to {last} of the journal cannot be read; they are fetched from the peer."),
+                    "Nothing, if the link is up. Look after the disk of the cache.",
+                )
+            };
+            told("journal-rotten", text, what)
+        };
+        self.board.settle(rotten.is_some(), rot, "journal-rotten", subject);
         let segment = || {
             let why = snapshot.segment_fault.clone().unwrap_or_default();
             let text =

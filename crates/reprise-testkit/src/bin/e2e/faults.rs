@@ -53,13 +53,15 @@ pub(crate) struct Host {
     /// Content by block: all that was acknowledged last, and what was tried after it without an answer.
     pub(crate) acked: BTreeMap<u64, Bytes>,
     tried: BTreeMap<u64, Vec<Bytes>>,
+    /// Blocks in the order in which they were acknowledged.
+    pub(crate) order: Vec<u64>,
 }
 
 impl Host {
     pub(crate) async fn login(of: &Appliance, group: &str, lun: u16, writer: u32) -> Result<Self> {
         let session = login(of, group, lun, writer).await?;
-        let (acked, tried) = Default::default();
-        Ok(Self { session, lun, writer, next: 0, rng: Rng::new(u64::from(writer)), acked, tried })
+        let (acked, tried, order) = Default::default();
+        Ok(Self { session, lun, writer, next: 0, rng: Rng::new(u64::from(writer)), acked, tried, order })
     }
 
     pub(crate) async fn again(&mut self, of: &Appliance, group: &str) -> Result<()> {
@@ -81,6 +83,7 @@ impl Host {
             Ok(()) => {
                 self.tried.remove(&block);
                 self.acked.insert(block, data);
+                self.order.push(block);
             }
             Err(_) => self.tried.entry(block).or_default().push(data),
         }
@@ -96,7 +99,7 @@ impl Host {
         Ok(())
     }
 
-    async fn read(&self, block: u64) -> Result<Bytes, InitiatorError> {
+    pub(crate) async fn read(&self, block: u64) -> Result<Bytes, InitiatorError> {
         self.session.read(self.lun, block * u64::from(BLOCK), BLOCK, 512).await
     }
 
@@ -126,7 +129,7 @@ async fn login(of: &Appliance, group: &str, lun: u16, writer: u32) -> Result<Ses
 }
 
 /// Sets the faults of a group's disks, and waits until its thread has seen them.
-async fn fail(of: &Appliance, group: &str, rules: &str) -> Result<()> {
+pub(crate) async fn fail(of: &Appliance, group: &str, rules: &str) -> Result<()> {
     std::fs::create_dir_all(of.faults())?;
     let path = of.faults().join(group);
     // Replaced whole: a half-written rule is none.

@@ -16,6 +16,8 @@ mod http;
 mod images;
 mod limits;
 mod odd;
+mod rot;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -103,7 +105,19 @@ fn main() -> ExitCode {
     };
     println!("e2e: seed {}", args.seed);
     let (mut passed, mut failed) = (0, 0);
-    for name in ["bad-input", "convert", "adopt", "disk", "both-ways", "limits", "odd", "faults", "kill-and-cut"] {
+    for name in [
+        "bad-input",
+        "convert",
+        "adopt",
+        "disk",
+        "both-ways",
+        "limits",
+        "odd",
+        "faults",
+        "rot",
+        "verify",
+        "kill-and-cut",
+    ] {
         if args.only.as_ref().is_some_and(|o| o != name) {
             continue;
         }
@@ -160,6 +174,8 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "limits" => limits::run(setup).await,
         "odd" => odd::run(setup).await,
         "disk" => disk::run(setup).await,
+        "rot" => rot::run(setup).await,
+        "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
         _ => vec![Part { name, outcome: chaos::run(setup).await }],

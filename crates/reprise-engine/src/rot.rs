@@ -1,0 +1,223 @@
+//! Rot: a batch of the journal that does not read back as it was written, put right from the other box.
+//!
+//! The body of a batch is the same bytes on both boxes, and h names it. So whichever box finds one unreadable asks the other
+//! for it, compares h, and writes it into its own place again. A box asks only for what the other has durable. Where the
+//! other does not hold it either, it is lost: what needs it stops and says so, everything else goes on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reprise_format::link::{BatchAgain, BatchWanted, CloseReason, Message};
+use reprise_journal::{Batch, BatchPlace, BatchSource};
+use reprise_types::{Role, Seq};
+
+use crate::effect::{Effect, IoFault, LinkInput, Notice};
+use crate::group::{Group, Pending};
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum RotStep {
+    /// A batch that the other box wants was read.
+    Serve { place: BatchPlace, read: u64, life: u64 },
+    /// The batch is in its place again.
+    Rewritten,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The other box is to be asked as soon as it can be.
+    Found,
+    /// It was asked on this connection.
+    Asked { life: u64 },
+    /// What it sent is being written.
+    Writing,
+    /// Nobody holds it any more.
+    Lost,
+}
+
+/// One batch at a time: the others that are rotten are found when this one is well.
+#[derive(Debug, Clone, Copy)]
+struct Rotten {
+    place: BatchPlace,
+    stage: Stage,
+}
+
+/// What is known of rot.
+#[derive(Debug, Default)]
+pub(crate) struct Rot {
+    rotten: Option<Rotten>,
+    /// A batch is being read for the other box.
+    serving: bool,
+}
+
+impl Rot {
+    /// Home waits: the next round would read the rotten batch.
+    pub(crate) fn holds_home(&self) -> bool {
+        self.rotten.is_some_and(|r| r.stage != Stage::Lost)
+    }
+
+    /// Records that nobody holds any more.
+    pub(crate) fn lost(&self) -> Option<(Seq, Seq)> {
+        self.rotten.filter(|r| r.stage == Stage::Lost).map(|r| (r.place.first_seq, r.place.last_seq))
+    }
+
+    /// What was lost is tried again.
+    pub(crate) fn try_again(&mut self) {
+        self.rotten.take_if(|r| r.stage == Stage::Lost);
+    }
+}
+
+impl Group {
+    /// Records of the journal that cannot be read here, and whether they are lost.
+    pub fn rotten(&self) -> Option<(Seq, Seq, bool)> {
+        self.rot.rotten.map(|r| (r.place.first_seq, r.place.last_seq, r.stage == Stage::Lost))
+    }
+
+    /// The batch that holds `seq` cannot be read from the disk.
+    pub(crate) fn rot_found(&mut self, seq: Seq) {
+        if self.rot.rotten.is_some() {
+            return;
+        }
+        let Some(place) = self.journal.place_of(seq) else { return };
+        self.rot.rotten = Some(Rotten { place, stage: Stage::Found });
+        if self.meta.peer.is_none() {
+            self.rot_lost();
+        }
+    }
+
+    /// Nobody holds it: what needs it stops.
+    fn rot_lost(&mut self) {
+        let Some(rotten) = &mut self.rot.rotten else { return };
+        rotten.stage = Stage::Lost;
+        let (first, last) = (rotten.place.first_seq, rotten.place.last_seq);
+        self.notice(Notice::JournalLost(first, last));
+        if last > self.meta.applied {
+            self.home_detach(Notice::JournalUnreadable(first));
+        }
+        if self.meta.role == Role::Source && self.peer_needs(last) {
+            self.link_close(CloseReason::NotReady);
+        }
+    }
+
+    /// True where the peer has yet to get the record.
+    pub(crate) fn peer_needs(&self, seq: Seq) -> bool {
+        self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
+    }
+
+    /// Asks the other box, as soon as that makes sense.
+    pub(crate) fn rot_pump(&mut self) {
+        let Some(Rotten { place, stage }) = self.rot.rotten else { return };
+        let life = self.link_life;
+        let ask = match stage {
+            Stage::Found => true,
+            Stage::Asked { life: asked } => asked != life,
+            Stage::Writing | Stage::Lost => false,
+        };
+        let streaming = match self.meta.role {
+            Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
+            Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
+        };
+        if !ask || !streaming || self.link_held {
+            return;
+        }
+        if self.meta.role == Role::Source && self.peer_needs(place.last_seq) {
+            return self.rot_lost();
+        }
+        if let Some(rotten) = &mut self.rot.rotten {
+            rotten.stage = Stage::Asked { life };
+        }
+        let wanted = BatchWanted { first: place.first_seq, last: place.last_seq };
+        self.effects.push_back(Effect::LinkSend(wanted.into(), Vec::new()));
+    }
+
+    /// Takes the two messages; gives others back.
+    pub(crate) fn rot_input(&mut self, input: LinkInput) -> Option<LinkInput> {
+        let LinkInput::Message(message, payload) = input else { return Some(input) };
+        let now = self.now.mono;
+        let streaming = match (&mut self.peer.session, &mut self.feed.session) {
+            (Some(s), _) if s.is_streaming() => {
+                s.heard(now);
+                true
+            }
+            (_, Some(s)) if s.is_streaming() => {
+                s.heard(now);
+                true
+            }
+            _ => false,
+        };
+        match message {
+            Message::BatchWanted(m) if streaming => self.rot_serve(m.first, m.last),
+            Message::BatchAgain(m) if streaming => self.rot_answer(&m, payload),
+            Message::BatchWanted(_) | Message::BatchAgain(_) => {}
+            other => return Some(LinkInput::Message(other, payload)),
+        }
+        None
+    }
+
+    fn rot_serve(&mut self, first: Seq, last: Seq) {
+        // One at a time: whoever asks again before the answer gets none.
+        if self.rot.serving || first == Seq::ZERO {
+            return;
+        }
+        match self.journal.batch_after(Seq::from_raw(first.get() - 1)) {
+            Some(BatchSource::Ram(batch)) if batch.last_seq() == last => self.rot_send(first, last, Some(&batch)),
+            Some(BatchSource::Disk(place)) if place.last_seq == last => {
+                self.rot.serving = true;
+                let read = self.read_opened();
+                let step = RotStep::Serve { place, read, life: self.link_life };
+                let token = self.token(Pending::Rot(step));
+                self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+            }
+            _ => self.rot_send(first, last, None),
+        }
+    }
+
+    fn rot_send(&mut self, first: Seq, last: Seq, batch: Option<&Batch>) {
+        let message = Message::from(BatchAgain { first, last, found: batch.is_some() });
+        let payload = batch.map_or_else(Vec::new, |b| b.body().collect());
+        self.effects.push_back(Effect::LinkSend(message, payload));
+    }
+
+    fn rot_answer(&mut self, m: &BatchAgain, payload: Bytes) {
+        let Some(Rotten { place, stage: Stage::Asked { life } }) = self.rot.rotten else { return };
+        if life != self.link_life || (m.first, m.last) != (place.first_seq, place.last_seq) {
+            return;
+        }
+        if !m.found {
+            return self.rot_lost();
+        }
+        // The right records with the right history, or it is not taken.
+        let batch = Batch::from_body(payload).ok().filter(|b| {
+            let head = b.header().head;
+            (head.first_seq, head.last_seq, head.h_after) == (place.first_seq, place.last_seq, place.h_after)
+        });
+        let rewrite = batch.and_then(|b| self.journal.rewrite(&place, &b, self.superblock_durable()));
+        let Some((at, bufs)) = rewrite else { return self.rot_lost() };
+        if let Some(rotten) = &mut self.rot.rotten {
+            rotten.stage = Stage::Writing;
+        }
+        let token = self.token(Pending::Rot(RotStep::Rewritten));
+        self.effects.push_back(Effect::WriteCache { token, at, bufs });
+    }
+
+    pub(crate) fn rot_step(&mut self, step: RotStep, result: Result<Bytes, IoFault>) {
+        match step {
+            RotStep::Serve { place, read, life } => {
+                self.rot.serving = false;
+                self.read_closed(read);
+                let batch = result.ok().and_then(|bytes| place.verify(bytes).ok()).map(Arc::new);
+                if life == self.link_life {
+                    self.rot_send(place.first_seq, place.last_seq, batch.as_deref());
+                }
+            }
+            RotStep::Rewritten => match result {
+                Err(fault) => self.fence(fault),
+                Ok(_) => {
+                    if let Some(rotten) = self.rot.rotten.take() {
+                        self.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
+                    }
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,714 @@
+//! Verify: source and mirror compared at one moment, while both go on.
+//!
+//! The source picks its durable position and asks the mirror to hold the same one; the request overtakes every record
+//! behind it, so the mirror's home cannot have passed it. While the moment is held no round is applied on either box and the
+//! journals keep what the moment is read from: home overlaid with the records up to it. Each box hashes its own view;
+//! only hashes travel. Where a region differs, it is asked for again sector by sector, and with
+//! [`VerifyPlan::repair`] the source's content is sent: the source is what the mirror follows.
+//!
+//! What bounds it: [`REGIONS_MAX`] regions in memory, [`VerifyPlan::bytes_per_sec`], and the cache. When that fills beyond
+//! [`FILL_MAX`] on either box, the comparison ends without a result rather than slow a host down.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use reprise_format::link::{
+    Message, VerifyAsk, VerifyClose, VerifyFix, VerifyFixed, VerifyHashes, VerifyOpen, VerifyReady,
+};
+use reprise_journal::Index;
+use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
+
+use crate::effect::{Effect, IoFault, LinkInput};
+use crate::group::{CommandError, Group, Pending};
+use crate::host::Reader;
+
+/// Sectors of a region: hashing one takes some 0.1 ms of the group's thread, which is as long as a host may wait for it.
+const REGION_SECTORS: u64 = 512;
+/// Regions under way: 2 MiB on each box, enough for a disk's queue and a long line at the usual rate.
+const REGIONS_MAX: usize = 8;
+/// Hashes kept behind a region that takes longer than those after it.
+const HASHES_MAX: usize = 1024;
+/// Asks of a peer that are answered at a time; ours are fewer.
+const ASKS_MAX: usize = 16;
+/// Fill of the cache at which a comparison ends.
+const FILL_MAX: f64 = 0.75;
+/// Extents that a report names; their sectors are counted all.
+const EXTENTS_MAX: usize = 256;
+/// Bytes of a hash.
+const HASH_LEN: usize = 16;
+
+/// What to compare and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyPlan {
+    /// Bytes of volumes read in a second on each box, at most.
+    pub bytes_per_sec: u64,
+    /// Send what differs.
+    pub repair: bool,
+}
+
+/// How a comparison ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyEnd {
+    /// Everything was compared.
+    Compared,
+    /// Somebody ended it.
+    Cancelled,
+    /// It could not go on.
+    Stopped {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// Where a comparison stands, or how it ended. Sectors have 512 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Counts the comparisons since the group was opened.
+    pub id: u64,
+    /// The moment.
+    pub at: Point,
+    /// Sectors compared.
+    pub done: u64,
+    /// Sectors of all volumes.
+    pub total: u64,
+    /// Sectors that differed.
+    pub differing: u64,
+    /// Sectors that differed and are equal since they were sent.
+    pub repaired: u64,
+    /// Sectors that one of the two could not read.
+    pub unreadable: u64,
+    /// The first extents that differed, in the order in which they were found.
+    pub extents: Vec<Extent>,
+    /// BLAKE3 over the 16-byte hashes of all regions of 256 KiB, by slot and sector; only where all was compared and is equal.
+    pub digest: Option<[u8; 32]>,
+    /// None while it is at work.
+    pub end: Option<VerifyEnd>,
+}
+
+impl VerifyReport {
+    /// True where both images were compared whole and are equal.
+    pub fn is_equal(&self) -> bool {
+        self.end == Some(VerifyEnd::Compared) && self.differing == self.repaired && self.unreadable == 0
+    }
+}
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum VerifyStep {
+    /// A piece of a fix was written.
+    Write { life: u64 },
+    /// Its home was flushed.
+    Flush { life: u64 },
+}
+
+/// A region being read at the held moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RegionRead {
+    life: u64,
+    slot: VolumeSlot,
+    sector: Sector,
+    /// Sectors per hash of an answer; none where this end asks.
+    grain: Option<SectorCount>,
+}
+
+/// A moment that is held.
+#[derive(Debug)]
+struct View {
+    /// Where home was: what is behind it may not be trimmed.
+    base: Seq,
+    index: Index,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// One hash is compared.
+    Whole,
+    /// A hash for each sector is compared.
+    Sectors,
+    /// Runs of sectors are sent, one at a time.
+    Fixing,
+    /// One hash again.
+    Again,
+}
+
+#[derive(Debug)]
+struct Region {
+    sectors: SectorCount,
+    phase: Phase,
+    data: Option<Vec<u8>>,
+    theirs: Option<Bytes>,
+    /// Runs that differ: first sector in the region, and length.
+    runs: Vec<(u64, u64)>,
+    /// Runs sent.
+    sent: usize,
+}
+
+/// The source's side.
+#[derive(Debug)]
+struct Run {
+    plan: VerifyPlan,
+    ready: bool,
+    regions: BTreeMap<(VolumeSlot, u64), Region>,
+    /// Next region to begin: volumes by slot.
+    next: Option<(VolumeSlot, u64)>,
+    budget: u64,
+    refilled: Mono,
+    digest: blake3::Hasher,
+    digested: Option<(VolumeSlot, u64)>,
+    hashes: BTreeMap<(VolumeSlot, u64), [u8; HASH_LEN]>,
+}
+
+/// The mirror's side.
+#[derive(Debug)]
+struct Held {
+    id: u64,
+    at: Point,
+    asks: usize,
+    fix: Option<Fix>,
+}
+
+#[derive(Debug)]
+struct Fix {
+    slot: VolumeSlot,
+    sector: Sector,
+    written: u64,
+    missing: usize,
+    failed: bool,
+}
+
+/// Comparisons of a group: one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Verify {
+    view: Option<View>,
+    run: Option<Run>,
+    held: Option<Held>,
+    report: Option<VerifyReport>,
+    next_id: u64,
+    life: u64,
+    empty: Index,
+}
+
+impl Verify {
+    /// Where home was when the moment was taken: nothing behind it is trimmed.
+    pub(crate) fn base(&self) -> Option<Seq> {
+        self.view.as_ref().map(|v| v.base)
+    }
+
+    /// No round begins: home would pass the moment.
+    pub(crate) fn holds_home(&self) -> bool {
+        self.view.is_some() || self.held.is_some()
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        self.view.as_ref().map_or(&self.empty, |v| &v.index)
+    }
+}
+
+fn hash(bytes: &[u8]) -> [u8; HASH_LEN] {
+    let mut short = [0; HASH_LEN];
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..HASH_LEN]);
+    short
+}
+
+fn hashes(bytes: &[u8], grain: SectorCount) -> Vec<u8> {
+    let grain = usize::try_from(grain.bytes().get()).unwrap_or(usize::MAX).max(512);
+    bytes.chunks(grain).flat_map(hash).collect()
+}
+
+fn joined(pieces: &[Bytes]) -> Vec<u8> {
+    pieces.concat()
+}
+
+/// Runs of sectors whose hashes differ.
+fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (n, (a, b)) in (0u64..).zip(ours.chunks(HASH_LEN).zip(theirs.chunks(HASH_LEN))) {
+        if a == b {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((first, count)) if *first + *count == n => *count += 1,
+            _ => runs.push((n, 1)),
+        }
+    }
+    runs
+}
+
+impl Group {
+    /// Begins to compare source and mirror; gives the number that its report carries.
+    ///
+    /// # Errors
+    /// Not on the source, no mirror that follows, or another comparison is at work.
+    pub fn verify(&mut self, now: Now, plan: VerifyPlan) -> Result<u64, CommandError> {
+        let not = |reason| Err(CommandError::NotComparable { reason });
+        if let Some(reason) = &self.meta.fenced {
+            return Err(CommandError::Fenced { reason: reason.clone() });
+        }
+        if self.meta.role != Role::Source {
+            return Err(CommandError::NotSource);
+        }
+        let peer = self.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
+        if peer.durable.is_none() || peer.copy.is_some() {
+            return not("the first copy is not complete");
+        }
+        if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) || self.link_held {
+            return not("the link is down");
+        }
+        if self.home_detached() {
+            return not("a home of the source is detached");
+        }
+        if self.verify.run.is_some() {
+            return not("a comparison is at work already");
+        }
+        let first = self.region_at(None);
+        if first.is_none() {
+            return not("the group has no volume");
+        }
+        self.now = now;
+        self.verify.next_id += 1;
+        self.verify.life += 1;
+        let (id, at) = (self.verify.next_id, self.journal.durable());
+        let total = self.meta.volumes.iter().map(|v| v.sectors.get()).fold(0, u64::saturating_add);
+        self.verify.report = Some(VerifyReport {
+            id,
+            at,
+            done: 0,
+            total,
+            differing: 0,
+            repaired: 0,
+            unreadable: 0,
+            extents: Vec::new(),
+            digest: None,
+            end: None,
+        });
+        self.verify.run = Some(Run {
+            plan,
+            ready: false,
+            regions: BTreeMap::new(),
+            next: first,
+            budget: 0,
+            refilled: now.mono,
+            digest: blake3::Hasher::new(),
+            digested: first,
+            hashes: BTreeMap::new(),
+        });
+        self.hold_moment(at);
+        self.verify_send(VerifyOpen { id, at }.into());
+        Ok(id)
+    }
+
+    /// The comparison at work, or the last one.
+    pub fn verify_report(&self) -> Option<&VerifyReport> {
+        self.verify.report.as_ref()
+    }
+
+    /// Ends the comparison that is at work.
+    pub fn verify_cancel(&mut self, now: Now) {
+        self.now = now;
+        self.verify_end(VerifyEnd::Cancelled);
+        self.settle(now);
+    }
+
+    fn hold_moment(&mut self, at: Point) {
+        let base = self.positions().applied;
+        self.verify.view = Some(View { base, index: self.journal.index_at(base, at.seq) });
+    }
+
+    fn verify_send(&mut self, message: Message) {
+        self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+    }
+
+    /// Ends whatever is at work here, on either side, and lets home go on.
+    pub(crate) fn verify_end(&mut self, end: VerifyEnd) {
+        self.verify.view = None;
+        self.verify.held = None;
+        self.verify.life += 1;
+        if self.verify.run.take().is_some()
+            && let Some(report) = &mut self.verify.report
+        {
+            report.end = Some(end);
+            let id = report.id;
+            if self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) {
+                self.verify_send(VerifyClose { id }.into());
+            }
+        }
+    }
+
+    /// The region behind `after`, or the first one.
+    fn region_at(&self, after: Option<(VolumeSlot, u64)>) -> Option<(VolumeSlot, u64)> {
+        let mut volumes: Vec<_> = self.meta.volumes.iter().map(|v| (v.slot, v.sectors.get())).collect();
+        volumes.sort_unstable();
+        let from = |slot: VolumeSlot| match after {
+            Some((at, sector)) if at == slot => Some(sector + REGION_SECTORS),
+            Some((at, _)) if at > slot => None,
+            _ => Some(0),
+        };
+        volumes.into_iter().find_map(|(slot, sectors)| from(slot).filter(|at| *at < sectors).map(|at| (slot, at)))
+    }
+
+    /// Takes the messages of a comparison; gives the others back.
+    pub(crate) fn verify_input(&mut self, input: LinkInput) -> Option<LinkInput> {
+        let LinkInput::Message(message, payload) = input else { return Some(input) };
+        let of_source = matches!(message, Message::VerifyReady(_) | Message::VerifyHashes(_) | Message::VerifyFixed(_));
+        let of_mirror = matches!(
+            message,
+            Message::VerifyOpen(_) | Message::VerifyAsk(_) | Message::VerifyFix(_) | Message::VerifyClose(_)
+        );
+        let now = self.now.mono;
+        match self.meta.role {
+            Role::Source if of_source => {
+                let session = self.peer.session.as_mut().filter(|s| s.is_streaming())?;
+                session.heard(now);
+                self.verify_answer(message);
+                None
+            }
+            Role::Mirror if of_mirror => {
+                let session = self.feed.session.as_mut().filter(|s| s.is_streaming())?;
+                session.heard(now);
+                self.verify_request(message, payload);
+                None
+            }
+            _ => Some(LinkInput::Message(message, payload)),
+        }
+    }
+
+    // ---- the source
+
+    fn verify_answer(&mut self, message: Message) {
+        let current = self.verify.report.as_ref().filter(|r| r.end.is_none()).map(|r| r.id);
+        let Some(run) = &mut self.verify.run else { return };
+        match message {
+            Message::VerifyReady(m) if Some(m.id) == current => match m.refused.is_empty() {
+                true => run.ready = true,
+                false => self.verify_end(VerifyEnd::Stopped { reason: "the mirror cannot hold the moment" }),
+            },
+            Message::VerifyHashes(m) if Some(m.id) == current => {
+                let at = (m.slot, m.sector.get());
+                if let Some(region) = run.regions.get_mut(&at) {
+                    region.theirs = Some(m.hashes);
+                    self.verify_compare(at);
+                }
+            }
+            Message::VerifyFixed(m) if Some(m.id) == current => {
+                let key = run.regions.range(..=(m.slot, m.sector.get())).next_back().map(|(at, _)| *at);
+                if let Some(at) = key {
+                    self.verify_fix_next(at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Both sides' hashes there? Then the region is equal, or looked at more closely.
+    fn verify_compare(&mut self, at: (VolumeSlot, u64)) {
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(report) = &mut self.verify.report else { return };
+        let Some(region) = run.regions.get_mut(&at) else { return };
+        // Either may come first.
+        let Some(data) = &region.data else { return };
+        let Some(theirs) = region.theirs.take() else { return };
+        let grain = if region.phase == Phase::Sectors { SectorCount::from_raw(1) } else { region.sectors };
+        let ours = hashes(data, grain);
+        if data.is_empty() || theirs.len() != ours.len() {
+            report.unreadable += region.sectors.get();
+            return self.verify_region_done(at, None);
+        }
+        let whole = hash(data);
+        let equal = ours[..] == theirs[..];
+        let differing: u64 = region.runs.iter().map(|(_, count)| count).sum();
+        match region.phase {
+            Phase::Whole if equal => self.verify_region_done(at, Some(whole)),
+            // It differed a moment ago and is equal now: one of the disks does not read the same twice.
+            Phase::Sectors if equal => {
+                report.unreadable += region.sectors.get();
+                self.verify_region_done(at, None);
+            }
+            Phase::Whole => {
+                region.phase = Phase::Sectors;
+                self.verify_ask(at, SectorCount::from_raw(1));
+            }
+            Phase::Sectors => {
+                region.runs = differing_runs(&ours, &theirs);
+                for (first, count) in region.runs.clone() {
+                    report.differing += count;
+                    let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
+                    if report.extents.len() < EXTENTS_MAX {
+                        report.extents.push(Extent { volume: at.0, sector, sectors });
+                    }
+                }
+                if run.plan.repair {
+                    region.phase = Phase::Fixing;
+                    self.verify_fix_next(at);
+                } else {
+                    self.verify_region_done(at, Some(whole));
+                }
+            }
+            Phase::Again if equal => {
+                report.repaired += differing;
+                self.verify_region_done(at, Some(whole));
+            }
+            Phase::Fixing | Phase::Again => self.verify_region_done(at, Some(whole)),
+        }
+    }
+
+    /// Sends the next run that differs; after the last one the region is compared once more.
+    fn verify_fix_next(&mut self, at: (VolumeSlot, u64)) {
+        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(region) = run.regions.get_mut(&at).filter(|r| r.phase == Phase::Fixing) else { return };
+        let Some((first, count)) = region.runs.get(region.sent).copied() else {
+            region.phase = Phase::Again;
+            let sectors = region.sectors;
+            return self.verify_ask(at, sectors);
+        };
+        region.sent += 1;
+        let bytes = (first as usize * 512)..((first + count) as usize * 512);
+        let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
+        let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
+        let fix = VerifyFix { id, slot: at.0, sector, sectors };
+        self.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
+    }
+
+    fn verify_ask(&mut self, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {
+        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
+        let Some(region) = self.verify.run.as_ref().and_then(|r| r.regions.get(&(slot, sector))) else { return };
+        let ask = VerifyAsk { id, slot, sector: Sector::from_raw(sector), sectors: region.sectors, grain };
+        self.verify_send(ask.into());
+    }
+
+    /// `hash` is our own, where both could read the region.
+    fn verify_region_done(&mut self, at: (VolumeSlot, u64), hash: Option<[u8; HASH_LEN]>) {
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(region) = run.regions.remove(&at) else { return };
+        run.hashes.insert(at, hash.unwrap_or_default());
+        if let Some(report) = &mut self.verify.report {
+            report.done += region.sectors.get();
+        }
+        self.verify_digest();
+    }
+
+    /// Regions end in any order and are digested in theirs.
+    fn verify_digest(&mut self) {
+        loop {
+            let Some(run) = &mut self.verify.run else { return };
+            let Some(at) = run.digested else { break };
+            let Some(hash) = run.hashes.remove(&at) else { return };
+            run.digest.update(&hash);
+            let next = self.region_at(Some(at));
+            if let Some(run) = &mut self.verify.run {
+                run.digested = next;
+            }
+        }
+        let digest = self.verify.run.as_ref().map(|r| *r.digest.finalize().as_bytes());
+        self.verify_end(VerifyEnd::Compared);
+        if let Some(report) = self.verify.report.as_mut() {
+            report.digest = digest.filter(|_| report.is_equal());
+        }
+    }
+
+    // ---- both
+
+    /// Begins regions as budget and memory allow; ends what the cache has no room for.
+    pub(crate) fn verify_pump(&mut self) {
+        if self.fill.fraction() > FILL_MAX && self.verify.holds_home() {
+            if let Some(id) = self.verify.held.as_ref().map(|h| h.id) {
+                self.verify_send(VerifyReady { id, refused: "the mirror's cache fills".to_owned() }.into());
+            }
+            return self.verify_end(VerifyEnd::Stopped { reason: "the cache fills while the moment is held" });
+        }
+        self.verify_take_moment();
+        let now = self.now.mono;
+        let Some(run) = &mut self.verify.run else { return };
+        let rate = run.plan.bytes_per_sec.max(REGION_SECTORS * 512);
+        // At most a quarter of a second is made up for.
+        let earned = (now.millis_since(run.refilled).min(250)).saturating_mul(rate) / 1000;
+        if earned > 0 {
+            run.refilled = now;
+            run.budget = (run.budget + earned).min(rate / 4 + REGION_SECTORS * 512);
+        }
+        loop {
+            let Some(run) = &mut self.verify.run else { return };
+            // An old region that takes its time is waited for: the hashes behind it are kept until it is digested.
+            let full = run.regions.len() >= REGIONS_MAX || run.hashes.len() >= HASHES_MAX;
+            let Some(at) = run.next.filter(|_| run.ready && !full && run.budget > 0) else { return };
+            let left = self.meta.volume(at.0).map_or(0, |v| v.sectors.get().saturating_sub(at.1));
+            let sectors = SectorCount::from_raw(left.min(REGION_SECTORS));
+            let next = self.region_at(Some(at));
+            let Some(run) = &mut self.verify.run else { return };
+            run.next = next;
+            run.budget = run.budget.saturating_sub(sectors.bytes().get());
+            let (phase, runs) = (Phase::Whole, Vec::new());
+            run.regions.insert(at, Region { sectors, phase, data: None, theirs: None, runs, sent: 0 });
+            self.verify_ask(at, sectors);
+            let sector = Sector::from_raw(at.1);
+            let of = RegionRead { life: self.verify.life, slot: at.0, sector, grain: None };
+            self.start_read(Reader::Verify(of), Extent { volume: at.0, sector, sectors });
+        }
+    }
+
+    /// A region was read at the held moment, or could not be.
+    pub(crate) fn verify_read(&mut self, of: RegionRead, data: Option<Vec<Bytes>>) {
+        if of.life != self.verify.life {
+            return;
+        }
+        let data = data.map(|d| joined(&d)).unwrap_or_default();
+        match of.grain {
+            None => {
+                let at = (of.slot, of.sector.get());
+                if let Some(region) = self.verify.run.as_mut().and_then(|r| r.regions.get_mut(&at)) {
+                    region.data = Some(data);
+                    self.verify_compare(at);
+                }
+            }
+            Some(grain) => {
+                let Some(held) = &mut self.verify.held else { return };
+                held.asks -= 1;
+                let (id, hashes) = (held.id, Bytes::from(hashes(&data, grain)));
+                self.verify_send(VerifyHashes { id, slot: of.slot, sector: of.sector, hashes }.into());
+            }
+        }
+    }
+
+    // ---- the mirror
+
+    fn verify_request(&mut self, message: Message, payload: Bytes) {
+        match message {
+            Message::VerifyOpen(m) => {
+                self.verify_end(VerifyEnd::Cancelled);
+                let refused = if self.home_detached() {
+                    Some("a home of the mirror is detached")
+                } else if self.meta.copy.is_some() {
+                    Some("the first copy is not complete")
+                } else if self.meta.applying > m.at.seq {
+                    Some("the mirror's home is past the moment")
+                } else {
+                    None
+                };
+                match refused {
+                    Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
+                    None => {
+                        self.verify.held = Some(Held { id: m.id, at: m.at, asks: 0, fix: None });
+                        self.verify_take_moment();
+                    }
+                }
+            }
+            Message::VerifyAsk(m) => {
+                let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
+                let inside = self.verify_inside(&extent) && m.grain.get() > 0;
+                let open = self.verify.view.is_some();
+                let Some(held) = self.verify.held.as_mut().filter(|h| h.id == m.id && open && inside) else { return };
+                if held.asks >= ASKS_MAX {
+                    return;
+                }
+                held.asks += 1;
+                let (slot, sector, grain) = (m.slot, m.sector, Some(m.grain));
+                let of = RegionRead { life: self.verify.life, slot, sector, grain };
+                self.start_read(Reader::Verify(of), extent);
+            }
+            Message::VerifyFix(m) => self.verify_fix(&m, payload),
+            Message::VerifyClose(m) if self.verify.held.as_ref().is_some_and(|h| h.id == m.id) => {
+                self.verify_end(VerifyEnd::Cancelled);
+            }
+            _ => {}
+        }
+    }
+
+    fn verify_inside(&self, extent: &Extent) -> bool {
+        let end = extent.sector.checked_add(extent.sectors);
+        let volume = self.meta.volume(extent.volume);
+        (1..=REGION_SECTORS).contains(&extent.sectors.get())
+            && volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
+    }
+
+    /// Once everything up to the moment is durable here, and is the same history, it is held.
+    fn verify_take_moment(&mut self) {
+        let waits = self.verify.view.is_none() && self.verify.run.is_none();
+        let Some(held) = self.verify.held.as_ref().filter(|_| waits) else { return };
+        let (id, at) = (held.id, held.at);
+        if self.journal.durable().seq < at.seq {
+            return;
+        }
+        let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
+        let refused = if same {
+            self.hold_moment(at);
+            String::new()
+        } else {
+            self.verify.held = None;
+            "the mirror holds another history at the moment".to_owned()
+        };
+        self.verify_send(VerifyReady { id, refused }.into());
+    }
+
+    /// Writes what the source holds to the home, where home is what the moment is read from.
+    fn verify_fix(&mut self, m: &VerifyFix, payload: Bytes) {
+        let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
+        let fits = self.verify_inside(&extent) && payload.len() as u64 == m.sectors.bytes().get();
+        let idle =
+            self.verify.view.is_some() && self.verify.held.as_ref().is_some_and(|h| h.id == m.id && h.fix.is_none());
+        if !fits || !idle {
+            return;
+        }
+        let home: Vec<_> = self.verify.index().lookup(extent).into_iter().filter(|(_, _, seq)| seq.is_none()).collect();
+        let life = self.verify.life;
+        let mut written = 0;
+        for (sector, sectors, _) in &home {
+            let from = ((sector.get() - m.sector.get()) * 512) as usize;
+            let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
+            let token = self.token(Pending::Verify(VerifyStep::Write { life }));
+            let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
+            self.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
+            written += sectors.get();
+        }
+        let fix = Fix { slot: m.slot, sector: m.sector, written, missing: home.len(), failed: false };
+        if let Some(held) = &mut self.verify.held {
+            held.fix = Some(fix);
+        }
+        if home.is_empty() {
+            self.verify_fixed();
+        }
+    }
+
+    pub(crate) fn verify_step(&mut self, step: VerifyStep, result: Result<Bytes, IoFault>) {
+        let (VerifyStep::Write { life } | VerifyStep::Flush { life }) = step;
+        if life != self.verify.life {
+            return;
+        }
+        let Some(fix) = self.verify.held.as_mut().and_then(|h| h.fix.as_mut()) else { return };
+        fix.failed |= result.is_err();
+        match step {
+            VerifyStep::Write { .. } => {
+                fix.missing -= 1;
+                if fix.missing == 0 {
+                    let volumes = vec![fix.slot];
+                    let token = self.token(Pending::Verify(VerifyStep::Flush { life }));
+                    self.effects.push_back(Effect::FlushHome { token, volumes });
+                }
+            }
+            VerifyStep::Flush { .. } => self.verify_fixed(),
+        }
+    }
+
+    fn verify_fixed(&mut self) {
+        let Some(held) = &mut self.verify.held else { return };
+        let Some(fix) = held.fix.take() else { return };
+        let written = SectorCount::from_raw(if fix.failed { 0 } else { fix.written });
+        let (id, slot, sector) = (held.id, fix.slot, fix.sector);
+        self.verify_send(VerifyFixed { id, slot, sector, written }.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_sectors_that_differ_are_joined() {
+        let sector = |n: u8| vec![n; 512];
+        let ours = hashes(&[sector(1), sector(2), sector(3), sector(4), sector(5)].concat(), SectorCount::from_raw(1));
+        let theirs =
+            hashes(&[sector(1), sector(9), sector(8), sector(4), sector(7)].concat(), SectorCount::from_raw(1));
+        assert_eq!(differing_runs(&ours, &theirs), [(1, 2), (4, 1)]);
+        assert_eq!(differing_runs(&ours, &ours), []);
+        assert_eq!(hashes(&[7; 1024], SectorCount::from_raw(512)).len(), HASH_LEN);
+    }
+}

@@ -21,7 +21,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reprise-engine", &["types", "format", "journal", "link"]),
     ("reprise-api", &["types"]),
     ("reprise-node", &["types", "format", "media", "journal", "scsi", "iscsi", "link", "engine", "api"]),
-    ("reprise", &["node", "api"]),
+    // `reprise torture` brings the initiator and the stamps of the tests.
+    ("reprise", &["node", "api", "testkit"]),
     ("reprise-sim", &["types", "format", "journal", "scsi", "iscsi", "link", "engine"]),
     // The checker stands outside: nothing of the product.
     ("reprise-testkit", &[]),

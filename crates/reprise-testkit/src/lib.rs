@@ -1,4 +1,4 @@
-//! Development only: what tests and benchmarks look at a box with, from outside.
+//! Development, and `reprise torture`: what tests and benchmarks look at a box with, from outside.
 //!
 //! Nothing here uses a crate of the product, so that an error in one of them cannot hide itself.
 //!

@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Start a pair on this machine and show what it does
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
+    /// Write, kill and cut at random, then check that nothing acknowledged is lost
+    #[cfg(feature = "torture")]
+    Torture(crate::torture::TortureArgs),
     /// How the box, its groups and links are
     Status {
         /// Show it again and again
@@ -378,6 +381,8 @@ mod tests {
             "reprise mirror add db --to turin",
             "reprise verify db --repair --rate 20M --proof /x/proof.json",
             "reprise verify --check /x/proof.json",
+            "reprise torture --minutes 0.5 --seed 7 --json",
+            "reprise torture --volume scratch --destroy scratch",
             "reprise group unfence db",
             "reprise group reattach db",
             "reprise peer replace turin --with milan --yes",
@@ -395,6 +400,8 @@ mod tests {
         for line in [
             "reprise",
             "reprise verify",
+            "reprise torture --minutes 0",
+            "reprise torture --destroy scratch",
             "reprise verify --check /x --repair",
             "reprise pair",
             "reprise pair --listen 192.0.2.1:1",

@@ -32,11 +32,13 @@ fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) 
 
 pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow::Result<()> {
     match command {
-        // These two talk to no box; main carries them out.
+        // These talk to no box; main carries them out.
         #[cfg(feature = "daemon")]
         Command::Run { .. } => Ok(()),
         #[cfg(feature = "demo")]
         Command::Demo(_) => Ok(()),
+        #[cfg(feature = "torture")]
+        Command::Torture(_) => Ok(()),
         Command::Status { watch, interval } => status(client, json, watch, Duration::from_secs(interval)).await,
         Command::Volume(command) => volume(client, json, command).await,
         Command::Group(command) => group(client, json, command).await,

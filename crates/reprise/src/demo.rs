@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Usage;
 use crate::commands::print_json;
-use boxes::{Pair, Wanted};
+pub(crate) use boxes::{Pair, Wanted};
 
 /// What the demo does.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(crate) struct DemoArgs {
 
 /// How a script reaches one of the two boxes.
 #[derive(Debug, Serialize)]
-struct Reach {
+pub(crate) struct Reach {
     /// `iscsi://ADDRESS:PORT/IQN/LUN`. A mirror answers there only after it has become the source.
     iscsi: String,
     home: Vec<String>,
@@ -56,14 +56,14 @@ struct Reaches {
     mirror: Reach,
 }
 
-/// The directory of the pair; a temporary one goes with the demo.
-struct Place {
+/// The directory of a pair; a temporary one goes with it.
+pub(crate) struct Place {
     dir: PathBuf,
     temporary: bool,
 }
 
 impl Place {
-    fn new(dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(dir: Option<&Path>) -> anyhow::Result<Self> {
         let (dir, temporary) = match dir {
             Some(dir) => (std::path::absolute(dir)?, false),
             None => {
@@ -79,6 +79,18 @@ impl Place {
             }
         }
         Ok(Self { dir, temporary })
+    }
+}
+
+#[cfg(feature = "torture")]
+impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// It stays even if it is temporary.
+    pub(crate) fn keep(&mut self) {
+        self.temporary = false;
     }
 }
 

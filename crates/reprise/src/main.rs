@@ -15,6 +15,8 @@ mod demo;
 mod pair;
 mod render;
 mod target;
+#[cfg(feature = "torture")]
+mod torture;
 mod units;
 mod verify;
 
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
         Command::Run { config } => daemon::run(&config),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, json),
+        #[cfg(feature = "torture")]
+        Command::Torture(args) => torture::run(&args, &cli.global),
         Command::Verify(args::VerifyArgs { check: Some(file), .. }) => verify::check(&file, json),
         command => client(&cli.global, command),
     };

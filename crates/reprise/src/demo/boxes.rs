@@ -19,8 +19,8 @@ use super::Reach;
 use super::relay::Relay;
 
 /// Names of the two boxes and of their directories.
-pub(super) const SOURCE: &str = "source";
-pub(super) const MIRROR: &str = "mirror";
+pub(crate) const SOURCE: &str = "source";
+pub(crate) const MIRROR: &str = "mirror";
 /// The one group and its volume.
 const GROUP: &str = "main";
 const VOLUME: &str = "disk";
@@ -29,18 +29,18 @@ const START_SECS_MAX: u64 = 30;
 /// A box that has not stopped this long after SIGTERM is killed.
 const STOP_SECS_MAX: u64 = 20;
 /// Between two looks.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the pair shall be.
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// Size of the volume, for which the pools are made.
-    pub(super) volume: ByteSize,
+    pub(crate) volume: ByteSize,
     /// A relay stands in front of the mirror's link port.
-    pub(super) relayed: bool,
+    pub(crate) relayed: bool,
 }
 
 /// One box and its process.
-pub(super) struct Appliance {
+pub(crate) struct Appliance {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -96,7 +96,7 @@ impl Appliance {
     }
 
     /// Starts the process and waits until the box answers.
-    pub(super) async fn run(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
         let log: File = (OpenOptions::new().create(true).append(true).open(&self.log))
             .with_context(|| format!("open {}", self.log.display()))?;
         let binary = std::env::current_exe().context("find this binary")?;
@@ -125,7 +125,7 @@ impl Appliance {
     }
 
     /// SIGKILL: no time for anything.
-    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
@@ -167,12 +167,12 @@ impl Appliance {
         }
     }
 
-    pub(super) async fn status(&self) -> anyhow::Result<Status> {
+    pub(crate) async fn status(&self) -> anyhow::Result<Status> {
         Ok(self.client.status(&Nothing {}).await?)
     }
 
     /// The group, once it is there.
-    pub(super) async fn group(&self) -> anyhow::Result<GroupStatus> {
+    pub(crate) async fn group(&self) -> anyhow::Result<GroupStatus> {
         let status = self.status().await?;
         status.groups.into_iter().find(|g| g.name.as_str() == GROUP).ok_or_else(|| anyhow!("the group is missing"))
     }
@@ -193,17 +193,17 @@ impl Appliance {
 }
 
 /// The pair. Dropping it stops both boxes.
-pub(super) struct Pair {
-    pub(super) source: Appliance,
-    pub(super) mirror: Appliance,
-    pub(super) relay: Option<Relay>,
+pub(crate) struct Pair {
+    pub(crate) source: Appliance,
+    pub(crate) mirror: Appliance,
+    pub(crate) relay: Option<Relay>,
     /// Shown by the mirror and typed at the source.
-    pub(super) code: String,
+    pub(crate) code: String,
 }
 
 impl Pair {
     /// Starts two boxes and pairs them by code.
-    pub(super) async fn start(dir: &Path, wanted: &Wanted) -> anyhow::Result<Self> {
+    pub(crate) async fn start(dir: &Path, wanted: &Wanted) -> anyhow::Result<Self> {
         let (a, b) = (Ports::free()?, Ports::free()?);
         let source = Appliance::start(dir, SOURCE, &a, wanted).await.context("start the source")?;
         let mirror = Appliance::start(dir, MIRROR, &b, wanted).await.context("start the mirror")?;
@@ -221,7 +221,7 @@ impl Pair {
     }
 
     /// Makes the volume and its mirror, and waits for the first copy. `tell` hears of its progress.
-    pub(super) async fn make_mirrored_volume(&mut self, size: ByteSize, tell: impl FnMut(&Job)) -> anyhow::Result<()> {
+    pub(crate) async fn make_mirrored_volume(&mut self, size: ByteSize, tell: impl FnMut(&Job)) -> anyhow::Result<()> {
         let group: Name = GROUP.parse()?;
         let create = VolumeCreate { name: VOLUME.parse()?, group: group.clone(), size, thin: false, local_only: false };
         let made = self.source.client.volume_create(&create).await.context("make the volume")?;
@@ -233,7 +233,7 @@ impl Pair {
     }
 
     /// Waits until both boxes show what is hoped for.
-    pub(super) async fn until(
+    pub(crate) async fn until(
         &self,
         what: &str,
         secs: u64,
@@ -258,12 +258,22 @@ impl Pair {
         }
     }
 
-    pub(super) async fn reach_source(&self) -> anyhow::Result<Reach> {
+    /// Portal, name and LUN at which the source serves the volume.
+    #[cfg(feature = "torture")]
+    pub(crate) async fn target_of_source(&self) -> anyhow::Result<(SocketAddr, String, u16)> {
+        let group = self.source.group().await?;
+        let target = group.targets.first().ok_or_else(|| anyhow!("the source has no iSCSI target"))?;
+        let portal = target.portals.first().ok_or_else(|| anyhow!("the source has no iSCSI portal"))?;
+        let lun = group.volumes.first().ok_or_else(|| anyhow!("the group has no volume"))?.lun;
+        Ok((portal.parse().with_context(|| format!("{portal} is no address"))?, target.iqn.clone(), lun))
+    }
+
+    pub(crate) async fn reach_source(&self) -> anyhow::Result<Reach> {
         let iqn = self.iqn().await?;
         self.source.reach(&iqn).await
     }
 
-    pub(super) async fn reach_mirror(&self) -> anyhow::Result<Reach> {
+    pub(crate) async fn reach_mirror(&self) -> anyhow::Result<Reach> {
         let iqn = self.iqn().await?;
         self.mirror.reach(&iqn).await
     }
@@ -274,7 +284,7 @@ impl Pair {
     }
 
     /// Keeps the boxes for ever. One that somebody kills stays dead: whoever killed it starts it again.
-    pub(super) async fn watch_over(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn watch_over(&mut self) -> anyhow::Result<()> {
         loop {
             self.source.notice_end();
             self.mirror.notice_end();
@@ -283,7 +293,7 @@ impl Pair {
     }
 
     /// Stops both boxes in order; it is an error if one does not stop by itself.
-    pub(super) fn stop(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         self.source.signal(Signal::SIGTERM);
         self.mirror.signal(Signal::SIGTERM);
         let (source, mirror) = (self.source.wait_for_end(), self.mirror.wait_for_end());

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The line. Its threads live as long as the demo.
-pub(super) struct Relay {
+pub(crate) struct Relay {
     address: SocketAddr,
     line: Arc<Mutex<Line>>,
 }
@@ -23,7 +23,7 @@ fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
 
 impl Relay {
     /// Listens on a free port of loopback.
-    pub(super) fn start(target: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let line = Arc::new(Mutex::new(Line { up: true, sockets: Vec::new() }));
@@ -37,12 +37,12 @@ impl Relay {
         Ok(Self { address, line })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Ends every connection and takes no other until [`Self::mend`].
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         let mut line = lock(&self.line);
         line.up = false;
         for socket in line.sockets.drain(..) {
@@ -50,7 +50,7 @@ impl Relay {
         }
     }
 
-    pub(super) fn mend(&self) {
+    pub(crate) fn mend(&self) {
         lock(&self.line).up = true;
     }
 }

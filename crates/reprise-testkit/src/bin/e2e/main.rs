@@ -17,6 +17,7 @@ mod images;
 mod limits;
 mod odd;
 mod rot;
+mod torture;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
         "faults",
         "rot",
         "verify",
+        "torture",
         "kill-and-cut",
     ] {
         if args.only.as_ref().is_some_and(|o| o != name) {
@@ -174,6 +176,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "limits" => limits::run(setup).await,
         "odd" => odd::run(setup).await,
         "disk" => disk::run(setup).await,
+        "torture" => vec![Part { name, outcome: torture::run(setup).await }],
         "rot" => rot::run(setup).await,
         "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,

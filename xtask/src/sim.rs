@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::process::{cargo, output, root, run as run_command, target_dir, watch};
 
 /// Seeds that every test run goes through.
-const FIXED_SEEDS: u32 = 150;
+const FIXED_SEEDS: u32 = 120;
 /// Minutes of fresh seeds in a test run.
-const FRESH_MINUTES: &str = "1.5";
+const FRESH_MINUTES: &str = "1";
 
 /// Starts the simulator with the arguments; `--patch FILE` is taken here.
 pub(crate) fn run(args: &[String]) -> Result<()> {
@@ -78,7 +78,8 @@ fn scratch(patch: &Path) -> Result<PathBuf> {
 pub(crate) fn test() -> Result<(u64, u64)> {
     let binary = build(&root())?;
     let fixed = FIXED_SEEDS.to_string();
-    let runs: [&[&str]; 2] = [&["--kept", "--seeds", &fixed, "--from", "1"], &["--minutes", FRESH_MINUTES]];
+    let runs: [&[&str]; 3] =
+        [&["--kept", "--seeds", &fixed, "--from", "1"], &["--exhaustive", "3"], &["--minutes", FRESH_MINUTES]];
     let (mut passed, mut failed) = (0, 0);
     for args in runs {
         println!("sim {}", args.join(" "));

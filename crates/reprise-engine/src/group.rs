@@ -32,6 +32,8 @@ pub struct GroupConfig {
     pub journal: JournalConfig,
     /// Window that a feeding peer may fill, in bytes.
     pub link_window: u64,
+    /// Body bytes of one home round, at most: [`crate::ROUND_BYTES_MAX`] but in the simulator, which takes small ones too.
+    pub round_bytes: u64,
 }
 
 /// A command that cannot be done now.

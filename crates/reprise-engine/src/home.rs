@@ -16,7 +16,7 @@ use crate::group::{After, Group, Pending};
 use crate::planted::{Planted, has};
 
 /// Body bytes of one round, at most: memory of the round, and how long home is a mixture.
-const ROUND_BYTES_MAX: u64 = 16 << 20;
+pub const ROUND_BYTES_MAX: u64 = 16 << 20;
 /// Batches of one round, at most: bounds its table.
 const ROUND_BATCHES_MAX: usize = 1024;
 /// A round begins when the feed has been quiet for so long: the disk belongs to the journal while hosts write.
@@ -124,7 +124,7 @@ impl Group {
             };
             // After a crash inside a round home is a mixture up to the old `applying`, which no later round may fall
             // short of.
-            let full = bytes > 0 && bytes + len > ROUND_BYTES_MAX && !mixed;
+            let full = bytes > 0 && bytes + len > self.config.round_bytes && !mixed;
             if last > limit || full {
                 break;
             }

@@ -24,5 +24,6 @@ mod verify;
 
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group, GroupConfig, GroupStats};
+pub use home::ROUND_BYTES_MAX;
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
 pub use verify::{VerifyEnd, VerifyPlan, VerifyReport};

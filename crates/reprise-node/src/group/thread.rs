@@ -91,6 +91,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
             ram_tail_max: ByteLen::from_raw(deps.limits.ram_tail_bytes),
         },
         link_window: deps.limits.link_window,
+        round_bytes: reprise_engine::ROUND_BYTES_MAX,
     };
     let slot = opened.slot;
     let group = Group::open(clock::now(), config, opened.meta, opened.superblock_version, opened.start);

@@ -186,6 +186,7 @@ pub struct SimBox {
     /// What a recovery chose and could not seal yet: the next one must choose the same.
     chosen: Option<Point>,
     ram_tail: u64,
+    round_bytes: u64,
     dsync: bool,
     starts: u64,
 }
@@ -270,6 +271,7 @@ impl SimBox {
             empty: false,
             chosen: None,
             ram_tail: plan.ram_tail,
+            round_bytes: plan.round_bytes,
             dsync: plan.dsync,
             starts: 0,
         };
@@ -347,6 +349,7 @@ impl SimBox {
                 ram_tail_max: ByteLen::from_raw(self.ram_tail),
             },
             link_window: 32 << 20,
+            round_bytes: self.round_bytes,
         };
         let end = recovered.start.end();
         let group = Group::open(self.clock.now(t), config, meta, version, recovered.start);

@@ -219,6 +219,8 @@ pub struct Plan {
     pub segments: [u32; 2],
     /// Bytes of journal kept in memory.
     pub ram_tail: u64,
+    /// Bytes of a home round.
+    pub round_bytes: u64,
     /// True where a durable write makes its own range durable only (FUA), false where it flushes the device.
     pub dsync: bool,
     /// One-way latency of the line.
@@ -337,7 +339,7 @@ impl Plan {
         let length = rng.range(120, 300) * SEC;
         let mut items = Vec::new();
         // Some runs write more than one home round takes, into a cache that holds several.
-        let heavy = rng.one_in(24);
+        let heavy = rng.one_in(60);
         let operations = rng.range(650, 1_000);
         let bursts: Vec<u64> = (0..rng.range(10, 60)).map(|_| rng.below(length)).collect();
         for _ in 0..operations {
@@ -380,6 +382,7 @@ impl Plan {
             length,
             segments: [segments(&mut rng), segments(&mut rng)],
             ram_tail: [0, 64 << 10, 1 << 20, 8 << 20][rng.below(4) as usize],
+            round_bytes: [64 << 10, 512 << 10, 16 << 20][rng.below(3) as usize],
             dsync: rng.one_in(2),
             latency: [20_000, 500_000, 5 * MS, 50 * MS, 150 * MS][rng.below(5) as usize],
             bandwidth: [32_000, 1 << 20, 12 << 20, 125 << 20, 125 << 20][rng.below(5) as usize],

@@ -243,6 +243,8 @@ pub enum Notice {
     JournalRepaired(Seq, Seq),
     /// Records that cannot be read from the journal, and that no peer holds: first and last.
     JournalLost(Seq, Seq),
+    /// Records that had been taken for lost can be read after all.
+    JournalReadable(Seq, Seq),
     /// The cache has no segment left: hosts wait.
     CacheFull,
     /// The cache has room again.

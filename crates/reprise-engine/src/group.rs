@@ -490,6 +490,7 @@ impl Group {
     }
 
     fn tick(&mut self) {
+        self.rot_tick();
         self.link_tick();
         // A refused grant is asked for again from time to time: other groups free segments too.
         let pacing = self.fill.pace_millis() > 0 && self.meta.role == Role::Source;
@@ -745,9 +746,7 @@ impl Group {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
         self.now = now;
-        // What an earlier round still waits for must not be taken for an answer to the next one.
-        let working = self.pending.values().any(|p| matches!(p, Pending::Home(_)));
-        if self.home.is_detached() && (working || !self.superblock_settled()) {
+        if self.home.is_detached() && !self.home_may_attach() {
             return Err(CommandError::Busy);
         }
         let lost = self.rot.lost().is_some();
@@ -758,6 +757,12 @@ impl Group {
         self.notice(Notice::HomeAttached);
         self.pump();
         Ok(())
+    }
+
+    /// What an earlier round still waits for must not be taken for an answer to the next one.
+    pub(crate) fn home_may_attach(&self) -> bool {
+        let working = self.pending.values().any(|p| matches!(p, Pending::Home(_)));
+        !working && self.superblock_settled() && !self.is_fenced()
     }
 
     /// Segments that the group holds, also those that it has no use for yet. For the allocator when the group's thread

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_format::link::{BatchAgain, BatchWanted, CloseReason, Message};
 use reprise_journal::{Batch, BatchPlace, BatchSource};
-use reprise_types::{Role, Seq};
+use reprise_types::{Mono, Role, Seq};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{Group, Pending};
@@ -21,6 +21,8 @@ pub(crate) enum RotStep {
     Serve { place: BatchPlace, read: u64, life: u64 },
     /// The batch is in its place again.
     Rewritten,
+    /// What is lost was read once more.
+    Reread { place: BatchPlace, read: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +42,20 @@ enum Stage {
 struct Rotten {
     place: BatchPlace,
     stage: Stage,
+    /// What is lost is not read again before.
+    retry_at: Mono,
 }
+
+/// What nobody holds is read again so often: a disk that failed to read may have been in trouble for a moment only, and then
+/// nothing is lost and nobody needs to come.
+const LOST_RETRY_MILLIS: u64 = 60_000;
 
 /// What is known of rot.
 #[derive(Debug, Default)]
 pub(crate) struct Rot {
     rotten: Option<Rotten>,
+    /// The home was detached because of it.
+    home_detached: bool,
     /// A batch is being read for the other box.
     serving: bool,
 }
@@ -64,6 +74,7 @@ impl Rot {
     /// What was lost is tried again.
     pub(crate) fn try_again(&mut self) {
         self.rotten.take_if(|r| r.stage == Stage::Lost);
+        self.home_detached = false;
     }
 }
 
@@ -79,7 +90,7 @@ impl Group {
             return;
         }
         let Some(place) = self.journal.place_of(seq) else { return };
-        self.rot.rotten = Some(Rotten { place, stage: Stage::Found });
+        self.rot.rotten = Some(Rotten { place, stage: Stage::Found, retry_at: Mono::default() });
         if self.meta.peer.is_none() {
             self.rot_lost();
         }
@@ -89,13 +100,45 @@ impl Group {
     fn rot_lost(&mut self) {
         let Some(rotten) = &mut self.rot.rotten else { return };
         rotten.stage = Stage::Lost;
+        rotten.retry_at = self.now.mono.plus_millis(LOST_RETRY_MILLIS);
         let (first, last) = (rotten.place.first_seq, rotten.place.last_seq);
         self.notice(Notice::JournalLost(first, last));
         if last > self.meta.applied {
+            self.rot.home_detached = true;
             self.home_detach(Notice::JournalUnreadable(first));
         }
         if self.meta.role == Role::Source && self.peer_needs(last) {
             self.link_close(CloseReason::NotReady);
+        }
+    }
+
+    /// Reads again what is lost, from time to time.
+    pub(crate) fn rot_tick(&mut self) {
+        let now = self.now.mono;
+        let Some(rotten) = self.rot.rotten.as_mut().filter(|r| r.stage == Stage::Lost && r.retry_at <= now) else {
+            return;
+        };
+        rotten.retry_at = now.plus_millis(LOST_RETRY_MILLIS);
+        let place = rotten.place;
+        if self.journal.place_of(place.first_seq).is_none_or(|p| p.at != place.at) {
+            // It was trimmed: nobody needs it any more.
+            self.rot.rotten = None;
+            return;
+        }
+        let read = self.read_opened();
+        let token = self.token(Pending::Rot(RotStep::Reread { place, read }));
+        self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+    }
+
+    /// What was lost has been read: everything that stopped for it goes on.
+    fn rot_readable(&mut self, place: BatchPlace) {
+        if self.rot.lost() != Some((place.first_seq, place.last_seq)) {
+            return;
+        }
+        self.rot.rotten = None;
+        self.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
+        if std::mem::take(&mut self.rot.home_detached) && self.home_may_attach() && self.home.attach() {
+            self.notice(Notice::HomeAttached);
         }
     }
 
@@ -106,7 +149,7 @@ impl Group {
 
     /// Asks the other box, as soon as that makes sense.
     pub(crate) fn rot_pump(&mut self) {
-        let Some(Rotten { place, stage }) = self.rot.rotten else { return };
+        let Some(Rotten { place, stage, .. }) = self.rot.rotten else { return };
         let life = self.link_life;
         let ask = match stage {
             Stage::Found => true,
@@ -179,7 +222,7 @@ impl Group {
     }
 
     fn rot_answer(&mut self, m: &BatchAgain, payload: Bytes) {
-        let Some(Rotten { place, stage: Stage::Asked { life } }) = self.rot.rotten else { return };
+        let Some(Rotten { place, stage: Stage::Asked { life }, .. }) = self.rot.rotten else { return };
         if life != self.link_life || (m.first, m.last) != (place.first_seq, place.last_seq) {
             return;
         }
@@ -208,6 +251,12 @@ impl Group {
                 let batch = result.ok().and_then(|bytes| place.verify(bytes).ok()).map(Arc::new);
                 if life == self.link_life {
                     self.rot_send(place.first_seq, place.last_seq, batch.as_deref());
+                }
+            }
+            RotStep::Reread { place, read } => {
+                self.read_closed(read);
+                if result.is_ok_and(|bytes| place.verify(bytes).is_ok()) {
+                    self.rot_readable(place);
                 }
             }
             RotStep::Rewritten => match result {

@@ -143,6 +143,9 @@ impl Inner {
                 let what = "Look after the disk of the cache: what rots once rots again.";
                 Told::new("journal-repaired", Severity::Warning, subject, text, what)
             }
+            Notice::JournalReadable(first, last) => {
+                info("journal-readable", format!("Records {first} to {last} of the journal can be read after all."))
+            }
             Notice::HomeAttached => info("home-attached", "The homes are in use again.".to_owned()),
             Notice::HomeUnreadable(extent, fault) => {
                 let text = format!("Volume {volume} cannot be read at sector {}: {fault}.", extent.sector);

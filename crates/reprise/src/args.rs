@@ -284,13 +284,13 @@ pub(crate) struct VerifyArgs {
     /// The group; run this on its source
     pub(crate) group: Option<Name>,
     /// Send what differs to the mirror
-    #[arg(long, requires = "group")]
+    #[arg(long, conflicts_with = "check")]
     pub(crate) repair: bool,
     /// Bytes a second that each box reads, at most
-    #[arg(long, requires = "group", value_name = "SIZE")]
+    #[arg(long, conflicts_with = "check", value_name = "SIZE")]
     pub(crate) rate: Option<ByteSize>,
     /// Write the signed proof there, if both are equal
-    #[arg(long, requires = "group", value_name = "FILE", conflicts_with = "no_wait")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "no_wait"])]
     pub(crate) proof: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) wait: Wait,

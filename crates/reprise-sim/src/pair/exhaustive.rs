@@ -447,6 +447,7 @@ mod tests {
         for workload in workloads(1) {
             sum.add(&explore(&workload, false).unwrap());
         }
-        assert!(sum.cuts > 50 && sum.states > 500, "{sum:?}");
+        // Some four disk operations each, and the same again inside recovery.
+        assert!(sum.cuts >= 20 && sum.states >= 150 && sum.nested >= 90, "{sum:?}");
     }
 }

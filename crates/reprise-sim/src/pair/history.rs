@@ -160,11 +160,16 @@ impl History {
         self.ops.insert(id, op);
     }
 
-    /// A record goes to the source's disk.
+    /// A record goes to the source's disk: the next one, or one that had become unreadable, as it was.
     ///
     /// # Errors
-    /// It is not the next one, or nobody asked for it.
+    /// It is neither, or nobody asked for it.
     pub fn record(&mut self, seq: Seq, kind: RecordKind, at: Extent, payload: &[u8]) -> Result<(), String> {
+        if seq > Seq::ZERO && seq <= self.end() {
+            let before = self.hash(Seq::from_raw(seq.get() - 1)).unwrap_or(self.start);
+            let same = self.hash(seq) == Some(chain_bytes(before, kind, &at, payload));
+            return same.then_some(()).ok_or_else(|| format!("record {seq} goes to disk again with other content"));
+        }
         if seq != self.end().next() {
             return Err(format!("record {seq} goes to disk after {}", self.end()));
         }

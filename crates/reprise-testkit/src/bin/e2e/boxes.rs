@@ -281,6 +281,15 @@ pub(crate) async fn pair(a: &Appliance, b: &Appliance, address: SocketAddr) -> R
     Ok(())
 }
 
+/// A box renews what it tells of a group every 100 ms; twice that on a busy machine.
+const STATUS_AGE_MAX: Duration = Duration::from_millis(200);
+
+/// Waits until what a box tells of a group is younger than what was done before: in an older status everything was drained
+/// before the last write.
+pub(crate) async fn status_is_fresh() {
+    tokio::time::sleep(STATUS_AGE_MAX).await;
+}
+
 /// Waits until `holds`; an error of the question itself only counts at the end.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<Duration> {
     let start = Instant::now();
@@ -299,6 +308,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<boo
 
 /// Both homes hold all that the source has.
 pub(crate) async fn drained(a: &Appliance, b: &Appliance, group: &str) -> Result<Duration> {
+    status_is_fresh().await;
     until("everything is at both homes", async || {
         let (here, there) = (a.group(group).await?, b.group(group).await?);
         let end = position(&here, "written")?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::boxes::{Appliance, BoxPlan, drained, pair, position, until};
+use crate::boxes::{Appliance, BoxPlan, drained, pair, position, status_is_fresh, until};
 use crate::faults::{Host, cache_of, fail, find, flip, volume};
 use crate::{Part, Setup};
 
@@ -86,6 +86,7 @@ async fn mirror(setup: &Setup, dir: &Path) -> Result<String> {
     fail(&b, GROUP, HOME_FAILS).await?;
     let since = host.order.len() as u64;
     host.write_some(30).await?;
+    status_is_fresh().await;
     until("the mirror has all", async || {
         let end = position(&a.group(GROUP).await?, "written")?;
         Ok(position(&b.group(GROUP).await?, "durable")? == end)
@@ -112,6 +113,7 @@ async fn source(setup: &Setup, dir: &Path) -> Result<String> {
     fail(&a, GROUP, HOME_FAILS).await?;
     let since = host.order.len() as u64;
     host.write_some(30).await?;
+    status_is_fresh().await;
     until("the mirror has all", async || {
         let end = position(&a.group(GROUP).await?, "written")?;
         Ok(position(&a.group(GROUP).await?, "peer_durable")? == end)

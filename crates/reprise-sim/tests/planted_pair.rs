@@ -46,7 +46,6 @@ const KNOWN: &[(&str, u64)] = &[
     ("TrimDuringOffer", 5),
     ("CopyNotFlushed", 14),
     ("FailedHomeBelieved", 20),
-    ("HashIgnored", 22),
     ("FailedWriteBelieved", 30),
     ("InstanceConfirmedEarly", 71),
     ("CreditAdded", 72),
@@ -66,6 +65,7 @@ const OPEN: &[&str] = &[
     "CopyReadsNewest",
     "SendLimitIgnored",
     "GapAccepted",
+    "HashIgnored",
 ];
 
 /// Runs a seed with a bug; how it was found, if it was.

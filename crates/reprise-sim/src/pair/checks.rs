@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reprise_journal::PieceSource;
 use reprise_types::{Point, Seq};
 
-use crate::pair::history::{History, VOLUME_SECTORS, extent};
+use crate::pair::history::{History, Loss, VOLUME_SECTORS, extent};
 use crate::pair::world::{World, say};
 
 impl World {
@@ -19,10 +19,15 @@ impl World {
     /// A box has recovered.
     pub(super) fn opened(&mut self, n: usize, end: Point) {
         if n == 0 {
-            let lossy = self.excuse[0].damaged || self.source_odd;
+            let loss = match (self.excuse[0].damaged, self.source_odd) {
+                (true, _) => Loss::Journal,
+                (false, true) => Loss::Older,
+                (false, false) => Loss::Nothing,
+            };
+            let lossy = loss != Loss::Nothing;
             let before = lossy.then(|| self.history.clone());
             let acked = self.history.acked();
-            if let Err(what) = self.history.recovered(end.seq, end.hash, lossy) {
+            if let Err(what) = self.history.recovered(end.seq, end.hash, loss) {
                 return self.fail(what);
             }
             if end.seq < acked {

@@ -82,6 +82,25 @@ struct Op {
     acked_before: Seq,
 }
 
+/// What a source may come back without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing that was acknowledged.
+    Nothing,
+    /// What came after its disks were set aside: journal and homes are of one moment.
+    Older,
+    /// What its journal's disk had reported durable and had not kept. The homes may hold it.
+    Journal,
+}
+
+/// What a sector held in a part of the history that is gone, and its home may still hold.
+#[derive(Debug, Clone, Default)]
+struct Lost {
+    /// The history ended here without it.
+    end: u64,
+    ids: Vec<u64>,
+}
+
 /// A record of the history.
 #[derive(Debug, Clone, Copy)]
 struct Record {
@@ -100,6 +119,8 @@ pub struct History {
     /// A host has read this record: it may not vanish.
     shown: Seq,
     ops: BTreeMap<u64, Op>,
+    /// By volume and sector.
+    lost: BTreeMap<(u16, u64), Lost>,
 }
 
 impl History {
@@ -112,6 +133,7 @@ impl History {
             acked: Seq::ZERO,
             shown: Seq::ZERO,
             ops: BTreeMap::new(),
+            lost: BTreeMap::new(),
         }
     }
 
@@ -138,6 +160,14 @@ impl History {
         let versions = &self.versions[usize::from(volume)][sector as usize];
         let after = versions.partition_point(|(s, _)| *s <= seq.get());
         after.checked_sub(1).map_or(0, |i| versions[i].1)
+    }
+
+    /// What the home of a sector may hold of a lost part of the history: nothing, once a record up to `acked` covers it.
+    fn may_hold(&self, volume: u16, sector: u64, acked: Seq) -> &[u64] {
+        let Some(lost) = self.lost.get(&(volume, sector)) else { return &[] };
+        let versions = &self.versions[usize::from(volume)][sector as usize];
+        let covered = versions.iter().any(|(seq, _)| (lost.end + 1..=acked.get()).contains(seq));
+        if covered { &[] } else { &lost.ids }
     }
 
     /// The host asks.
@@ -192,7 +222,10 @@ impl History {
         }
         if let Asked::Compare(_, verify) = &op.asked {
             let sectors = at.sector.get()..at.end().get();
-            let holds = sectors.zip(verify).all(|(s, v)| self.at(at.volume.get(), s, self.end()) == *v);
+            let volume = at.volume.get();
+            let holds = sectors.zip(verify).all(|(s, v)| {
+                self.at(volume, s, self.end()) == *v || self.may_hold(volume, s, self.end()).contains(v)
+            });
             if !holds {
                 return Err(format!("compare-and-write {id} took effect at {seq} over other content than compared"));
             }
@@ -244,6 +277,7 @@ impl History {
         let constant = (at.sector.get()..at.end().get()).zip(verify).all(|(s, v)| {
             let since = self.versions[usize::from(volume)][s as usize].iter().rev();
             self.at(volume, s, op.acked_before) == *v
+                && self.may_hold(volume, s, op.acked_before).is_empty()
                 && since.take_while(|(seq, _)| *seq > op.acked_before.get()).all(|(_, id)| id == v)
         });
         if constant { Err(format!("compare-and-write {id} miscompares on the content it named")) } else { Ok(()) }
@@ -274,6 +308,7 @@ impl History {
             match versions[floor..].iter().find(|(_, v)| *v == found) {
                 Some((seq, _)) => self.shown = self.shown.max(Seq::from_raw(*seq)),
                 None if found == 0 && versions.first().is_none_or(|(s, _)| *s > op.acked_before.get()) => {}
+                None if self.may_hold(volume, sector, op.acked_before).contains(&found) => {}
                 None => {
                     return Err(format!(
                         "read {id}: volume {volume} sector {sector} is of write {found}, which is not among {:?} \
@@ -299,7 +334,8 @@ impl History {
     ///
     /// # Errors
     /// The log ends where it cannot.
-    pub fn recovered(&mut self, end: Seq, hash: HistoryHash, lossy: bool) -> Result<(), String> {
+    pub fn recovered(&mut self, end: Seq, hash: HistoryHash, loss: Loss) -> Result<(), String> {
+        let lossy = loss != Loss::Nothing;
         if end > self.end() {
             return Err(format!("the log ends at {end}, the last record that went to disk is {}", self.end()));
         }
@@ -316,10 +352,17 @@ impl History {
             let volume = usize::from(record.extent.volume.get());
             for s in record.extent.sector.get()..record.extent.end().get() {
                 let versions = &mut self.versions[volume][s as usize];
-                while versions.last().is_some_and(|(seq, _)| *seq > end.get()) {
-                    versions.pop();
+                while let Some((_, id)) = versions.pop_if(|(seq, _)| *seq > end.get()) {
+                    if loss == Loss::Journal {
+                        let lost = self.lost.entry((record.extent.volume.get(), s)).or_default();
+                        lost.end = end.get();
+                        lost.ids.push(id);
+                    }
                 }
             }
+        }
+        for lost in self.lost.values_mut() {
+            lost.end = lost.end.min(end.get());
         }
         self.acked = self.acked.min(end);
         self.shown = self.shown.min(end);
@@ -385,11 +428,39 @@ mod tests {
         h.asked(5, Asked::Write(at));
         assert!(h.answered(5).is_err(), "acknowledged without a record");
         let (end, hash) = (Seq::from_raw(1), h.hash(Seq::from_raw(1)).unwrap());
-        assert!(h.clone().recovered(end, hash, false).is_err(), "acknowledged and lost");
-        assert!(h.clone().recovered(end, HistoryHash::NIL, true).is_err(), "another history");
-        assert_eq!(h.recovered(end, hash, true), Ok(()));
+        assert!(h.clone().recovered(end, hash, Loss::Nothing).is_err(), "acknowledged and lost");
+        assert!(h.clone().recovered(end, HistoryHash::NIL, Loss::Older).is_err(), "another history");
+        assert_eq!(h.recovered(end, hash, Loss::Older), Ok(()));
         assert_eq!(h.differs(0, 8, &content(1, &at), end), None);
         assert_eq!(h.differs(0, 8, &content(2, &at), end), Some((8, 2, 1)));
+    }
+
+    #[test]
+    fn what_a_journal_lost_may_still_be_read_until_it_is_written_over() {
+        let mut h = history();
+        let at = extent(0, 8, 1);
+        for id in 1..=2 {
+            assert_eq!(write(&mut h, id, at), Ok(()));
+            assert_eq!(h.answered(id), Ok(()));
+        }
+        let (end, hash) = (Seq::from_raw(1), h.hash(Seq::from_raw(1)).unwrap());
+        let read = |h: &mut History, id, found| {
+            h.asked(id, Asked::Read(at));
+            h.read(id, &content(found, &at))
+        };
+        let mut older = h.clone();
+        assert_eq!(older.recovered(end, hash, Loss::Older), Ok(()));
+        assert!(read(&mut older, 3, 2).is_err(), "journal and homes are of one moment");
+        assert_eq!(h.recovered(end, hash, Loss::Journal), Ok(()));
+        assert_eq!(read(&mut h, 3, 2), Ok(()));
+        assert_eq!(read(&mut h, 4, 1), Ok(()));
+        h.asked(5, Asked::Compare(at, vec![1]));
+        assert_eq!(h.miscompared(5), Ok(()));
+        assert_eq!(write(&mut h, 6, at), Ok(()));
+        assert_eq!(h.answered(6), Ok(()));
+        assert!(read(&mut h, 7, 2).is_err(), "written over");
+        h.asked(8, Asked::Compare(at, vec![6]));
+        assert!(h.miscompared(8).is_err(), "written over");
     }
 
     #[test]

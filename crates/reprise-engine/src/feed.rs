@@ -33,6 +33,11 @@ pub(crate) struct Feed {
     answered: bool,
     life: u64,
     flushing: bool,
+    /// Regions being written for this connection.
+    writing: usize,
+    /// Writes of homes that nobody waits for any more (of an earlier connection, of a comparison that ended) and that are
+    /// still under way: whatever comes later waits for them, or they would land on top of it.
+    strays: usize,
 }
 
 impl Feed {
@@ -42,6 +47,16 @@ impl Feed {
         self.offer = None;
         self.flushing = false;
         self.life += 1;
+        self.strays += std::mem::take(&mut self.writing);
+    }
+
+    /// Writes of homes under way that nobody waits for any more.
+    pub(crate) fn astray(&mut self, writes: usize) {
+        self.strays += writes;
+    }
+
+    pub(crate) fn stray_done(&mut self) {
+        self.strays -= 1;
     }
 }
 
@@ -123,6 +138,7 @@ impl Group {
             MirrorEvent::Batch { first, last } => self.feed_batch(first, last, payload),
             MirrorEvent::Region { region, zero } => {
                 let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
+                self.feed.writing += 1;
                 let token = self.token(Pending::Feed(FeedStep::Region { life: self.feed.life, region }));
                 self.effects.push_back(if zero {
                     Effect::ZeroHome { token, extent }
@@ -178,13 +194,18 @@ impl Group {
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
         let settled = self.journal.durable().seq == self.journal.written() || has(Planted::AnswerUnsettled);
-        let settled = settled && !self.journal_held;
+        let settled = settled && !self.journal_held && !self.strays_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
         self.feed.answered = true;
         if let Some(session) = &mut self.feed.session {
             session.answer(state);
         }
+    }
+
+    /// Homes are not written while older writes of them may still come.
+    pub(crate) fn strays_hold(&self) -> bool {
+        self.feed.strays > 0 && !has(Planted::StraysForgotten)
     }
 
     /// What the mirror says of itself.
@@ -261,7 +282,12 @@ impl Group {
         let life = match &step {
             FeedStep::Region { life, .. } | FeedStep::Flushed { life, .. } => *life,
         };
-        if life != self.feed.life {
+        let current = life == self.feed.life;
+        if matches!(step, FeedStep::Region { .. }) {
+            let open = if current { &mut self.feed.writing } else { &mut self.feed.strays };
+            *open -= 1;
+        }
+        if !current {
             return;
         }
         if let Err(fault) = result {

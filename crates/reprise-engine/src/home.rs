@@ -137,7 +137,8 @@ impl Group {
         if !matches!(self.home.round, Round::Idle)
             || self.journal_held
             || self.verify.holds_home()
-            || self.rot.holds_home()
+            || self.strays_hold()
+            || self.rot.holds_home(self.meta.applied)
         {
             return;
         }

@@ -1,9 +1,6 @@
-//! Bugs on purpose, for the test of the tests: each must be found by the black-box checks of reprise-sim. Compiled in
-//! by the feature `planted` only, which nothing that is installed turns on.
+//! Bugs on purpose in this crate, for the test of the tests. See [`reprise_types::planted!`].
 
-/// A bug that can be planted into the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
+reprise_types::planted! {
     /// A write is acknowledged when it has its Seq.
     AckBeforeSync,
     /// Batches go to the peer when they are submitted to the disk.
@@ -52,55 +49,8 @@ pub enum Planted {
     WaitingReadHolds,
     /// A copied region is read with records that are not durable, and waits for them.
     CopyReadsNewest,
-}
-
-impl Planted {
-    /// All of them.
-    pub const ALL: [Self; 24] = [
-        Self::AckBeforeSync,
-        Self::SendBeforeDurable,
-        Self::TrimOnStatus,
-        Self::MirrorAcksReceived,
-        Self::ApplyingGoesBack,
-        Self::MomentsBeforeCopyEnd,
-        Self::InstanceConfirmedEarly,
-        Self::OldRegionsSent,
-        Self::HomeNotFlushed,
-        Self::CopyNotFlushed,
-        Self::ZeroSkipped,
-        Self::CompareHoldsNothing,
-        Self::ServedBeforeSeal,
-        Self::ReadBeforeDurable,
-        Self::LinkNotHeld,
-        Self::ApplyLimitIgnored,
-        Self::FreedBeforeTrimDurable,
-        Self::FreedUnderReads,
-        Self::FailedWriteBelieved,
-        Self::FailedHomeBelieved,
-        Self::AnswerUnsettled,
-        Self::TrimDuringOffer,
-        Self::WaitingReadHolds,
-        Self::CopyReadsNewest,
-    ];
-}
-
-#[cfg(feature = "planted")]
-thread_local! {
-    static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
-}
-
-/// Plants a bug on this thread, or takes it out.
-#[cfg(feature = "planted")]
-pub fn plant(bug: Option<Planted>) {
-    PLANTED.set(bug);
-}
-
-#[cfg(feature = "planted")]
-pub(crate) fn has(bug: Planted) -> bool {
-    PLANTED.get() == Some(bug)
-}
-
-#[cfg(not(feature = "planted"))]
-pub(crate) const fn has(_bug: Planted) -> bool {
-    false
+    /// Homes are written while writes of an earlier connection are under way.
+    StraysForgotten,
+    /// The place of a batch that is written again may be given to others meanwhile.
+    RewriteNotHeld,
 }

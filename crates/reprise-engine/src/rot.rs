@@ -13,14 +13,15 @@ use reprise_types::{Mono, Role, Seq};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{Group, Pending};
+use crate::planted::{Planted, has};
 
 /// What an answer is to.
 #[derive(Debug)]
 pub(crate) enum RotStep {
     /// A batch that the other box wants was read.
     Serve { place: BatchPlace, read: u64, life: u64 },
-    /// The batch is in its place again.
-    Rewritten,
+    /// The batch is in its place again. `read` keeps that place from being given to others meanwhile.
+    Rewritten { read: u64 },
     /// What is lost was read once more.
     Reread { place: BatchPlace, read: u64 },
 }
@@ -62,8 +63,8 @@ pub(crate) struct Rot {
 
 impl Rot {
     /// Home waits: the next round would read the rotten batch.
-    pub(crate) fn holds_home(&self) -> bool {
-        self.rotten.is_some_and(|r| r.stage != Stage::Lost)
+    pub(crate) fn holds_home(&self, applied: Seq) -> bool {
+        self.rotten.is_some_and(|r| r.stage != Stage::Lost && r.place.last_seq > applied)
     }
 
     /// Records that nobody holds any more.
@@ -98,6 +99,9 @@ impl Group {
 
     /// Nobody holds it: what needs it stops.
     fn rot_lost(&mut self) {
+        if self.rot_trimmed() {
+            return;
+        }
         let Some(rotten) = &mut self.rot.rotten else { return };
         rotten.stage = Stage::Lost;
         rotten.retry_at = self.now.mono.plus_millis(LOST_RETRY_MILLIS);
@@ -120,14 +124,18 @@ impl Group {
         };
         rotten.retry_at = now.plus_millis(LOST_RETRY_MILLIS);
         let place = rotten.place;
-        if self.journal.place_of(place.first_seq).is_none_or(|p| p.at != place.at) {
-            // It was trimmed: nobody needs it any more.
-            self.rot.rotten = None;
+        if self.rot_trimmed() {
             return;
         }
         let read = self.read_opened();
         let token = self.token(Pending::Rot(RotStep::Reread { place, read }));
         self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+    }
+
+    /// What was rotten is not in the journal any more: nobody needs it, and it is forgotten.
+    fn rot_trimmed(&mut self) -> bool {
+        let gone = |r: &mut Rotten| self.journal.place_of(r.place.first_seq).is_none_or(|place| place.at != r.place.at);
+        self.rot.rotten.take_if(gone).is_some()
     }
 
     /// What was lost has been read: everything that stopped for it goes on.
@@ -239,7 +247,8 @@ impl Group {
         if let Some(rotten) = &mut self.rot.rotten {
             rotten.stage = Stage::Writing;
         }
-        let token = self.token(Pending::Rot(RotStep::Rewritten));
+        let read = if has(Planted::RewriteNotHeld) { 0 } else { self.read_opened() };
+        let token = self.token(Pending::Rot(RotStep::Rewritten { read }));
         self.effects.push_back(Effect::WriteCache { token, at, bufs });
     }
 
@@ -259,14 +268,17 @@ impl Group {
                     self.rot_readable(place);
                 }
             }
-            RotStep::Rewritten => match result {
-                Err(fault) => self.fence(fault),
-                Ok(_) => {
-                    if let Some(rotten) = self.rot.rotten.take() {
-                        self.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
+            RotStep::Rewritten { read } => {
+                self.read_closed(read);
+                match result {
+                    Err(fault) => self.fence(fault),
+                    Ok(_) => {
+                        if let Some(rotten) = self.rot.rotten.take() {
+                            self.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
+                        }
                     }
                 }
-            },
+            }
         }
     }
 }

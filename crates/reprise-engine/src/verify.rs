@@ -321,7 +321,8 @@ impl Group {
     /// Ends whatever is at work here, on either side, and lets home go on.
     pub(crate) fn verify_end(&mut self, end: VerifyEnd) {
         self.verify.view = None;
-        self.verify.held = None;
+        let fix = self.verify.held.take().and_then(|h| h.fix);
+        self.feed.astray(fix.map_or(0, |f| f.missing));
         self.verify.life += 1;
         if self.verify.run.take().is_some()
             && let Some(report) = &mut self.verify.report
@@ -671,6 +672,9 @@ impl Group {
     pub(crate) fn verify_step(&mut self, step: VerifyStep, result: Result<Bytes, IoFault>) {
         let (VerifyStep::Write { life } | VerifyStep::Flush { life }) = step;
         if life != self.verify.life {
+            if matches!(step, VerifyStep::Write { .. }) {
+                self.feed.stray_done();
+            }
             return;
         }
         let Some(fix) = self.verify.held.as_mut().and_then(|h| h.fix.as_mut()) else { return };

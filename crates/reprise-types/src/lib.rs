@@ -8,6 +8,7 @@
 
 pub mod buf;
 mod id;
+mod planted;
 mod position;
 mod record;
 mod size;

@@ -11,7 +11,7 @@ use reprise_link::planted as link;
 use reprise_sim::pair::{Plan, Tell, run};
 
 /// Seeds until a bug must be found.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 400;
 
 #[derive(Debug, Clone, Copy)]
 enum Bug {
@@ -43,30 +43,31 @@ fn plant(bug: Option<Bug>) {
 /// Seeds that found a bug which not every run meets: asked first, so that the test is short. `docs/reliability.md` says
 /// after how many seeds from 1 on each was found.
 const KNOWN: &[(&str, u64)] = &[
-    ("TrimDuringOffer", 5),
     ("CopyNotFlushed", 14),
     ("FailedHomeBelieved", 20),
+    ("MomentsBeforeCopyEnd", 24),
+    ("CreditAdded", 24),
+    ("TrimDuringOffer", 26),
     ("FailedWriteBelieved", 30),
-    ("InstanceConfirmedEarly", 71),
-    ("CreditAdded", 72),
+    ("FreedBeforeTrimDurable", 54),
+    ("InstanceConfirmedEarly", 64),
+    ("LinkNotHeld", 64),
+    ("ApplyLimitIgnored", 114),
+    ("SendLimitIgnored", 114),
+    ("GapAccepted", 118),
+    ("CopyReadsNewest", 294),
+    ("AnswerUnsettled", 334),
+    ("StraysForgotten", 484),
+    ("FreedUnderReads", 1474),
 ];
 
-/// Bugs that the search has not found within some 70 seeds: a gap of the plans, or a second line of defence behind the bug.
-/// They are hunted only when `REPRISE_BUG` names them.
-const OPEN: &[&str] = &[
-    "ApplyingGoesBack",
-    "MomentsBeforeCopyEnd",
-    "OldRegionsSent",
-    "LinkNotHeld",
-    "ApplyLimitIgnored",
-    "FreedBeforeTrimDurable",
-    "FreedUnderReads",
-    "AnswerUnsettled",
-    "CopyReadsNewest",
-    "SendLimitIgnored",
-    "GapAccepted",
-    "HashIgnored",
-];
+/// Bugs that the search does not find: `docs/reliability.md` says why. They are hunted only when `REPRISE_BUG` names them.
+const OPEN: &[&str] = &["ApplyingGoesBack", "OldRegionsSent", "RewriteNotHeld"];
+
+/// The seed of a round, from 1 on: every other one has scenes.
+fn seed_of(round: u64) -> u64 {
+    if round.is_multiple_of(2) { round } else { round * 5 - 1 }
+}
 
 /// Runs a seed with a bug; how it was found, if it was.
 fn found(bug: Bug, seed: u64) -> Option<String> {
@@ -84,13 +85,15 @@ fn known(bug: Bug) -> Option<u64> {
 #[test]
 fn every_planted_bug_of_engine_and_link_is_found() {
     std::panic::set_hook(Box::new(|_| {}));
+    // Names, with commas between.
     let only = std::env::var("REPRISE_BUG").ok();
     let from_one = std::env::var_os("REPRISE_FROM_ONE").is_some();
-    let all = engine::Planted::ALL.map(Bug::Engine).into_iter().chain(link::Planted::ALL.map(Bug::Link));
+    let all =
+        engine::Planted::ALL.iter().copied().map(Bug::Engine).chain(link::Planted::ALL.iter().copied().map(Bug::Link));
     let wanted = |bug: &Bug| {
         let name = format!("{bug:?}");
         match &only {
-            Some(only) => name.contains(only.as_str()),
+            Some(only) => only.split(',').any(|only| name.contains(&format!("({only})"))),
             None => !OPEN.iter().any(|open| name.contains(&format!("({open})"))),
         }
     };
@@ -106,7 +109,7 @@ fn every_planted_bug_of_engine_and_link_is_found() {
                 return;
             }
             let bug = bugs[at];
-            let seed = if round > 0 { Some(round) } else { known(bug).filter(|_| !from_one) };
+            let seed = if round > 0 { Some(seed_of(round)) } else { known(bug).filter(|_| !from_one) };
             let Some(seed) = seed.filter(|_| open.lock().unwrap()[at]) else { continue };
             if let Some(what) = found(bug, seed)
                 && std::mem::take(&mut open.lock().unwrap()[at])

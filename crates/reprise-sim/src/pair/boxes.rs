@@ -18,6 +18,7 @@ use reprise_types::{
 use crate::disk::DiskError;
 use crate::model::chain_start;
 use crate::pair::history::VOLUME_SECTORS;
+use crate::pair::plan::Hanging;
 use crate::{Fault, Power, Rng, SimDisk};
 
 /// Bytes of a segment: the smallest.
@@ -181,6 +182,12 @@ pub struct SimBox {
     pub segments: u32,
     /// Latencies are multiplied by this.
     pub slow: u64,
+    /// The next such operations take so long.
+    pub hanging: Vec<(Hanging, u64)>,
+    /// What it last wanted to be known as trimmed.
+    pub trimmed: Seq,
+    /// What the next read of the journal reads is rotten.
+    pub rot_read: bool,
     /// No group is on its disk: it was replaced by an empty box.
     pub empty: bool,
     /// What a recovery chose and could not seal yet: the next one must choose the same.
@@ -268,6 +275,9 @@ impl SimBox {
             life: 0,
             segments,
             slow: 1,
+            hanging: Vec::new(),
+            trimmed: Seq::ZERO,
+            rot_read: false,
             empty: false,
             chosen: None,
             ram_tail: plan.ram_tail,
@@ -281,6 +291,7 @@ impl SimBox {
 
     /// Empty disks and a fresh group on them.
     pub fn format(&mut self, rng: &mut Rng) {
+        self.rot_read = false;
         let disk = |old: &SimDisk| SimDisk::new(old.bytes().len(), Power::default());
         self.disks = Disks { cache: disk(&self.disks.cache), homes: self.disks.homes.iter().map(disk).collect() };
         let peer = BoxId::from_raw([2 - self.n as u8; 16]);
@@ -472,6 +483,10 @@ impl SimBox {
                 let mut each = |i: &usize| durably(group_copies(0)[*i], std::slice::from_ref(copy));
                 copies_of(*version).iter().try_for_each(&mut each).map(none).map_err(io)
             }
+            Effect::ReadCache { at, len, .. } if std::mem::take(&mut self.rot_read) => {
+                cache.rot(*at + *len as u64 / 2, 0x10);
+                cache.read(*at, *len).map(Bytes::from).map_err(|_| IoFault::Disk(EIO))
+            }
             Effect::ReadCache { at, len, .. } => cache.read(*at, *len).map(Bytes::from).map_err(|_| IoFault::Disk(EIO)),
             Effect::ReadHome { extent, .. } => {
                 let (v, at, len) = home_place(extent);
@@ -552,5 +567,7 @@ impl SimBox {
         self.disks.cache.heal();
         self.disks.homes.iter_mut().for_each(SimDisk::heal);
         self.slow = 1;
+        self.hanging.clear();
+        self.rot_read = false;
     }
 }

@@ -30,6 +30,8 @@ impl World {
             if let Err(what) = self.history.recovered(end.seq, end.hash, loss) {
                 return self.fail(what);
             }
+            // What disks that were set aside hold behind the end is of a history that does not go on.
+            self.snapshots.retain(|_, s| s.end <= end.seq);
             if end.seq < acked {
                 say!(self, "source: lost what it had acknowledged up to {acked}");
                 if self.excuse[0].damaged && self.mirror_written <= end.seq {
@@ -46,6 +48,8 @@ impl World {
                 self.other_line = before;
                 self.forks += 1;
                 *self.counts.classes.entry(16).or_default() += 1;
+            } else if lossy && self.other_line.is_none() {
+                self.passing = before;
             }
         } else {
             let group = self.boxes[1].group();
@@ -94,6 +98,16 @@ impl World {
             return;
         }
         let changed = self.durable[n] != Some(point.seq);
+        if n == 1
+            && changed
+            && self.history.hash(point.seq) != Some(point.hash)
+            && let Some(line) = self.passing.take_if(|l| l.hash(point.seq) == Some(point.hash))
+        {
+            say!(self, "histories fork: the mirror has got {} of the line that was left", point.seq);
+            self.other_line = Some(line);
+            self.forks += 1;
+            *self.counts.classes.entry(16).or_default() += 1;
+        }
         if changed {
             let expected = self.line(n).hash(point.seq);
             if expected != Some(point.hash) {
@@ -106,7 +120,8 @@ impl World {
         }
         if n == 1 {
             self.mirror_written = self.mirror_written.max(written);
-            let source = if self.other_line.is_some() { Seq::MAX } else { self.history.end() };
+            let source =
+                if self.other_line.is_some() || self.passing.is_some() { Seq::MAX } else { self.history.end() };
             if written > source {
                 self.fail(format!("mirror: holds {written} of a source that has written {source}"));
             }

@@ -223,9 +223,9 @@ impl History {
         if let Asked::Compare(_, verify) = &op.asked {
             let sectors = at.sector.get()..at.end().get();
             let volume = at.volume.get();
-            let holds = sectors.zip(verify).all(|(s, v)| {
-                self.at(volume, s, self.end()) == *v || self.may_hold(volume, s, self.end()).contains(v)
-            });
+            let holds = sectors
+                .zip(verify)
+                .all(|(s, v)| self.at(volume, s, self.end()) == *v || self.may_hold(volume, s, self.end()).contains(v));
             if !holds {
                 return Err(format!("compare-and-write {id} took effect at {seq} over other content than compared"));
             }

@@ -11,6 +11,7 @@ pub mod history;
 mod net;
 pub mod plan;
 mod run;
+mod scenes;
 mod shrink;
 mod traffic;
 mod trouble;

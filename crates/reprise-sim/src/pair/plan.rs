@@ -8,11 +8,15 @@ use std::fmt;
 
 use crate::Rng;
 use crate::pair::history::VOLUME_SECTORS;
+use crate::pair::scenes;
 
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
 /// Nanoseconds in a second.
 pub const SEC: u64 = 1_000 * MS;
+
+/// One in so many seeds has scenes beside what chance brings.
+const SCENES_EVERY: u64 = 5;
 
 /// What a host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +71,25 @@ pub enum FrameFault {
     Garbage,
 }
 
+/// Which operations of a disk hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hanging {
+    /// A write of the journal.
+    CacheWrite,
+    /// A write of a batch that had rotten, into its old place.
+    Rewrite,
+    /// A read of the journal.
+    CacheRead,
+    /// A write of the superblock.
+    Superblock,
+    /// A write of the superblock that trims the journal.
+    Trim,
+    /// A write of a home.
+    HomeWrite,
+    /// A read of a home.
+    HomeRead,
+}
+
 /// What goes wrong. `usize` is the box: 0 the source, 1 the mirror. Times are nanoseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -108,6 +131,14 @@ pub enum Trouble {
     Drift(usize, i64),
     /// The disk of a box is slow by this factor for so long.
     Slow(usize, u64, u64),
+    /// The next such operation of a box takes so long; others pass it.
+    Hang(usize, Hanging, u64),
+    /// The power goes so many disk operations from here.
+    Soon(usize, u64),
+    /// What the next read of the journal reads is rotten.
+    RotRead(usize),
+    /// The next time data of a first copy begins to flow: these, so long after it.
+    Ambush(Vec<(u64, Trouble)>),
     /// The mirror comes back with an empty disk.
     Emptied,
     /// A box comes back with the disk it had so long ago.
@@ -143,9 +174,9 @@ impl Trouble {
     /// The class of the fault model; 0 for what is no fault (a person's command, short memory).
     pub fn class(&self) -> u8 {
         match self {
-            Self::PowerCut(..) | Self::Both(..) => 1,
+            Self::PowerCut(..) | Self::Both(..) | Self::Soon(..) => 1,
             Self::Lying(..) => 3,
-            Self::Fails(_, Failing::CacheRead | Failing::HomeRead, _) | Self::Rot(..) => 5,
+            Self::Fails(_, Failing::CacheRead | Failing::HomeRead, _) | Self::Rot(..) | Self::RotRead(_) => 5,
             Self::Fails(_, Failing::HomeFull, _) | Self::Outage(_) => 8,
             Self::Fails(..) => 4,
             Self::Lost(..) | Self::Misdirected(..) | Self::Stale(..) => 7,
@@ -158,8 +189,8 @@ impl Trouble {
             Self::Older(1, _) => 15,
             Self::Older(..) => 16,
             Self::Nested(..) => 17,
-            Self::Slow(..) => 18,
-            Self::MemoryShort(..) | Self::Pause(_) => 0,
+            Self::Slow(..) | Self::Hang(..) => 18,
+            Self::MemoryShort(..) | Self::Pause(_) | Self::Ambush(_) => 0,
         }
     }
 
@@ -170,6 +201,7 @@ impl Trouble {
             Self::PowerCut(..)
                 | Self::Kill(..)
                 | Self::Nested(..)
+                | Self::Soon(..)
                 | Self::Both(..)
                 | Self::Lying(..)
                 | Self::SuperblockCopy(..)
@@ -231,7 +263,7 @@ pub struct Plan {
     pub without: BTreeSet<usize>,
 }
 
-fn host_action(rng: &mut Rng, heavy: bool) -> HostAction {
+pub(super) fn host_action(rng: &mut Rng, heavy: bool) -> HostAction {
     let volume = rng.below(2) as u16;
     let size = VOLUME_SECTORS[usize::from(volume)];
     let sizes = match heavy {
@@ -374,6 +406,10 @@ impl Plan {
                 items.push(Item { at, what: What::Trouble(Trouble::PowerCut(n, off_time(&mut rng))) });
             }
         }
+        let scenes = seed % SCENES_EVERY == SCENES_EVERY - 1;
+        if scenes {
+            scenes::add(&mut rng, &mut items, length);
+        }
         items.sort_by_key(|i| i.at);
         let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };
         Self {
@@ -381,7 +417,8 @@ impl Plan {
             items,
             length,
             segments: [segments(&mut rng), segments(&mut rng)],
-            ram_tail: [0, 64 << 10, 1 << 20, 8 << 20][rng.below(4) as usize],
+            // Scenes are about what goes to a disk.
+            ram_tail: [0, 64 << 10, 1 << 20, 8 << 20][rng.below(4) as usize & if scenes { 2 } else { 3 }],
             round_bytes: [64 << 10, 512 << 10, 16 << 20][rng.below(3) as usize],
             dsync: rng.one_in(2),
             latency: [20_000, 500_000, 5 * MS, 50 * MS, 150 * MS][rng.below(5) as usize],

@@ -316,7 +316,13 @@ impl World {
             return;
         }
         self.counts.links += 1;
+        self.passing = None;
         self.backoff.reset();
+        if matches!(row, Row::StartCopy | Row::ContinueCopy) {
+            for (delay, trouble) in std::mem::take(&mut self.ambush) {
+                self.after(delay, Next::Trouble(trouble));
+            }
+        }
         if row == Row::StartCopy {
             return;
         }

@@ -119,6 +119,18 @@ impl World {
                 self.boxes[n].slow = factor;
                 self.after(time, Next::Speed { n });
             }
+            Trouble::Hang(n, what, time) => self.boxes[n].hanging.push((what, time)),
+            Trouble::Soon(n, operations) => {
+                if self.boxes[n].process.is_none() || self.cut_after[n].is_some() {
+                    return;
+                }
+                self.cut_after[n] = Some((operations, VecDeque::new()));
+            }
+            Trouble::RotRead(n) => {
+                self.excuse[n].damaged = true;
+                self.boxes[n].rot_read = true;
+            }
+            Trouble::Ambush(troubles) => self.ambush.extend(troubles),
             Trouble::Emptied => {
                 if self.boxes[1].empty {
                     return;
@@ -271,7 +283,12 @@ impl World {
 
     /// What is left of the mirror's disk is nobody's.
     fn mirror_gone(&mut self) {
-        self.other_line = None;
+        if self.blind[0].is_some() {
+            // It alone could have shown what the source's disk lost.
+            self.counts.undetectable += 1;
+            self.source_lost = Some("its disk lost what its mirror held, and that is gone".into());
+        }
+        (self.other_line, self.passing) = (None, None);
         self.blind[1] = None;
         self.durable[1] = None;
         self.mirror_written = Seq::ZERO;

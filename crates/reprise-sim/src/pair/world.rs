@@ -15,7 +15,7 @@ use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SEGMENT_LEN, SimBox};
 use crate::pair::history::{Asked, History, content, extent, stamp};
 use crate::pair::net::Conn;
-use crate::pair::plan::{HostAction, MS, Plan, SEC, What};
+use crate::pair::plan::{Hanging, HostAction, MS, Plan, SEC, Trouble, What};
 
 /// Operations a host has under way at most.
 const OUTSTANDING_MAX: usize = 32;
@@ -26,6 +26,7 @@ const EVENTS_MAX: u64 = 30_000_000;
 #[derive(Debug)]
 pub(super) enum Next {
     Item(usize),
+    Trouble(Trouble),
     Io { n: usize, life: u64, op: u64 },
     Tick { n: usize, life: u64 },
     Dial,
@@ -42,6 +43,7 @@ pub(super) enum Next {
     Unpause,
     Operator,
     Snapshot { n: usize, of: usize },
+    View { n: usize },
     Look,
 }
 
@@ -84,6 +86,8 @@ pub(super) struct Snapshot {
     pub(super) blind: Option<Seq>,
     /// Forks of the histories before it.
     pub(super) forks: u64,
+    /// The last record they may hold.
+    pub(super) end: Seq,
 }
 
 /// What a run went through.
@@ -136,6 +140,8 @@ pub struct World {
     pub(super) history: History,
     /// The mirror's line where it is not the source's.
     pub(super) other_line: Option<History>,
+    /// A line that the source has left, of which the old connection may still bring the mirror something.
+    pub(super) passing: Option<History>,
     /// The furthest the mirror's journal has been, in its present life on disk.
     pub(super) mirror_written: Seq,
     /// What each box last said is durable.
@@ -159,6 +165,8 @@ pub struct World {
     pub(super) unreadable: [u32; 2],
     /// A cut after so many more disk operations of this box, and the cuts after that.
     pub(super) cut_after: [Option<(u64, VecDeque<u64>)>; 2],
+    /// Troubles that wait for a first copy.
+    pub(super) ambush: Vec<(u64, Trouble)>,
     pub(super) host_queue: VecDeque<HostAction>,
     pub(super) outstanding: BTreeMap<u64, HostAction>,
     next_io: u64,
@@ -198,6 +206,7 @@ impl World {
             stall: [0; 2],
             history: History::new(GROUP),
             other_line: None,
+            passing: None,
             mirror_written: Seq::ZERO,
             durable: [None; 2],
             excuse: [Excuse::default(); 2],
@@ -212,6 +221,7 @@ impl World {
             operator_due: false,
             unreadable: [0; 2],
             cut_after: [None, None],
+            ambush: Vec::new(),
             host_queue: VecDeque::new(),
             outstanding: BTreeMap::new(),
             next_io: 1,
@@ -286,6 +296,7 @@ impl World {
     fn handle(&mut self, next: Next) {
         match next {
             Next::Item(i) => self.item(i),
+            Next::Trouble(trouble) => self.trouble(usize::MAX, trouble),
             Next::Io { n, life, op } => self.io_done(n, life, op),
             Next::Tick { n, life } => self.tick(n, life),
             Next::Dial => self.dial(),
@@ -311,11 +322,15 @@ impl World {
             Next::Operator => self.operator(),
             Next::Snapshot { n, of } => {
                 let disks = self.boxes[n].disks.clone();
-                if !self.boxes[n].empty {
+                // A disk that is set aside has kept what it reported, and is of the history that goes on.
+                let odd = disks.cache.is_lying() || (n == 1 && self.other_line.is_some());
+                if !self.boxes[n].empty && !odd {
                     let (excuse, blind, forks) = (self.excuse[n], self.blind[n], self.forks);
-                    self.snapshots.insert(of, Snapshot { disks, excuse, blind, forks });
+                    let end = if n == 0 { self.history.end() } else { self.mirror_written };
+                    self.snapshots.insert(of, Snapshot { disks, excuse, blind, forks, end });
                 }
             }
+            Next::View { n } => self.check_view(n),
             Next::Look => {
                 let n = self.rng.below(2) as usize;
                 self.check_view(n);
@@ -408,11 +423,15 @@ impl World {
     }
 
     fn submit(&mut self, n: usize, token: Token, effect: Effect) {
-        if let Effect::WriteCache { at, bufs, .. } = &effect
-            && n == 0
-        {
-            self.tap(*at, bufs);
+        let mut again = false;
+        if let Effect::WriteCache { at, bufs, .. } = &effect {
+            again = self.is_rewrite(n, bufs);
+            if n == 0 {
+                self.tap(*at, bufs);
+            }
         }
+        let trimmed = self.boxes[n].group().map_or(Seq::ZERO, |g| g.meta().trimmed.seq);
+        let trims = std::mem::replace(&mut self.boxes[n].trimmed, trimmed) < trimmed;
         let micros = match &effect {
             Effect::WriteCache { .. } | Effect::WriteSuperblock { .. } => self.rng.range(30, 300),
             Effect::FlushHome { .. } => self.rng.range(200, 3_000),
@@ -420,7 +439,13 @@ impl World {
         };
         let spike = if self.rng.one_in(500) { 50 } else { 1 };
         let life = self.boxes[n].life;
-        let delay = micros * 1_000 * spike * self.boxes[n].slow;
+        let mut delay = micros * 1_000 * spike * self.boxes[n].slow;
+        let hanging = &mut self.boxes[n].hanging;
+        if let Some(i) = hanging.iter().position(|(what, _)| hangs(*what, &effect, again, trims)) {
+            let (_, time) = hanging.swap_remove(i);
+            say!(self, "{}: {} hangs", Self::name(n), effect_name(&effect));
+            delay = delay.max(time);
+        }
         self.order += 1;
         let op = self.order;
         if let Some(p) = &mut self.boxes[n].process {
@@ -436,7 +461,7 @@ impl World {
         if let Some((left, _)) = &mut self.cut_after[n] {
             if *left == 0 {
                 let rest = self.cut_after[n].take().map(|(_, rest)| rest).unwrap_or_default();
-                *self.counts.classes.entry(17).or_default() += 1;
+                *self.counts.classes.entry(17).or_default() += u64::from(!self.boxes[n].is_ready());
                 self.power_off(n);
                 self.after(20 * MS, Next::Start { n, nested: rest });
                 return;
@@ -454,6 +479,14 @@ impl World {
             self.boxes[n].sealed();
             say!(self, "{}: ready at {}", Self::name(n), self.boxes[n].group().map_or(Seq::ZERO, |g| g.durable().seq));
         }
+    }
+
+    /// True where a batch goes to the disk that the journal has had durable already.
+    fn is_rewrite(&self, n: usize, bufs: &[Bytes]) -> bool {
+        let bytes = bufs.concat();
+        let body = Envelope::decode(&bytes).ok().and_then(|_| BodyHeader::decode(&bytes[ENVELOPE_LEN..]).ok());
+        let durable = self.boxes[n].group().map(|g| g.durable().seq);
+        body.is_some_and(|b| durable.is_some_and(|d| b.head.last_seq <= d))
     }
 
     /// What goes to the source's journal is what its history is.
@@ -593,7 +626,11 @@ impl World {
                 }
                 self.counts.detected += 1;
             }
-            Notice::CopyComplete => self.counts.copies += u64::from(n == 0),
+            Notice::CopyComplete => {
+                self.counts.copies += u64::from(n == 0);
+                // The mirror has a whole image from here on.
+                self.after(0, Next::View { n });
+            }
             _ => {}
         }
     }
@@ -610,9 +647,12 @@ impl World {
         let queue = std::mem::take(&mut self.queue);
         self.queue = queue
             .into_iter()
-            .filter(|Reverse(s)| !matches!(s.next, Next::Item(_) | Next::Cut { .. } | Next::Snapshot { .. }))
+            .filter(|Reverse(s)| {
+                !matches!(s.next, Next::Item(_) | Next::Trouble(_) | Next::Cut { .. } | Next::Snapshot { .. })
+            })
             .collect();
         self.cut_after = [None, None];
+        self.ambush.clear();
     }
 
     /// The bytes of a piece of a box's disks.
@@ -663,6 +703,17 @@ pub(super) fn token_of(effect: &Effect) -> Option<Token> {
         | Effect::ZeroHome { token, .. }
         | Effect::FlushHome { token, .. } => Some(*token),
         _ => None,
+    }
+}
+
+fn hangs(what: Hanging, effect: &Effect, again: bool, trims: bool) -> bool {
+    match effect {
+        Effect::WriteCache { .. } => what == if again { Hanging::Rewrite } else { Hanging::CacheWrite },
+        Effect::ReadCache { .. } => what == Hanging::CacheRead,
+        Effect::WriteSuperblock { .. } => what == if trims { Hanging::Trim } else { Hanging::Superblock },
+        Effect::WriteHome { .. } | Effect::ZeroHome { .. } => what == Hanging::HomeWrite,
+        Effect::ReadHome { .. } => what == Hanging::HomeRead,
+        _ => false,
     }
 }
 

@@ -1,0 +1,188 @@
+//! Scenes: troubles that follow each other closely, in moments that chance alone seldom hits. A bug that needs a region
+//! of a first copy, a cut and an operation that hangs, all within a second, is found by the plans that have these.
+
+use crate::Rng;
+use crate::pair::plan::{Hanging, HostAction, Item, MS, SEC, Trouble, What, host_action};
+
+/// The troubles of a scene from its beginning on, and when hosts are busy in it (from, to).
+struct Scene {
+    troubles: Vec<(u64, Trouble)>,
+    busy: (u64, u64),
+    heavy: bool,
+    /// Hosts read what was written last again and again.
+    reads: bool,
+}
+
+fn heard(rng: &mut Rng) -> Option<u64> {
+    Some(rng.below(20) * MS)
+}
+
+fn cut(rng: &mut Rng) -> Trouble {
+    Trouble::Cut(heard(rng), heard(rng))
+}
+
+/// A first copy, disturbed, and again when it goes on.
+fn copying(rng: &mut Rng) -> Scene {
+    let mut troubles = vec![(0, Trouble::Emptied)];
+    let ambush = |rng: &mut Rng| {
+        let mut troubles = Vec::new();
+        let time = rng.range(50, 1_500) * MS;
+        let at = time * rng.range(1, 8) / 8;
+        let hangs = |from, n, what| (0..4).map(move |_| (from, Trouble::Hang(n, what, time)));
+        match rng.below(4) {
+            0 => {
+                // Regions read for a connection that is gone when they come.
+                troubles.extend(hangs(0, 0, Hanging::HomeRead).chain(hangs(at, 0, Hanging::HomeRead)));
+                troubles.push((at, cut(rng)));
+            }
+            1 => {
+                // Regions written for a connection that is gone when they are there.
+                let from = at >> rng.below(6);
+                troubles.extend(hangs(from, 1, Hanging::HomeWrite).take(2));
+                troubles.push((from + at, cut(rng)));
+            }
+            _ => {}
+        }
+        for _ in 0..rng.range(1, 4) {
+            // From a moment up to some seconds: copies take so long.
+            let at = (rng.range(1, 1_000) * MS) >> rng.below(10) << rng.below(3);
+            let time = rng.range(100, 3_000) * MS;
+            let trouble = match rng.below(12) {
+                0 | 1 => Trouble::Hang(1, Hanging::HomeWrite, time),
+                2 => Trouble::Hang(0, Hanging::HomeRead, time),
+                3 => Trouble::Hang(0, Hanging::CacheWrite, time),
+                4 => Trouble::Slow(1, 300, time),
+                5 => Trouble::PowerCut(1, rng.range(1, 300) * MS),
+                6 => Trouble::Soon(rng.below(2) as usize, rng.below(12)),
+                7 => Trouble::Kill(rng.below(2) as usize, rng.range(1, 300) * MS),
+                _ => cut(rng),
+            };
+            troubles.push((at, trouble));
+        }
+        Trouble::Ambush(troubles)
+    };
+    for time in [0, 8 * SEC, 9 * SEC] {
+        troubles.push((time, ambush(rng)));
+    }
+    Scene { troubles, busy: (0, 12 * SEC), heavy: rng.one_in(2), reads: false }
+}
+
+/// Operations hang across a cut of the line, or until the power goes.
+fn hanging(rng: &mut Rng) -> Scene {
+    let n = rng.below(2) as usize;
+    let all = [
+        Hanging::HomeWrite,
+        Hanging::HomeRead,
+        Hanging::CacheWrite,
+        Hanging::CacheRead,
+        Hanging::Superblock,
+        Hanging::Trim,
+    ];
+    let what = all[rng.below(6) as usize];
+    let time = rng.range(200, 4_000) * MS;
+    let mut troubles = vec![(0, Trouble::Hang(n, what, time))];
+    if what == Hanging::Trim {
+        // Long enough for what waits for it to be written over, were it not waited for.
+        troubles.push((time * 7 / 8, Trouble::PowerCut(n, 50 * MS)));
+        return Scene { troubles, busy: (0, time), heavy: true, reads: false };
+    }
+    for _ in 0..rng.range(1, 3) {
+        let end = match rng.below(4) {
+            0 | 1 => cut(rng),
+            2 => Trouble::PowerCut(n, rng.range(1, 300) * MS),
+            _ => Trouble::Soon(n, rng.below(6)),
+        };
+        troubles.push((rng.range(10, time / MS) * MS, end));
+    }
+    Scene { troubles, busy: (0, time), heavy: rng.one_in(2), reads: false }
+}
+
+/// The cache fills behind an outage, with reads that hang; then everything is drained and reused.
+fn crowded(rng: &mut Rng) -> Scene {
+    let outage = rng.range(1_000, 6_000) * MS;
+    let mut troubles = vec![(0, Trouble::Outage(outage))];
+    for _ in 0..3 {
+        let at = outage + rng.below(2_000) * MS;
+        let what = [Hanging::CacheRead, Hanging::Trim, Hanging::Superblock][rng.below(3) as usize];
+        troubles.push((at, Trouble::Hang(rng.below(2) as usize, what, rng.range(500, 4_000) * MS)));
+    }
+    if rng.one_in(2) {
+        let at = outage + rng.range(200, 4_000) * MS;
+        troubles.push((at, Trouble::PowerCut(rng.below(2) as usize, 50 * MS)));
+    }
+    Scene { troubles, busy: (0, outage + 4 * SEC), heavy: true, reads: false }
+}
+
+/// Reads of the journal that hang until what they read has been applied, trimmed and written over; or that find rot there,
+/// which is put right from the other box.
+fn outlived(rng: &mut Rng) -> Scene {
+    let n = if rng.one_in(3) { 1 } else { 0 };
+    let round = rng.range(100, 1_500) * MS;
+    let mut troubles = vec![(0, Trouble::Hang(n, Hanging::HomeWrite, round))];
+    if rng.one_in(2) {
+        troubles.push((rng.below(round), Trouble::Hang(n, Hanging::CacheRead, round + rng.range(500, 5_000) * MS)));
+    } else {
+        troubles.push((rng.below(round), Trouble::RotRead(n)));
+        troubles.push((MS, Trouble::Hang(n, Hanging::Rewrite, round + rng.range(500, 5_000) * MS)));
+    }
+    Scene { troubles, busy: (0, 4 * SEC), heavy: !rng.one_in(3), reads: true }
+}
+
+/// Handshakes whose boxes go off in the middle.
+fn handshakes(rng: &mut Rng) -> Scene {
+    let mut troubles = Vec::new();
+    for i in 0..rng.range(2, 5) {
+        let at = (i * 1_500 + rng.below(300)) * MS;
+        troubles.push((at, cut(rng)));
+        let n = rng.below(2) as usize;
+        if rng.one_in(2) {
+            troubles.push((at + MS, Trouble::Hang(n, Hanging::Superblock, rng.range(50, 1_500) * MS)));
+        }
+        let off = match rng.below(3) {
+            0 => Trouble::PowerCut(n, rng.range(1, 100) * MS),
+            _ => Trouble::Soon(n, rng.below(6)),
+        };
+        troubles.push((at + rng.range(2, 1_400) * MS, off));
+    }
+    Scene { troubles, busy: (0, 6 * SEC), heavy: false, reads: false }
+}
+
+/// The source loses what its mirror holds, and writes more than that before they meet again.
+fn forked(rng: &mut Rng) -> Scene {
+    let lying = rng.range(200, 2_000) * MS;
+    let outage = rng.range(5_000, 20_000) * MS;
+    let troubles = if rng.one_in(2) {
+        vec![(0, Trouble::Lying(0, lying)), (lying - 50 * MS, Trouble::Outage(outage))]
+    } else {
+        vec![(lying, Trouble::Outage(outage)), (lying + 30 * MS, Trouble::Older(0, lying))]
+    };
+    Scene { troubles, busy: (0, lying + outage / 2), heavy: false, reads: false }
+}
+
+/// Adds scenes to a plan of this length; a fork ends most runs and is the last.
+pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let count = rng.range(3, 6);
+    let room = length * 9 / 10 / count;
+    let kinds: [fn(&mut Rng) -> Scene; 5] = [copying, hanging, crowded, handshakes, outlived];
+    let favourite = kinds[rng.below(5) as usize];
+    for i in 0..count {
+        let last = i + 1 == count;
+        let scene = match rng.below(4) {
+            0 if last => forked(rng),
+            0 | 1 => kinds[rng.below(5) as usize](rng),
+            _ => favourite(rng),
+        };
+        let begin = length / 10 + i * room + rng.below(room / 4);
+        for (at, trouble) in scene.troubles {
+            items.push(Item { at: (begin + at).min(length), what: What::Trouble(trouble) });
+        }
+        for _ in 0..rng.range(30, 120) {
+            let at = begin + rng.range(scene.busy.0, scene.busy.1);
+            let mut action = host_action(rng, scene.heavy);
+            if scene.reads && rng.one_in(3) {
+                action = HostAction::Read(rng.below(2) as u16, rng.below(200), rng.range(1, 56));
+            }
+            items.push(Item { at: at.min(length), what: What::Host(action) });
+        }
+    }
+}

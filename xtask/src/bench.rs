@@ -176,6 +176,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             Contender::Mirrored => &pair.source,
         })?);
     }
+    println!("iscsi-perf");
+    let mut perf = Vec::new();
+    for served in [&tgt, &alone, &pair.source].repeat(options.runs) {
+        perf.push(client::iscsi_perf(served, options.secs)?);
+    }
     let rss = |pid| proc_number(pid, "status", "VmRSS");
     let memory = Memory {
         tgt: rss(tgt.pid)?,
@@ -195,7 +200,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     drop(restarted);
     println!("shaped link");
     let shaped = shaped::measure(&binary, &place.0.join("shaped"))?;
-    let found = report::Found { rows, memory, paused, random, real, zstd_alone, replayed, restart, shaped };
+    let found = report::Found { rows, perf, memory, paused, random, real, zstd_alone, replayed, restart, shaped };
     let page = report::page(&machine, &options, &found);
     print!("{page}");
     std::fs::write(&options.out, page).with_context(|| format!("write {}", options.out.display()))

@@ -10,7 +10,7 @@ use crate::process::{cargo, output, root, run as run_command, target_dir, watch}
 /// Seeds that every test run goes through.
 const FIXED_SEEDS: u32 = 120;
 /// Minutes of fresh seeds in a test run.
-const FRESH_MINUTES: &str = "1";
+const FRESH_MINUTES: &str = "8";
 
 /// Starts the simulator with the arguments; `--patch FILE` is taken here.
 pub(crate) fn run(args: &[String]) -> Result<()> {

@@ -167,7 +167,7 @@ pub(super) fn restart(pair: &Pair, binary: &Path, client: &Path, journal: u64) -
     pause(api)?;
     let used = || -> Result<u64> { api.group()?["cache"]["bytes_used"].as_u64().context("status has no bytes_used") };
     let start = Instant::now();
-    while used()? < journal && start.elapsed() < Duration::from_secs(120) {
+    while used()? < journal && start.elapsed() < Duration::from_secs(600) {
         load(client, &pair.source.url, RANDOM_1M, 1)?;
         // Half of the journal are small writes: those make the index.
         load(client, &pair.source.url, Case { depth: 32, ..RANDOM_4K }, 2)?;

@@ -218,7 +218,7 @@ fn tell(sum: &Sum, failed: u64, took: Duration) {
     println!(
         "{} runs, {failed} failed, {} stopped and said why, {:.1} simulated hours in {:.0} s ({factor:.0} x real time); \
          {} writes and {} reads checked, {} restarts, {} images compared, {} first copies, {} handshakes, {} faults said \
-         aloud, {} commands of a person, {} events",
+         aloud, {} commands of a person, {} comparisons, {} events",
         sum.runs,
         sum.stopped,
         simulated as f64 / 3600.0,
@@ -231,6 +231,7 @@ fn tell(sum: &Sum, failed: u64, took: Duration) {
         c.links,
         c.detected,
         c.commands,
+        c.compared,
         c.events
     );
 }

@@ -118,6 +118,9 @@ impl World {
             }
             self.durable[n] = Some(point.seq);
         }
+        if n == 0 {
+            self.check_comparison();
+        }
         if n == 1 {
             self.mirror_written = self.mirror_written.max(written);
             let source =

@@ -17,8 +17,8 @@ use reprise_types::{Point, Seq};
 use crate::Rng;
 use crate::pair::boxes::{GROUP, SimBox, Undecided, first_instance};
 use crate::pair::history::{Asked, History, content, extent};
+use crate::pair::operations::{tap, token_of};
 use crate::pair::plan::{MS, Plan, SEC};
-use crate::pair::world::{tap, token_of};
 
 /// Undecided parts of which all subsets are looked into.
 pub const UNITS_MAX: usize = 8;

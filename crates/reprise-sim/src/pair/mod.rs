@@ -9,6 +9,8 @@ mod checks;
 pub mod exhaustive;
 pub mod history;
 mod net;
+mod operations;
+mod person;
 pub mod plan;
 mod run;
 mod scenes;

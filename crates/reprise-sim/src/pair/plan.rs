@@ -427,6 +427,19 @@ impl Plan {
         }
     }
 
+    /// True where a person knows more than to restart what stopped, and compares the boxes from time to time.
+    pub fn skilled(&self) -> bool {
+        (5..8).contains(&(self.seed % 11))
+    }
+
+    /// When source and mirror are compared, at how many bytes a second, and whether what differs is repaired.
+    pub fn comparisons(&self) -> Vec<(u64, u64, bool)> {
+        let mut rng = Rng::new(self.seed ^ 0x63_6f6d_7061_7265);
+        let count = if self.skilled() { rng.range(3, 12) } else { 0 };
+        let draw = |rng: &mut Rng| (rng.below(self.length), [512 << 10, 4 << 20, 64 << 20][rng.below(3) as usize]);
+        (0..count).map(|_| draw(&mut rng)).map(|(at, rate)| (at, rate, at % 2 == 0)).collect()
+    }
+
     /// The items that happen, with their numbers.
     pub fn active(&self) -> impl Iterator<Item = (usize, &Item)> + '_ {
         self.items.iter().enumerate().filter(|(i, _)| !self.without.contains(i))

@@ -193,6 +193,7 @@ impl Counts {
         self.links += other.links;
         self.detected += other.detected;
         self.commands += other.commands;
+        self.compared += other.compared;
         self.cache_full += other.cache_full;
         self.undetectable += other.undetectable;
         self.events += other.events;

@@ -1,20 +1,13 @@
-//! What goes wrong, and what a person does about what stopped.
+//! What goes wrong.
 
 use std::collections::VecDeque;
 
 use reprise_types::Seq;
 
-use reprise_format::link::Row;
-use reprise_link::handshake::{Consequence, rule_of};
-
 use crate::Fault;
-use crate::pair::boxes::{OpenError, first_instance};
+use crate::pair::boxes::OpenError;
 use crate::pair::plan::{Failing, MS, SEC, Trouble};
 use crate::pair::world::{Next, World, say};
-
-fn stops(row: Row) -> bool {
-    rule_of(row).consequence != Consequence::Stream
-}
 
 impl World {
     fn struck(&mut self, class: u8) {
@@ -183,7 +176,7 @@ impl World {
     }
 
     /// The process ends, with or without the power.
-    fn off(&mut self, n: usize, power: bool) {
+    pub(super) fn off(&mut self, n: usize, power: bool) {
         if self.boxes[n].process.is_some() {
             self.counts.restarts += 1;
         }
@@ -272,17 +265,8 @@ impl World {
         }
     }
 
-    pub(super) fn unpause(&mut self) {
-        if self.command(0, |g, now| g.set_paused(now, false)).is_none() {
-            // The box is off: the command is given again.
-            return self.after(SEC, Next::Unpause);
-        }
-        self.paused = false;
-        self.want_dial();
-    }
-
     /// What is left of the mirror's disk is nobody's.
-    fn mirror_gone(&mut self) {
+    pub(super) fn mirror_gone(&mut self) {
         if self.blind[0].is_some() {
             // It alone could have shown what the source's disk lost.
             self.counts.undetectable += 1;
@@ -292,79 +276,5 @@ impl World {
         self.blind[1] = None;
         self.durable[1] = None;
         self.mirror_written = Seq::ZERO;
-    }
-
-    /// A person looks at what stopped and does what the advice says.
-    pub(super) fn operator(&mut self) {
-        self.operator_due = false;
-        for n in 0..2 {
-            let stopped = self.boxes[n].group().is_some_and(|g| g.is_fenced() || g.home_detached());
-            if !stopped {
-                continue;
-            }
-            let again = self.excuse[n].damaged && self.unreadable[n] > 1;
-            if again && n == 0 {
-                self.source_lost = Some("its journal is rotten".into());
-                return;
-            }
-            if again {
-                return self.replace_mirror();
-            }
-            say!(self, "operator: restarts the {}", Self::name(n));
-            self.counts.commands += 1;
-            let power = self.rng.one_in(2);
-            self.off(n, power);
-            self.drop_conn(n, Some(MS));
-            self.after(100 * MS, Next::Start { n, nested: VecDeque::new() });
-        }
-        let Some(source) = self.boxes[0].group() else { return self.want_operator() };
-        if source.is_fenced() || !source.is_ready() {
-            return self.want_operator();
-        }
-        // It may have come back with an older disk, from a time when it was paused.
-        let paused = source.meta().peer.as_ref().is_some_and(|p| p.paused) && !self.paused;
-        let stopped = source.meta().peer.is_some() && source.link_row().is_some_and(stops);
-        // What the mirror lacks cannot be read any more: a first copy does without it.
-        let rotten = self.excuse[0].damaged && self.unreadable[0] > 0;
-        let unmirrored = source.meta().peer.is_none();
-        let lost = self.mirror_odd && self.boxes[1].process.is_none() && !self.boxes[1].empty;
-        if paused {
-            return self.unpause();
-        }
-        if self.added && (stopped || unmirrored || lost || rotten) {
-            self.unreadable[0] = 0;
-            return self.replace_mirror();
-        }
-        if !self.added {
-            self.added = true;
-            say!(self, "operator: adds the mirror");
-            let instance = first_instance(&mut self.rng);
-            let peer = self.boxes[1].id;
-            let _ = self.command(0, |g, now| g.add_peer(now, peer, instance));
-            self.want_dial();
-        }
-    }
-
-    /// Removes the mirror, gives it an empty group, and adds it again.
-    fn replace_mirror(&mut self) {
-        say!(self, "operator: gives the mirror an empty group and adds it again");
-        self.counts.commands += 1;
-        let _ = self.command(0, |g, now| g.remove_peer(now));
-        self.off(1, true);
-        self.drop_conn(1, Some(MS));
-        self.mirror_gone();
-        let Self { boxes, rng, .. } = self;
-        boxes[1].format(rng);
-        self.excuse[1].damaged = false;
-        self.unreadable[1] = 0;
-        // The source may come back from a power cut without having heard of this.
-        self.mirror_odd = true;
-        self.after(0, Next::Start { n: 1, nested: VecDeque::new() });
-        let instance = first_instance(&mut self.rng);
-        let peer = self.boxes[1].id;
-        if self.command(0, |g, now| g.add_peer(now, peer, instance)).is_none_or(|r| r.is_err()) {
-            self.want_operator();
-        }
-        self.want_dial();
     }
 }

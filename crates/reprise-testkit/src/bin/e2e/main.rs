@@ -53,7 +53,7 @@ fn args() -> Result<Args> {
         reprise: PathBuf::new(),
         only: None,
         seed: clock.as_nanos() as u64,
-        kills: 50,
+        kills: 100,
         cuts: 50,
         dir: PathBuf::new(),
     };

@@ -1,0 +1,150 @@
+//! Operations of the disks: how long they take, and what the source's journal shows of its history on the way.
+
+use bytes::{Bytes, BytesMut};
+use reprise_engine::{Effect, Event, Token};
+use reprise_format::batch::{BATCH_ALIGN, BodyHeader, ENVELOPE_LEN, Envelope};
+use reprise_format::segment::SEGMENT_HEADER_LEN;
+use reprise_journal::segment_offset;
+use reprise_types::Seq;
+
+use crate::pair::boxes::SEGMENT_LEN;
+use crate::pair::history::History;
+use crate::pair::plan::{Hanging, MS};
+use crate::pair::world::{Next, World, say};
+
+impl World {
+    pub(super) fn submit(&mut self, n: usize, token: Token, effect: Effect) {
+        let mut again = false;
+        if let Effect::WriteCache { at, bufs, .. } = &effect {
+            again = self.is_rewrite(n, bufs);
+            if n == 0 {
+                self.tap(*at, bufs);
+            }
+        }
+        let trimmed = self.boxes[n].group().map_or(Seq::ZERO, |g| g.meta().trimmed.seq);
+        let trims = std::mem::replace(&mut self.boxes[n].trimmed, trimmed) < trimmed;
+        let micros = match &effect {
+            Effect::WriteCache { .. } | Effect::WriteSuperblock { .. } => self.rng.range(30, 300),
+            Effect::FlushHome { .. } => self.rng.range(200, 3_000),
+            _ => self.rng.range(20, 200),
+        };
+        let spike = if self.rng.one_in(500) { 50 } else { 1 };
+        let life = self.boxes[n].life;
+        let mut delay = micros * 1_000 * spike * self.boxes[n].slow;
+        let hanging = &mut self.boxes[n].hanging;
+        if let Some(i) = hanging.iter().position(|(what, _)| hangs(*what, &effect, again, trims)) {
+            let (_, time) = hanging.swap_remove(i);
+            say!(self, "{}: {} hangs", Self::name(n), effect_name(&effect));
+            delay = delay.max(time);
+        }
+        self.order += 1;
+        let op = self.order;
+        if let Some(p) = &mut self.boxes[n].process {
+            p.pending.insert(op, (token, effect));
+        }
+        self.after(delay, Next::Io { n, life, op });
+    }
+
+    pub(super) fn io_done(&mut self, n: usize, life: u64, op: u64) {
+        if self.boxes[n].life != life {
+            return;
+        }
+        if let Some((left, _)) = &mut self.cut_after[n] {
+            if *left == 0 {
+                let rest = self.cut_after[n].take().map(|(_, rest)| rest).unwrap_or_default();
+                *self.counts.classes.entry(17).or_default() += u64::from(!self.boxes[n].is_ready());
+                self.power_off(n);
+                self.after(20 * MS, Next::Start { n, nested: rest });
+                return;
+            }
+            *left -= 1;
+        }
+        let Some((token, effect)) = self.boxes[n].process.as_mut().and_then(|p| p.pending.remove(&op)) else { return };
+        let result = self.boxes[n].carry_out(&effect);
+        if let Err(fault) = &result {
+            say!(self, "{}: {fault} for {}", Self::name(n), effect_name(&effect));
+        }
+        let was_ready = self.boxes[n].is_ready();
+        self.event(n, Event::Done(token, result));
+        if !was_ready && self.boxes[n].is_ready() {
+            self.boxes[n].sealed();
+            say!(self, "{}: ready at {}", Self::name(n), self.boxes[n].group().map_or(Seq::ZERO, |g| g.durable().seq));
+        }
+    }
+
+    /// True where a batch goes to the disk that the journal has had durable already.
+    fn is_rewrite(&self, n: usize, bufs: &[Bytes]) -> bool {
+        let bytes = bufs.concat();
+        let body = Envelope::decode(&bytes).ok().and_then(|_| BodyHeader::decode(&bytes[ENVELOPE_LEN..]).ok());
+        let durable = self.boxes[n].group().map(|g| g.durable().seq);
+        body.is_some_and(|b| durable.is_some_and(|d| b.head.last_seq <= d))
+    }
+
+    /// What goes to the source's journal is what its history is.
+    fn tap(&mut self, at: u64, bufs: &[Bytes]) {
+        if let Err(what) = tap(&mut self.history, at, bufs) {
+            self.fail(what);
+        }
+    }
+}
+
+/// Shows a history the records that a write of the source's journal holds.
+pub(super) fn tap(history: &mut History, at: u64, bufs: &[Bytes]) -> Result<(), String> {
+    let mut bytes = BytesMut::new();
+    bufs.iter().for_each(|b| bytes.extend_from_slice(b));
+    let mut from = 0;
+    if (at - segment_offset(0, SEGMENT_LEN)).is_multiple_of(SEGMENT_LEN) {
+        from = SEGMENT_HEADER_LEN;
+    }
+    while let Some(rest) = bytes.get(from..).filter(|r| r.len() >= BATCH_ALIGN) {
+        // Anything else is a footer.
+        let Ok(envelope) = Envelope::decode(rest) else { return Ok(()) };
+        let header = BodyHeader::decode(&rest[ENVELOPE_LEN..]);
+        let header = header.map_err(|e| format!("a batch goes to disk that does not decode: {e}"))?;
+        let payload = ENVELOPE_LEN + header.head.header_len as usize;
+        for r in &header.records {
+            let start = payload + r.payload_offset as usize;
+            let data = rest.get(start..start + r.descriptor.payload_len as usize).unwrap_or(&[]);
+            history.record(r.seq, r.descriptor.kind, r.descriptor.extent(), data)?;
+        }
+        from += envelope.total_len as usize;
+    }
+    Ok(())
+}
+
+/// The token of an effect of the disk.
+pub(super) fn token_of(effect: &Effect) -> Option<Token> {
+    match effect {
+        Effect::WriteCache { token, .. }
+        | Effect::WriteSuperblock { token, .. }
+        | Effect::ReadCache { token, .. }
+        | Effect::ReadHome { token, .. }
+        | Effect::WriteHome { token, .. }
+        | Effect::ZeroHome { token, .. }
+        | Effect::FlushHome { token, .. } => Some(*token),
+        _ => None,
+    }
+}
+
+fn hangs(what: Hanging, effect: &Effect, again: bool, trims: bool) -> bool {
+    match effect {
+        Effect::WriteCache { .. } => what == if again { Hanging::Rewrite } else { Hanging::CacheWrite },
+        Effect::ReadCache { .. } => what == Hanging::CacheRead,
+        Effect::WriteSuperblock { .. } => what == if trims { Hanging::Trim } else { Hanging::Superblock },
+        Effect::WriteHome { .. } | Effect::ZeroHome { .. } => what == Hanging::HomeWrite,
+        Effect::ReadHome { .. } => what == Hanging::HomeRead,
+        _ => false,
+    }
+}
+
+fn effect_name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::WriteCache { .. } => "a write of the journal",
+        Effect::WriteSuperblock { .. } => "a write of the superblock",
+        Effect::ReadCache { .. } => "a read of the journal",
+        Effect::ReadHome { .. } => "a read of a home",
+        Effect::WriteHome { .. } | Effect::ZeroHome { .. } => "a write of a home",
+        Effect::FlushHome { .. } => "a sync of homes",
+        _ => "no disk operation",
+    }
+}

@@ -475,6 +475,12 @@ impl Group {
         self.asked_segment = false;
         match grant {
             Some(grant) => {
+                // Recovery would take what is written there for an earlier life of the group, and everything for lost.
+                let (generation, floor) = (grant.generation, self.meta.generation_floor);
+                assert!(
+                    generation > floor || cfg!(feature = "planted"),
+                    "segment of generation {generation} granted to a group that starts behind {floor}"
+                );
                 self.journal.grant(grant);
                 if std::mem::take(&mut self.cache_full) {
                     self.notice(Notice::CacheFree);

@@ -25,4 +25,4 @@ pub use index::Index;
 pub use journal::{AppendError, BodyError, Journal, JournalConfig, JournalStart, JournalWrite, NewRecord, WriteToken};
 pub use read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
 pub use recover::{CacheRead, Case, Found, RecoverError, Recovered, SegmentFound, recover, scan_segments};
-pub use segment::{Grant, SegmentId, segment_offset};
+pub use segment::{Grant, SegmentId, newest_generation, segment_offset};

@@ -19,4 +19,6 @@ reprise_types::planted! {
     BatchBeforeDurable,
     /// A batch from the peer is taken whatever its Seq (goes with the link's `GapAccepted`).
     GapUnchecked,
+    /// After a restart generations begin again behind what is on the disk, whatever a group starts behind.
+    FloorForgotten,
 }

@@ -1,5 +1,7 @@
 //! A segment as the journal keeps it in memory.
 
+use crate::planted::{Planted, has};
+use crate::recover::SegmentFound;
 use reprise_format::batch::BodyHeader;
 use reprise_format::segment::{BatchEntry, Footer, RecordEntry, SEGMENT_HEADER_LEN, SegmentHeader};
 use reprise_format::superblock::SEGMENTS_OFFSET;
@@ -11,6 +13,14 @@ pub type SegmentId = u32;
 /// Byte offset of a segment in the cache.
 pub fn segment_offset(segment: SegmentId, segment_len: u64) -> u64 {
     SEGMENTS_OFFSET + u64::from(segment) * segment_len
+}
+
+/// The newest generation that may have been given out: of the segments found, and those that groups start behind. A segment
+/// of a generation that is not newer than its group's floor is of an earlier life of the group and is never read again, so
+/// the next one is given out behind all of these.
+pub fn newest_generation(found: &[SegmentFound], floors: impl IntoIterator<Item = u64>) -> u64 {
+    let floors = floors.into_iter().filter(|_| !has(Planted::FloorForgotten));
+    found.iter().map(|s| s.header.generation).chain(floors).max().unwrap_or(0)
 }
 
 /// A segment given to a group by the pool's allocator.

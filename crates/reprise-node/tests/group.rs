@@ -44,6 +44,8 @@ fn start(dir: &Path) -> Box1 {
     let opened = match pool.groups().first() {
         Some(slot) => pool.open_group(slot.group).unwrap(),
         None => {
+            // As measuring the cache does: a segment given out, and no trace of it on the disk.
+            pool.allocator().grant().unwrap();
             let group = GroupId::from_raw([3; 16]);
             let branch = BranchId::from_raw([4; 16]);
             let base = Point { branch, seq: Seq::ZERO, hash: hash_start(group) };
@@ -176,4 +178,26 @@ async fn check(session: &Session, expected: &[u8]) {
         let got = session.read(0, at as u64 / 512, (chunk / 512) as u32, 512).await.unwrap();
         assert!(got[..] == expected[at..at + chunk], "difference in the chunk at {at}");
     }
+}
+
+/// The group was made behind segments of which a restart knows nothing. What is written after it must not be taken for
+/// that of an earlier life of the group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_written_after_a_restart_without_writes_is_there_after_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    stop(start(dir.path())).await;
+    let b = start(dir.path());
+    let session = Session::login(b.address, &LoginOptions::new(IQN)).await.unwrap();
+    session.clear_attentions(0).await.unwrap();
+    let data = block(9, 4096);
+    session.write(0, 64, 8, data.clone().into()).await.unwrap();
+    drop(session);
+    stop(b).await;
+    let b = start(dir.path());
+    assert_eq!(b.group.snapshot.borrow().positions.durable, Seq::from_raw(1));
+    let session = Session::login(b.address, &LoginOptions::new(IQN)).await.unwrap();
+    session.clear_attentions(0).await.unwrap();
+    assert!(session.read(0, 64, 8, 512).await.unwrap()[..] == data[..], "the write is lost");
+    drop(session);
+    stop(b).await;
 }

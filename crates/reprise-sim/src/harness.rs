@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::superblock::{self, GroupBody, PointBody, SUPERBLOCK_COPY_LEN, SuperblockKind};
 use reprise_journal::{
     BatchSource, BodyError, CacheRead, Case, Found, Grant, Index, Journal, JournalConfig, JournalStart, NewRecord,
-    PieceSource, ReadPlan, SegmentId, WriteToken, recover, scan_segments, segment_offset,
+    PieceSource, ReadPlan, SegmentId, WriteToken, newest_generation, recover, scan_segments, segment_offset,
 };
 use reprise_types::{
     BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, Sector, SectorCount, Seq,
@@ -350,7 +350,7 @@ impl JournalHarness {
             return wrong(format!("a recovery chose {}, the next one {}", before.seq, end.seq));
         }
         let free = (0..SEGMENTS).filter(|s| !recovered.held.contains(s)).collect();
-        let generation = segments.iter().map(|s| s.header.generation).max().unwrap_or(0);
+        let generation = newest_generation(&segments, []);
         let config = JournalConfig {
             pool: POOL,
             group: GROUP,

@@ -17,6 +17,7 @@ const SEEDS: u64 = 400;
 enum Bug {
     Engine(engine::Planted),
     Link(link::Planted),
+    Journal(journal::Planted),
 }
 
 fn plant(bug: Option<Bug>) {
@@ -31,6 +32,7 @@ fn plant(bug: Option<Bug>) {
                 journal::plant(Some(journal::Planted::BatchBeforeDurable));
             }
         }
+        Some(Bug::Journal(bug)) => journal::plant(Some(bug)),
         Some(Bug::Link(bug)) => {
             link::plant(Some(bug));
             if bug == link::Planted::GapAccepted {
@@ -88,8 +90,10 @@ fn every_planted_bug_of_engine_and_link_is_found() {
     // Names, with commas between.
     let only = std::env::var("REPRISE_BUG").ok();
     let from_one = std::env::var_os("REPRISE_FROM_ONE").is_some();
-    let all =
-        engine::Planted::ALL.iter().copied().map(Bug::Engine).chain(link::Planted::ALL.iter().copied().map(Bug::Link));
+    // The journal's own are hunted by its own harness, but for what needs a superblock of a group.
+    let journal = [Bug::Journal(journal::Planted::FloorForgotten)];
+    let engine = engine::Planted::ALL.iter().copied().map(Bug::Engine);
+    let all = engine.chain(link::Planted::ALL.iter().copied().map(Bug::Link)).chain(journal);
     let wanted = |bug: &Bug| {
         let name = format!("{bug:?}");
         match &only {

@@ -11,7 +11,8 @@ use reprise_format::superblock::{
     self, AREAS_OFFSET, GROUPS_MAX, GroupBody, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
 };
 use reprise_journal::{
-    CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, SegmentId, recover, scan_segments, segment_offset,
+    CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, SegmentId, newest_generation, recover,
+    scan_segments, segment_offset,
 };
 use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, create_file};
 use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId, Role, Seq};
@@ -394,7 +395,7 @@ impl Pool {
         io("forget what is in memory", &path, cache.forget_cached())?;
         let segments = scan_segments(&mut Reader(&cache), id, body.segments, body.segment_len);
         let segments = io("read segment headers", &path, segments)?;
-        let newest = segments.iter().map(|s| s.header.generation).max().unwrap_or(0);
+        let newest = newest_generation(&segments, floors(&cache, &body));
         let used: BTreeSet<u32> = segments.iter().map(|s| s.segment).collect();
         let fresh = match cache.kind() {
             MediaKind::File => (0..body.segments).filter(|s| !used.contains(s)).collect(),
@@ -613,6 +614,16 @@ pub(super) fn read_copies(cache: &Media, offsets: [u64; 4]) -> Result<Vec<Option
     let mut reader = Reader(cache);
     // A copy that cannot be read counts as none: there are others.
     Ok(offsets.into_iter().map(|at| reader.read(at, SUPERBLOCK_COPY_LEN).ok()).collect())
+}
+
+/// Generations that the groups of a pool start behind. A group that cannot be read does not run.
+fn floors(cache: &Media, body: &PoolBody) -> Vec<u64> {
+    let used = body.groups.iter().enumerate().filter(|(_, id)| !id.is_empty());
+    let read = |slot| {
+        let copies = read_copies(cache, superblock::group_copies(slot)).ok()?;
+        superblock::newest::<GroupBody>(SuperblockKind::Group, &copies).ok().map(|(_, b)| b.generation_floor)
+    };
+    used.filter_map(|(slot, _)| read(slot)).collect()
 }
 
 pub(super) fn write_superblock<B: prost::Message>(

@@ -9,7 +9,9 @@ use reprise_engine::{
 };
 use reprise_format::FormatError;
 use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
-use reprise_journal::{CacheRead, Found, Grant, JournalConfig, RecoverError, recover, scan_segments, segment_offset};
+use reprise_journal::{
+    CacheRead, Found, Grant, JournalConfig, RecoverError, newest_generation, recover, scan_segments, segment_offset,
+};
 use reprise_types::{
     BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId, VolumeSlot,
     WallMicros,
@@ -243,7 +245,8 @@ fn first_meta(n: usize, peer: BoxId, rng: &mut Rng) -> GroupMeta {
         copy: (!source).then_some(CopyState { cursor: None, complete_at: None }),
         fenced: None,
         next_slot: 2,
-        generation_floor: 0,
+        // As where a pool has given segments out before the group was made, and nothing was written to them.
+        generation_floor: 3,
     }
 }
 
@@ -327,7 +330,7 @@ impl SimBox {
         let mut meta = GroupMeta::from_body(&body).map_err(OpenError::Meta)?;
         let pool = PoolId::from_raw([self.n as u8 + 9; 16]);
         let segments = scan_segments(cache, pool, self.segments, SEGMENT_LEN).map_err(OpenError::Segments)?;
-        let generation = segments.iter().map(|s| s.header.generation).max().unwrap_or(0);
+        let generation = newest_generation(&segments, [meta.generation_floor]);
         let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
         let found = Found {
             pool,

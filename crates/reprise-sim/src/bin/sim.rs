@@ -28,6 +28,8 @@ cargo xtask sim OPTIONS
 
 /// Failures that a search goes on after, at most.
 const FAILURES_MAX: usize = 20;
+/// Between two words on how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Options {
@@ -152,8 +154,10 @@ fn search(options: &Options) -> (Sum, u64, Duration) {
     let (kept, next, failed) = (Mutex::new(kept), AtomicU64::new(0), Mutex::new(Vec::new()));
     let sum = Mutex::new(Sum::default());
     let threads = options.threads.unwrap_or_else(cores);
+    let said = Mutex::new(began);
     let work = || {
         loop {
+            progress(&mut locked(&said), began, end, next.load(Ordering::Relaxed).min(count), count);
             let stop = !options.keep_going && !locked(&failed).is_empty() || locked(&failed).len() >= FAILURES_MAX;
             if stop || end.is_some_and(|end| Instant::now() >= end) {
                 return;
@@ -187,6 +191,21 @@ fn search(options: &Options) -> (Sum, u64, Duration) {
     std::thread::scope(|scope| (0..threads.max(1)).for_each(|_| drop(scope.spawn(work))));
     let failed = locked(&failed).len() as u64;
     (sum.into_inner().unwrap_or_else(PoisonError::into_inner), failed, began.elapsed())
+}
+
+/// How far a search is, now and then.
+fn progress(said: &mut Instant, began: Instant, end: Option<Instant>, done: u64, count: u64) {
+    if said.elapsed() < TOLD_EVERY {
+        return;
+    }
+    *said = Instant::now();
+    let took = began.elapsed();
+    let left = match end {
+        Some(end) => end.saturating_duration_since(*said),
+        None => took.mul_f64(count.saturating_sub(done) as f64 / done.max(1) as f64),
+    };
+    let minutes = left.as_secs_f64() / 60.0;
+    println!("{done} seeds begun in {:.0} min, {minutes:.0} min to go", took.as_secs_f64() / 60.0);
 }
 
 /// Makes a failing seed small and writes it to the file of seeds that failed once.

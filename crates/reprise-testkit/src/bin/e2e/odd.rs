@@ -268,6 +268,8 @@ async fn https(setup: &Setup) -> Result<String> {
     };
     let (admin, _) = token("admin").await?;
     let (reader, reader_id) = token("read-only").await?;
+    // The local socket answers before HTTPS does.
+    until("HTTPS is served", async || Ok(a.status().await?["box"]["endpoints"]["https"].is_string())).await?;
     let endpoints = a.status().await?["box"]["endpoints"].clone();
     let url = endpoints["https"].as_str().context("https")?;
     let make = json!({ "name": "by-curl" });

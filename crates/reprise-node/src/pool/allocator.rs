@@ -113,6 +113,11 @@ impl Allocator {
         self.with(|s| s.next_generation - 1)
     }
 
+    /// From here on generations are newer than `floor`: a group is about to run that starts behind it.
+    pub fn begin_behind(&self, floor: u64) {
+        self.with(|s| s.next_generation = s.next_generation.max(floor + 1));
+    }
+
     /// Takes a fresh segment back that could not be filled: it is as fresh as before, and must not be used as it is.
     pub fn give_back_fresh(&self, segment: SegmentId) {
         self.with(|s| {
@@ -164,6 +169,15 @@ mod tests {
         assert!(allocator.grant().is_none());
         drop(shares);
         assert_eq!(allocator.index_memory(), (0, 1000));
+    }
+
+    #[test]
+    fn generations_begin_behind_a_floor() {
+        let allocator = Allocator::new(8, &BTreeSet::new(), 2, BTreeSet::new());
+        for (floor, next) in [(1, 3), (7, 8), (7, 9)] {
+            allocator.begin_behind(floor);
+            assert_eq!(allocator.grant().map(|(g, _)| g.generation), Some(next));
+        }
     }
 
     #[test]

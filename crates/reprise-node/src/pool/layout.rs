@@ -395,7 +395,7 @@ impl Pool {
         io("forget what is in memory", &path, cache.forget_cached())?;
         let segments = scan_segments(&mut Reader(&cache), id, body.segments, body.segment_len);
         let segments = io("read segment headers", &path, segments)?;
-        let newest = newest_generation(&segments, floors(&cache, &body));
+        let newest = newest_generation(&segments, []);
         let used: BTreeSet<u32> = segments.iter().map(|s| s.segment).collect();
         let fresh = match cache.kind() {
             MediaKind::File => (0..body.segments).filter(|s| !used.contains(s)).collect(),
@@ -440,6 +440,7 @@ impl Pool {
             }
         }
         let total = pool.with_directory(|d| d.body.segments);
+        let newest = newest_generation(&pool.segments, [pool.allocator.newest_generation()]);
         pool.allocator = Allocator::new(total, &held, newest, fresh);
         Ok(pool)
     }
@@ -544,6 +545,8 @@ impl Pool {
         let (version, body) = superblock::newest::<GroupBody>(SuperblockKind::Group, &copies)
             .map_err(|source| PoolError::Superblock { what: format!("group {}", slot.group), source })?;
         let meta = GroupMeta::from_body(&body).map_err(|source| PoolError::Meta { slot: slot.slot, source })?;
+        // Also where it could not be read when the pool was opened, and can be now.
+        self.allocator.begin_behind(meta.generation_floor);
         let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
         let found = Found {
             pool: self.id,
@@ -614,16 +617,6 @@ pub(super) fn read_copies(cache: &Media, offsets: [u64; 4]) -> Result<Vec<Option
     let mut reader = Reader(cache);
     // A copy that cannot be read counts as none: there are others.
     Ok(offsets.into_iter().map(|at| reader.read(at, SUPERBLOCK_COPY_LEN).ok()).collect())
-}
-
-/// Generations that the groups of a pool start behind. A group that cannot be read does not run.
-fn floors(cache: &Media, body: &PoolBody) -> Vec<u64> {
-    let used = body.groups.iter().enumerate().filter(|(_, id)| !id.is_empty());
-    let read = |slot| {
-        let copies = read_copies(cache, superblock::group_copies(slot)).ok()?;
-        superblock::newest::<GroupBody>(SuperblockKind::Group, &copies).ok().map(|(_, b)| b.generation_floor)
-    };
-    used.filter_map(|(slot, _)| read(slot)).collect()
 }
 
 pub(super) fn write_superblock<B: prost::Message>(

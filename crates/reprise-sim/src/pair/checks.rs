@@ -123,8 +123,8 @@ impl World {
         }
         if n == 1 {
             self.mirror_written = self.mirror_written.max(written);
-            let source =
-                if self.other_line.is_some() || self.passing.is_some() { Seq::MAX } else { self.history.end() };
+            let passing = self.passing.as_ref().map_or(Seq::ZERO, History::end);
+            let source = if self.other_line.is_some() { Seq::MAX } else { self.history.end().max(passing) };
             if written > source {
                 self.fail(format!("mirror: holds {written} of a source that has written {source}"));
             }

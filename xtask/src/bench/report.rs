@@ -379,11 +379,12 @@ fn write_pair(page: &mut String, found: &Found) -> std::fmt::Result {
     )
 }
 
-/// From a profile that was taken by hand: `perf record -a -g` while the pair of `reprise demo --stay` served the row.
 const WHERE_TIME_GOES: &str = "
 ### Where the time goes
 
-*Small writes, mirrored* (4 KiB random, QD32, 22,000 per second on 2 cores, commit 7b730c4). Of the two processors the source's group
+From a profile taken by hand (`perf record -a -g` on the pair of `reprise demo --stay`), not by this run: of commit 7b730c4 on 2 cores.
+
+*Small writes, mirrored* (4 KiB random, QD32, 22,000 per second). Of the two processors the source's group
 thread takes 27 %, `qemu-img` 16 %, the mirror's group thread 15 %, the link threads of both (zstd, TLS) 11 %, kernel workers 3 %; 26 %
 are idle. One write costs the source 24 us and the mirror 15 us of processor time, `tgtd` 25 us. Of the source's group thread 45 % are in
 the kernel (submitting to the disk 26 %, receiving from the socket 13 %), the rest is flat: allocator 8 %, CRC32C 4 %, index and maps

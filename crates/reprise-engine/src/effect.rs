@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use reprise_format::link::{CloseReason, Message, Row};
 use reprise_journal::{Grant, SegmentId};
-use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
 /// Names a host's operation; given by the front end, never interpreted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,8 +41,22 @@ pub enum HostOp {
         /// Next content.
         data: Bytes,
     },
+    /// Replace the content by its bitwise OR with `data`, atomically.
+    OrWrite {
+        /// Where; at most a record.
+        extent: Extent,
+        /// What.
+        data: Bytes,
+    },
     /// Everything acknowledged before is durable when this completes.
     Flush,
+    /// What the unit of a volume remembers from here on.
+    Unit {
+        /// The volume.
+        volume: VolumeSlot,
+        /// All of it.
+        state: UnitState,
+    },
 }
 
 /// Why a host's operation did not happen. One row each in the front end's sense table.
@@ -63,6 +77,9 @@ pub enum HostError {
     /// Not inside the volume, or no such volume.
     #[error("out of range")]
     Range,
+    /// The superblock has no room for what the unit should remember.
+    #[error("no room for the state of the unit")]
+    NoRoom,
 }
 
 /// The answer to a host's operation.

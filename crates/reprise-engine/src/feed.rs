@@ -7,7 +7,7 @@ use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
-use reprise_types::{Extent, Point, Seq, VolumeSlot};
+use reprise_types::{Extent, Point, RecordKind, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
@@ -163,6 +163,7 @@ impl Group {
         let begin = JournalStart::empty(start, self.meta.incarnation);
         self.journal = Journal::new(self.config.journal, begin, start.seq);
         self.journal_held = true;
+        self.units_forget();
         self.persist(After::MirrorStarted);
     }
 
@@ -170,6 +171,8 @@ impl Group {
         self.stats.bytes_in += payload.len() as u64;
         let fault = match self.journal.append_body(payload) {
             Ok(range) if range == (first, last) => {
+                let records = self.journal.newest_of(RecordKind::Reservation);
+                self.unit_records(records);
                 #[cfg(feature = "planted")]
                 if has(Planted::MirrorAcksReceived) {
                     self.feed_durable(self.journal.packed());

@@ -8,7 +8,7 @@ use reprise_format::superblock::{self, SuperblockKind};
 use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
 use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
 
-use crate::effect::{CacheFill, Effect, Event, HostError, IoFault, LinkInput, Notice, Token};
+use crate::effect::{CacheFill, Effect, Event, HostError, Io, IoFault, LinkInput, Notice, Token};
 use crate::feed::Feed;
 use crate::home::Home;
 use crate::host::Host;
@@ -16,6 +16,7 @@ use crate::meta::{GroupMeta, PeerMeta, VolumeMeta};
 use crate::peer::Peer;
 use crate::planted::{Planted, has};
 use crate::rot::Rot;
+use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
 
 /// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
@@ -131,6 +132,10 @@ pub(crate) enum After {
     MirrorStarted,
     /// The peer's instance is stored: messages may go out. Names the connection.
     LinkOpen(u64),
+    /// Units are known to have a state: its records may follow.
+    UnitsKnown,
+    /// States of units are kept: hosts are answered, the peer is told.
+    UnitsKept(Vec<Io>),
     /// Nothing waits for it.
     Nothing,
 }
@@ -187,6 +192,7 @@ pub struct Group {
     read_told: Option<Mono>,
     pub(crate) verify: Verify,
     pub(crate) rot: Rot,
+    pub(crate) units: Units,
 }
 
 impl Group {
@@ -233,6 +239,7 @@ impl Group {
             read_told: None,
             verify: Verify::default(),
             rot: Rot::default(),
+            units: Units::default(),
         };
         group.persist(After::MirrorStarted);
         if has(Planted::ServedBeforeSeal) {
@@ -388,7 +395,9 @@ impl Group {
 
     fn on_durable(&mut self, durable: Point) {
         self.host_durable(durable.seq);
-        self.feed_durable(durable);
+        if !self.units_durable(durable.seq) {
+            self.feed_durable(durable);
+        }
         let now = self.now.mono;
         if let Some(session) = &mut self.peer.session {
             session.set_durable(now, durable.seq);
@@ -433,6 +442,8 @@ impl Group {
                 After::CopyCursor(cursor) => self.copy_cursor_durable(cursor),
                 After::MirrorStarted => self.journal_held = false,
                 After::LinkOpen(life) if life == self.link_life => self.link_held = false,
+                After::UnitsKnown => self.units_known(),
+                After::UnitsKept(done) => self.units_kept(&done),
                 After::LinkOpen(_) | After::Nothing => {}
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
 use reprise_journal::{DiskPiece, NewRecord, PieceSource};
-use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, PoolBuf, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
 use crate::group::{Group, Pending};
@@ -63,7 +63,8 @@ struct Read {
 struct Compare {
     io: Io,
     extent: Extent,
-    verify: Bytes,
+    /// What has to be there; none where the data is merged into it by OR.
+    verify: Option<Bytes>,
     data: Bytes,
 }
 
@@ -76,7 +77,7 @@ pub(crate) struct Host {
     reads: BTreeMap<u64, Read>,
     /// Reads that have all bytes and wait until what they saw is durable.
     seen: Vec<(Seq, u64)>,
-    /// COMPARE AND WRITE under way, by the name of its read; each holds its range.
+    /// COMPARE AND WRITE and ORWRITE under way, by the name of their read; each holds its range.
     compares: BTreeMap<u64, Compare>,
     /// Operations that wait for such a range, in order.
     blocked: VecDeque<(Io, HostOp)>,
@@ -90,8 +91,10 @@ fn overlaps(a: &Extent, b: &Extent) -> bool {
 
 fn touches(op: &HostOp, extent: &Extent) -> bool {
     match op {
-        HostOp::Read(_) | HostOp::Flush => false,
-        HostOp::Write { extent: own, .. } | HostOp::CompareAndWrite { extent: own, .. } => overlaps(own, extent),
+        HostOp::Read(_) | HostOp::Flush | HostOp::Unit { .. } => false,
+        HostOp::Write { extent: own, .. }
+        | HostOp::CompareAndWrite { extent: own, .. }
+        | HostOp::OrWrite { extent: own, .. } => overlaps(own, extent),
         HostOp::Zero { volume, ranges } => ranges
             .iter()
             .any(|(sector, sectors)| overlaps(&Extent { volume: *volume, sector: *sector, sectors: *sectors }, extent)),
@@ -106,7 +109,9 @@ impl Group {
         }
         let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
         let behind = self.host.blocked.iter().any(|(_, waiting)| match waiting {
-            HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } => touches(&op, extent),
+            HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } | HostOp::OrWrite { extent, .. } => {
+                touches(&op, extent)
+            }
             _ => false,
         });
         if held || behind {
@@ -138,9 +143,15 @@ impl Group {
             }
             HostOp::CompareAndWrite { extent, verify, data } => {
                 let read = self.start_read(Reader::Compare, extent);
-                self.host.compares.insert(read, Compare { io, extent, verify, data });
+                self.host.compares.insert(read, Compare { io, extent, verify: Some(verify), data });
                 self.finish_read(read);
             }
+            HostOp::OrWrite { extent, data } => {
+                let read = self.start_read(Reader::Compare, extent);
+                self.host.compares.insert(read, Compare { io, extent, verify: None, data });
+                self.finish_read(read);
+            }
+            HostOp::Unit { volume, state } => self.host_unit(io, volume, state),
             HostOp::Flush => {
                 self.host.acks.push_back((self.journal.written(), io));
                 self.host_durable(self.durable_seq());
@@ -162,8 +173,11 @@ impl Group {
         };
         let fits = match op {
             HostOp::Flush => true,
+            HostOp::Unit { volume, .. } => self.meta.volume(*volume).is_some(),
             HostOp::Read(e) => inside(e),
-            HostOp::Write { extent, data } => inside(extent) && extent.sectors.bytes().get() == data.len() as u64,
+            HostOp::Write { extent, data } | HostOp::OrWrite { extent, data } => {
+                inside(extent) && extent.sectors.bytes().get() == data.len() as u64
+            }
             HostOp::CompareAndWrite { extent, verify, data } => {
                 let len = extent.sectors.bytes().get();
                 inside(extent) && len == data.len() as u64 && len == verify.len() as u64
@@ -175,7 +189,7 @@ impl Group {
         (!fits).then_some(HostError::Range)
     }
 
-    fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
+    pub(crate) fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
         self.stats.bytes_in += payload.len() as u64;
         // Extent and length were checked, and the payload is cut to a record's size.
         self.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
@@ -228,11 +242,12 @@ impl Group {
         let acks = host.acks.into_iter().map(|(_, io)| io);
         let blocked = host.blocked.into_iter().map(|(io, _)| io);
         let compares = host.compares.into_values().map(|c| c.io);
+        let units = self.units_fail();
         let reads = host.reads.values().filter_map(|r| match r.reader {
             Reader::Host(io) => Some(io),
             Reader::Compare | Reader::Copy(_) | Reader::Verify(_) => None,
         });
-        for io in acks.chain(blocked).chain(compares).chain(reads) {
+        for io in acks.chain(blocked).chain(compares).chain(reads).chain(units) {
             self.effects.push_back(Effect::Reply(io, Err(error)));
         }
         host.reads.into_keys().for_each(|read| self.read_closed(read));
@@ -381,16 +396,17 @@ impl Group {
     fn compare(&mut self, name: u64, data: Result<Vec<Bytes>, HostError>) {
         let Some(compare) = self.host.compares.remove(&name) else { return };
         let outcome = data.and_then(|pieces| {
-            let found = pieces.iter().flat_map(|p| p.iter());
-            match found.zip(compare.verify.iter()).position(|(a, b)| a != b) {
+            let mut found = pieces.iter().flat_map(|p| p.iter());
+            let Some(verify) = &compare.verify else { return Ok(merged(&compare.data, found)) };
+            match found.by_ref().zip(verify.iter()).position(|(a, b)| a != b) {
                 Some(at) => Err(HostError::Miscompare(u32::try_from(at).unwrap_or(u32::MAX))),
-                None => Ok(()),
+                None => Ok(compare.data.clone()),
             }
         });
         match outcome {
-            Ok(()) => {
+            Ok(data) => {
                 self.stats.writes += 1;
-                let seq = self.append_write(compare.extent, &compare.data);
+                let seq = self.append_write(compare.extent, &data);
                 self.host.acks.push_back((seq, compare.io));
             }
             Err(error) => self.effects.push_back(Effect::Reply(compare.io, Err(error))),
@@ -398,6 +414,15 @@ impl Group {
         let blocked = std::mem::take(&mut self.host.blocked);
         blocked.into_iter().for_each(|(io, op)| self.host_op(io, op));
     }
+}
+
+/// The bytes with those of `there` merged in by OR, in a buffer that is aligned for direct I/O.
+fn merged<'a>(data: &Bytes, there: impl Iterator<Item = &'a u8>) -> Bytes {
+    let mut out = PoolBuf::unpooled(data.len());
+    for (to, (new, old)) in out.iter_mut().zip(data.iter().zip(there)) {
+        *to = new | old;
+    }
+    out.freeze()
 }
 
 fn zeros(sectors: SectorCount) -> Vec<Bytes> {

@@ -20,6 +20,7 @@ pub mod planted;
 #[allow(dead_code, unreachable_pub)]
 mod planted;
 mod rot;
+mod unit;
 mod verify;
 
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};

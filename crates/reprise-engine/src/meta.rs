@@ -3,8 +3,9 @@
 use reprise_format::FormatError;
 use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce};
 use reprise_format::superblock::{BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VolumeBody};
+use reprise_format::unit;
 use reprise_types::{
-    BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, VolumeId, VolumeSlot,
+    BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, UnitState, VolumeId, VolumeSlot,
 };
 
 /// A superblock whose fields are not what they should be.
@@ -59,6 +60,12 @@ pub struct VolumeMeta {
     pub local_only: bool,
     /// Home is sparse.
     pub thin: bool,
+    /// Bytes of a logical block as hosts see it: 512 or 4096.
+    pub block_size: u32,
+    /// Hosts may not write.
+    pub read_only: bool,
+    /// What the unit remembers; none for one that never had anything to.
+    pub unit: Option<UnitState>,
 }
 
 /// First copy that is not complete.
@@ -208,6 +215,9 @@ impl GroupMeta {
                 .collect(),
             local_only: v.local_only,
             thin: v.thin,
+            unit: v.unit.as_ref().map(unit::to_body),
+            block_size: v.block_size,
+            read_only: v.read_only,
         };
         let peer = |p: &PeerMeta| PeerBody {
             peer: p.peer.as_bytes().to_vec(),
@@ -273,6 +283,13 @@ impl GroupMeta {
                     .collect(),
                 local_only: v.local_only,
                 thin: v.thin,
+                block_size: match v.block_size {
+                    0 => 512,
+                    size @ (512 | 4096) => size,
+                    _ => return Err(MetaError::Field("block_size")),
+                },
+                read_only: v.read_only,
+                unit: v.unit.as_ref().map(unit::from_body).transpose()?,
             })
         });
         let peers = body.peers.iter().map(|p| {

@@ -224,6 +224,7 @@ impl Group {
                         }
                         self.peer.confirmed = false;
                         self.hold_link();
+                        self.units_say_again();
                         self.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {

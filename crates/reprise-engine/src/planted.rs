@@ -51,6 +51,10 @@ reprise_types::planted! {
     CopyReadsNewest,
     /// Homes are written while writes of an earlier connection are under way.
     StraysForgotten,
+    /// A reservation is answered before the superblock holds it.
+    UnitNotStored,
+    /// A source does not say the state of its units again when the link is up.
+    UnitNotSaidAgain,
     /// The place of a batch that is written again may be given to others meanwhile.
     RewriteNotHeld,
 }

@@ -14,6 +14,7 @@ mod error;
 pub mod link;
 pub mod segment;
 pub mod superblock;
+pub mod unit;
 
 pub use error::FormatError;
 

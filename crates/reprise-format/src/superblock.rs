@@ -162,6 +162,15 @@ pub struct VolumeBody {
     /// True for a thin home.
     #[prost(bool, tag = "8")]
     pub thin: bool,
+    /// What the unit remembers; missing for one that never had anything to.
+    #[prost(message, optional, tag = "9")]
+    pub unit: Option<crate::unit::UnitBody>,
+    /// Bytes of a logical block; 0 stands for 512.
+    #[prost(uint32, tag = "10")]
+    pub block_size: u32,
+    /// True where hosts may not write.
+    #[prost(bool, tag = "11")]
+    pub read_only: bool,
 }
 
 /// A home leg.

@@ -172,6 +172,9 @@ fn group_body() -> GroupBody {
             legs: vec![leg],
             local_only: true,
             thin: true,
+            unit: None,
+            block_size: 0,
+            read_only: false,
         }],
         peers: vec![PeerBody {
             peer: b"golden box 00002".to_vec(),

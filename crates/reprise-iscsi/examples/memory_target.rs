@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use reprise_iscsi::{Acl, Config, Connection, Output, Portal, RecvTarget, Target};
-use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, Op, ScsiError, TargetPort};
+use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, MappedRun, Op, ScsiError, TargetPort};
 use reprise_types::{BufPool, Mono, SectorCount, VolumeId};
 
 type Disk = Arc<Mutex<Vec<u8>>>;
@@ -23,7 +23,13 @@ fn main() -> std::io::Result<()> {
     let mib: u64 = args.get(1).and_then(|text| text.parse().ok()).unwrap_or(64);
     let mut lun = Lun::new(VolumeId::from_raw([0x42; 16]), SectorCount::from_raw(mib * 2048), BlockSize::B512);
     lun.thin = args.iter().any(|arg| arg == "thin");
-    let port = TargetPort { target_name: NAME.into(), group: 1, relative_port: 1, alua: AluaState::ActiveOptimized };
+    let port = TargetPort {
+        target_name: NAME.into(),
+        group: 1,
+        relative_port: 1,
+        alua: AluaState::ActiveOptimized,
+        peer: None,
+    };
     let luns = LunMap::new(port, [(0, lun)]).map_err(std::io::Error::other)?;
     let target = Target { name: NAME.into(), alias: None, addresses: Vec::new(), acl: Acl::Open, luns };
     let portal = Arc::new(Portal { group_tag: 1, targets: vec![target] });
@@ -114,6 +120,14 @@ fn carry_out(disk: &Disk, op: Op) -> Completion {
                 }
             }
         }
+        Op::OrWrite { sector, data } => {
+            let from = (sector.get() * 512) as usize;
+            disk[from..from + data.len()].iter_mut().zip(&data).for_each(|(to, from)| *to |= from);
+            Completion::Done
+        }
+        Op::LbaStatus { sector, sectors, .. } => Completion::Mapped(vec![MappedRun { sector, sectors, mapped: true }]),
+        // A unit without reservations: the daemon has them.
+        Op::Control(_) => Completion::Failed(ScsiError::ReservationConflict),
         Op::Flush => Completion::Done,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reprise_scsi::{Completion, LunMap, LunNumber, Nexus, Op, UnitAttention};
-use reprise_types::{Mono, PoolBuf, VolumeId};
+use reprise_types::{InitiatorPort, Mono, PoolBuf, VolumeId};
 
 use crate::keys::Params;
 use crate::login::Login;
@@ -295,7 +295,7 @@ impl Connection {
         let _ = now;
         let Some(task) = self.tasks.get_mut(tag) else { return };
         let State::Submitted { then, .. } = std::mem::replace(&mut task.state, State::Moving) else { return };
-        self.answer(tag, then.complete(completion));
+        self.act(tag, then.complete(completion));
     }
 
     /// Sets how many commands may be under way; takes effect with the next PDU sent.
@@ -324,6 +324,21 @@ impl Connection {
         match &self.phase {
             Phase::Full(session) => Some(&session.info),
             _ => None,
+        }
+    }
+
+    /// The initiator port, once login is complete: one I_T nexus.
+    pub fn port(&self) -> Option<InitiatorPort> {
+        match &self.phase {
+            Phase::Full(session) => Some(session.nexus.port().clone()),
+            _ => None,
+        }
+    }
+
+    /// Establishes a unit attention condition.
+    pub fn raise_attention(&mut self, lun: LunNumber, attention: UnitAttention) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.nexus.raise(lun, attention);
         }
     }
 

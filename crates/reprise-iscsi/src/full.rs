@@ -339,7 +339,7 @@ impl Connection {
         }
     }
 
-    fn act(&mut self, tag: TaskTag, action: Action) {
+    pub(crate) fn act(&mut self, tag: TaskTag, action: Action) {
         match action {
             Action::Respond(response) => self.answer(tag, response),
             Action::Submit(Submit { volume, op, then }) => {

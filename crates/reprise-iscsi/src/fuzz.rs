@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, Op, TargetPort};
+use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, MappedRun, Op, TargetPort};
 use reprise_types::{Mono, PoolBuf, SectorCount, VolumeId};
 
 use crate::conn::{Config, Connection, Output};
@@ -16,7 +16,13 @@ use crate::text;
 const TARGET: &str = "iqn.2026-01.invalid.example:t";
 
 fn connection() -> Option<Connection> {
-    let port = TargetPort { target_name: TARGET.into(), group: 1, relative_port: 1, alua: AluaState::ActiveOptimized };
+    let port = TargetPort {
+        target_name: TARGET.into(),
+        group: 1,
+        relative_port: 1,
+        alua: AluaState::ActiveOptimized,
+        peer: None,
+    };
     let lun = Lun::new(VolumeId::from_raw([1; 16]), SectorCount::from_raw(4096), BlockSize::B512);
     let luns = LunMap::new(port, [(0, lun)]).ok()?;
     let target = Target { name: TARGET.into(), alias: None, addresses: Vec::new(), acl: Acl::Open, luns };
@@ -36,6 +42,9 @@ fn serve(connection: &mut Connection, now: Mono) {
                 let completion = match op {
                     Op::Read { sectors, .. } => {
                         Completion::Data(PoolBuf::unpooled((sectors.get() * 512) as usize).freeze())
+                    }
+                    Op::LbaStatus { sector, sectors, .. } => {
+                        Completion::Mapped(vec![MappedRun { sector, sectors, mapped: false }])
                     }
                     _ => Completion::Done,
                 };

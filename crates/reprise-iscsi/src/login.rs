@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use reprise_scsi::Nexus;
+use reprise_types::InitiatorPort;
 
 use crate::conn::{CloseReason, Connection, LoggedIn, Phase, Session, SessionType};
 use crate::keys::Negotiation;
@@ -198,13 +199,14 @@ impl Connection {
         let discovery = login.discovery();
         let target = if discovery { None } else { login.target.as_deref().and_then(|t| self.config.portal.find(t)) };
         let luns = target.map(|target| target.luns.clone());
-        let mut nexus = Nexus::new();
+        let initiator = login.initiator.unwrap_or_default();
+        let mut nexus = Nexus::new(InitiatorPort::new(&initiator, login.isid));
         if let (Some(luns), Some(attention)) = (&luns, self.config.attention) {
             nexus.raise_all(luns, attention);
         }
         let info = LoggedIn {
             session_type: if discovery { SessionType::Discovery } else { SessionType::Normal },
-            initiator: login.initiator.unwrap_or_default(),
+            initiator,
             initiator_alias: login.initiator_alias,
             target: target.map(|target| target.name.clone()),
             isid: login.isid,

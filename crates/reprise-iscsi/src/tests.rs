@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, Op, ScsiError, TargetPort, UnitAttention};
+use reprise_scsi::{
+    AluaState, BlockSize, Completion, Lun, LunMap, MappedRun, Op, ScsiError, TargetPort, UnitAttention,
+};
 use reprise_types::{Mono, PoolBuf, SectorCount, VolumeId};
 
 use crate::pdu::{BHS_LEN, Bhs, Reject, TAG_NONE, crc32c, op, padding};
@@ -21,7 +23,13 @@ const INITIATOR: &str = "iqn.2026-01.invalid.example:host";
 const SECTORS: u64 = 16 << 10;
 
 fn luns(sectors: u64) -> LunMap {
-    let port = TargetPort { target_name: TARGET.into(), group: 1, relative_port: 1, alua: AluaState::ActiveOptimized };
+    let port = TargetPort {
+        target_name: TARGET.into(),
+        group: 1,
+        relative_port: 1,
+        alua: AluaState::ActiveOptimized,
+        peer: None,
+    };
     let lun = |n| Lun::new(VolumeId::from_raw([n; 16]), SectorCount::from_raw(sectors), BlockSize::B512);
     LunMap::new(port, [(0, lun(1)), (1, lun(2))]).unwrap()
 }
@@ -186,7 +194,15 @@ impl Host {
                     }
                 }
             }
-            Op::Flush => Completion::Done,
+            Op::OrWrite { sector, data } => {
+                let from = (sector.get() * 512) as usize;
+                self.disk[from..from + data.len()].iter_mut().zip(&data).for_each(|(to, from)| *to |= from);
+                Completion::Done
+            }
+            Op::LbaStatus { sector, sectors, .. } => {
+                Completion::Mapped(vec![MappedRun { sector, sectors, mapped: true }])
+            }
+            Op::Flush | Op::Control(_) => Completion::Done,
         }
     }
 

@@ -12,7 +12,7 @@ use reprise_format::batch::{
 use reprise_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader, footer_len};
 use reprise_types::{
     BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_SIZE, Sector, SectorCount,
-    Seq, WallMicros,
+    Seq, VolumeSlot, WallMicros,
 };
 
 use crate::planted::{Planted, has};
@@ -356,6 +356,15 @@ impl Journal {
         self.queue.push_back(batch.clone());
         self.push_tail(batch);
         Ok((head.first_seq, head.last_seq))
+    }
+
+    /// Records of one kind in the batch that was packed or taken last, with their payload.
+    pub fn newest_of(&self, kind: RecordKind) -> Vec<(Seq, VolumeSlot, Bytes)> {
+        let records = self.queue.back().into_iter().flat_map(|batch| batch.records());
+        records
+            .filter(|(record, _)| record.descriptor.kind == kind)
+            .map(|(record, payload)| (record.seq, record.descriptor.volume, payload.clone()))
+            .collect()
     }
 
     /// True when a segment is needed now or soon. The engine asks the pool's allocator and answers with

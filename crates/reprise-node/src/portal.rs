@@ -165,8 +165,13 @@ async fn greet(stream: TcpStream, targets: Targets) -> io::Result<()> {
 /// Serves discovery, and refuses properly what names no target of ours.
 async fn discovery(stream: TcpStream, targets: &Targets) -> io::Result<()> {
     let target = |r: Route| {
-        let port =
-            TargetPort { target_name: r.name.clone(), group: 1, relative_port: 1, alua: AluaState::ActiveOptimized };
+        let port = TargetPort {
+            target_name: r.name.clone(),
+            group: 1,
+            relative_port: 1,
+            alua: AluaState::ActiveOptimized,
+            peer: None,
+        };
         let luns = LunMap::new(port, []).map_err(io::Error::other)?;
         Ok(Target { name: r.name, alias: None, addresses: r.addresses, acl: r.acl, luns })
     };

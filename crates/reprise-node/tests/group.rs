@@ -58,6 +58,9 @@ fn start(dir: &Path) -> Box1 {
                 legs: vec![Leg { path: home.display().to_string(), adopted: false, identity: String::new() }],
                 local_only: false,
                 thin: false,
+                block_size: 512,
+                read_only: false,
+                unit: None,
             };
             let meta = GroupMeta {
                 group,

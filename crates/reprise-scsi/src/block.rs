@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_types::{PoolBuf, Sector, SectorCount};
 
 use crate::cdb::be;
-use crate::device::{Action, DataOut, DataOutKind, Op, Request, ScsiResponse, Submit, Then, invalid};
+use crate::device::{Action, DataOut, DataOutKind, Op, Payload, Request, ScsiResponse, Submit, Then, invalid};
 use crate::lun::Lun;
 use crate::sense::{FieldPointer, ScsiError};
 
@@ -19,6 +19,9 @@ pub const OPTIMAL_TRANSFER_BYTES: u64 = 256 << 10;
 
 /// Most bytes that one COMPARE AND WRITE may compare: it holds its range until it has a Seq.
 pub const COMPARE_AND_WRITE_BYTES_MAX: u64 = 64 << 10;
+
+/// Most bytes that WRITE ATOMIC and ORWRITE may cover: what fits one record, which is there whole or not at all.
+pub const ATOMIC_BYTES_MAX: u64 = 256 << 10;
 
 /// Most bytes that one UNMAP may cover. A zero record has no payload, so this may be large; the bound keeps the
 /// work that one record means for the home legs in check, and is what libiscsi's suite still takes for sane.
@@ -76,15 +79,51 @@ pub(crate) fn write(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, Scs
     data_out(lun, DataOutKind::Write { lba: request.lba(), fua }, len, len)
 }
 
-/// VERIFY(10), (12), (16): BYTCHK 0 reads, BYTCHK 1 compares with data-out, the other values are not offered.
+/// WRITE ATOMIC(16): all of it or nothing after a power cut, because it becomes one record. ATOMIC BOUNDARY is refused.
+pub(crate) fn write_atomic(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
+    let len = transfer_bytes(request, lun)?;
+    if len > ATOMIC_BYTES_MAX {
+        return Err(request.blocks_invalid());
+    }
+    data_out(lun, DataOutKind::Write { lba: request.lba(), fua: request.cdb.bit(1, 3) }, len, len)
+}
+
+/// ORWRITE(16).
+pub(crate) fn or_write(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
+    let len = transfer_bytes(request, lun)?;
+    if len > ATOMIC_BYTES_MAX {
+        return Err(request.blocks_invalid());
+    }
+    data_out(lun, DataOutKind::OrWrite { lba: request.lba() }, len, len)
+}
+
+/// VERIFY(10), (12), (16): BYTCHK 0 reads, BYTCHK 1 compares with data-out, BYTCHK 3 compares each block with the one block
+/// of data-out, 2 is reserved.
 pub(crate) fn verify(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
     let len = transfer_bytes(request, lun)?;
     match (request.cdb.byte(1) >> 1) & 3 {
         0 if len == 0 => good(),
         0 => Ok(submit(lun, read_op(lun, request.lba(), len), Then::Readable { len })),
         1 => data_out(lun, DataOutKind::Verify { lba: request.lba() }, len, len),
+        3 if len == 0 => good(),
+        3 => {
+            let kind = DataOutKind::VerifyBlocks { lba: request.lba(), blocks: request.blocks() };
+            data_out(lun, kind, lun.block_bytes(), lun.block_bytes())
+        }
         _ => Err(ScsiError::InvalidFieldInCdb(FieldPointer::bit(1, 2))),
     }
+}
+
+/// Every block of `data` has to equal `block`.
+pub(crate) fn equal_blocks(data: &Payload, block: &[u8]) -> ScsiResponse {
+    let mut wanted = block.iter().cycle();
+    for (offset, byte) in data.parts().iter().flat_map(|part| part.iter()).enumerate() {
+        if wanted.next() != Some(byte) {
+            let offset = (offset % block.len().max(1)) as u64;
+            return ScsiResponse::error(&ScsiError::Miscompare { offset });
+        }
+    }
+    ScsiResponse::GOOD
 }
 
 /// COMPARE AND WRITE.
@@ -136,13 +175,18 @@ pub(crate) fn synchronize_cache(_: &Request<'_>, lun: &Arc<Lun>) -> Result<Actio
     Ok(submit(lun, Op::Flush, Then::Status))
 }
 
+/// PRE-FETCH(10), (16): nothing is read ahead; GOOD says that not all of it is in the cache.
+pub(crate) fn pre_fetch(_: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiError> {
+    good()
+}
+
 /// Data-out of a block command is complete.
 pub(crate) fn finish(out: &DataOut, buf: PoolBuf, received: usize) -> Result<Action, ScsiError> {
     let lun = &out.lun;
     let block = lun.block_size.bytes() as usize;
     let whole = received - received % block;
     match out.kind {
-        DataOutKind::Write { .. } | DataOutKind::Verify { .. } if whole == 0 => good(),
+        DataOutKind::Write { .. } | DataOutKind::Verify { .. } | DataOutKind::OrWrite { .. } if whole == 0 => good(),
         DataOutKind::Write { lba, fua } => {
             let op = Op::Write { sector: lun.sector_of(lba), data: buf.freeze().slice(..whole), fua };
             Ok(submit(lun, op, Then::Status))
@@ -150,6 +194,18 @@ pub(crate) fn finish(out: &DataOut, buf: PoolBuf, received: usize) -> Result<Act
         DataOutKind::Verify { lba } => {
             let data = buf.freeze().slice(..whole);
             Ok(submit(lun, read_op(lun, lba, whole as u64), Then::Equal(data)))
+        }
+        DataOutKind::OrWrite { lba } => {
+            let op = Op::OrWrite { sector: lun.sector_of(lba), data: buf.freeze().slice(..whole) };
+            Ok(submit(lun, op, Then::Status))
+        }
+        DataOutKind::VerifyBlocks { lba, blocks } => {
+            if received < block {
+                return Err(ScsiError::DataPhase);
+            }
+            let len = blocks.saturating_mul(lun.block_bytes());
+            let then = Then::EqualBlocks { block: buf.freeze().slice(..block), len };
+            Ok(submit(lun, read_op(lun, lba, len), then))
         }
         DataOutKind::CompareAndWrite { lba, blocks } => {
             let half = usize::try_from(blocks).unwrap_or(0).saturating_mul(block);
@@ -166,7 +222,10 @@ pub(crate) fn finish(out: &DataOut, buf: PoolBuf, received: usize) -> Result<Act
         }
         DataOutKind::WriteSame { lba, blocks, unmap } => write_same_data(lun, buf, received, lba, blocks, unmap),
         DataOutKind::Unmap => unmap_list(lun, buf.get(..received).unwrap_or(&[])),
-        DataOutKind::ModeSelect { .. } => Err(ScsiError::Internal),
+        DataOutKind::ModeSelect { .. }
+        | DataOutKind::ReserveOut { .. }
+        | DataOutKind::Copy { .. }
+        | DataOutKind::Sanitize => Err(ScsiError::Internal),
     }
 }
 

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reprise_types::{PoolBuf, Sector, SectorCount, VolumeId};
+use reprise_types::{InitiatorPort, PoolBuf, ReservationType, Sector, SectorCount, VolumeId};
 
 use crate::block;
 use crate::cdb::Cdb;
+use crate::control::Change;
+use crate::copy::{self, CopyJob, CopyResults};
 use crate::lun::{Lun, LunMap, LunNumber};
 use crate::mode;
 use crate::opcode::{self, Handler, Row};
+use crate::report;
+use crate::reserve;
+use crate::sanitize::{self, Overwrite};
 use crate::sense::{FieldPointer, ScsiError, Sense, UnitAttention};
 
 /// SCSI status codes (SAM-5, section 5.3).
@@ -20,8 +25,12 @@ pub enum Status {
     Good = 0x00,
     /// CHECK CONDITION
     CheckCondition = 0x02,
+    /// CONDITION MET
+    ConditionMet = 0x04,
     /// BUSY
     Busy = 0x08,
+    /// RESERVATION CONFLICT
+    ReservationConflict = 0x18,
     /// TASK SET FULL
     TaskSetFull = 0x28,
 }
@@ -98,8 +107,11 @@ impl ScsiResponse {
         Self { status: Status::Good, sense: None, data: Payload::One(Bytes::from(data)) }
     }
 
-    /// CHECK CONDITION.
+    /// CHECK CONDITION, or the status that the error has of its own.
     pub fn error(error: &ScsiError) -> Self {
+        if matches!(error, ScsiError::ReservationConflict) {
+            return Self::status(Status::ReservationConflict);
+        }
         Self { status: Status::CheckCondition, sense: Some(Sense::for_error(error)), data: Payload::Empty }
     }
 
@@ -142,14 +154,50 @@ pub enum Op {
         /// Next content, of the same length.
         write: Bytes,
     },
+    /// Replaces the present content by its bitwise OR with these bytes, atomically.
+    OrWrite {
+        /// First sector.
+        sector: Sector,
+        /// A multiple of 512 bytes.
+        data: Bytes,
+    },
     /// Everything acknowledged before is durable when this completes.
     Flush,
+    /// Says which sectors are mapped; completes with [`Completion::Mapped`].
+    LbaStatus {
+        /// First sector.
+        sector: Sector,
+        /// Length.
+        sectors: SectorCount,
+        /// Runs wanted, at most.
+        runs_max: usize,
+    },
+    /// Changes what is true of the unit for all nexuses; durable, where it has to last, before it completes.
+    Control(Box<Change>),
+}
+
+/// A run of sectors that are all mapped or all not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappedRun {
+    /// First sector.
+    pub sector: Sector,
+    /// Length.
+    pub sectors: SectorCount,
+    /// False where they hold nothing and read as zero.
+    pub mapped: bool,
 }
 
 impl Op {
-    /// True where the operation changes the volume.
+    /// True where the operation changes the volume or the unit.
     pub fn changes_content(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::CompareAndWrite { .. })
+        matches!(
+            self,
+            Self::Write { .. }
+                | Self::Zero { .. }
+                | Self::CompareAndWrite { .. }
+                | Self::OrWrite { .. }
+                | Self::Control(_)
+        )
     }
 }
 
@@ -170,6 +218,26 @@ pub enum Then {
     },
     /// The bytes read have to equal these (VERIFY with BYTCHK 1).
     Equal(Bytes),
+    /// The bytes read have to equal this block, repeated (VERIFY with BYTCHK 3).
+    EqualBlocks {
+        /// The block.
+        block: Bytes,
+        /// Bytes expected.
+        len: u64,
+    },
+    /// The mapped runs become the parameter data of GET LBA STATUS.
+    LbaStatus {
+        /// The unit.
+        lun: Arc<Lun>,
+        /// First block asked for.
+        lba: u64,
+        /// ALLOCATION LENGTH.
+        allocation: u64,
+    },
+    /// EXTENDED COPY goes on.
+    Copy(Box<CopyJob>),
+    /// SANITIZE OVERWRITE goes on.
+    Overwrite(Box<Overwrite>),
 }
 
 /// An operation for the backend, with what to do after it.
@@ -192,6 +260,8 @@ pub enum Completion {
     Data(Bytes),
     /// Bytes read, in several runs.
     DataParts(Vec<Bytes>),
+    /// What is mapped, in ascending order and without gaps from the first sector asked for.
+    Mapped(Vec<MappedRun>),
     /// Not done; the error tells the host.
     Failed(ScsiError),
     /// Not done, and the host may try again at once.
@@ -199,26 +269,33 @@ pub enum Completion {
 }
 
 impl Then {
-    /// The answer for a completed operation. A result of the wrong kind or length is a fault of the backend and becomes
-    /// ABORTED COMMAND, INTERNAL TARGET FAILURE.
-    pub fn complete(self, completion: Completion) -> ScsiResponse {
-        let data = match completion {
-            Completion::Failed(error) => return ScsiResponse::error(&error),
-            Completion::Busy => return ScsiResponse::status(Status::Busy),
-            Completion::Done => Payload::Empty,
-            Completion::Data(bytes) => Payload::One(bytes),
-            Completion::DataParts(parts) => Payload::Parts(parts),
+    /// What follows from a completed operation: the answer, or the next operation of a command that has several. A result
+    /// of the wrong kind or length is a fault of the backend and becomes ABORTED COMMAND, INTERNAL TARGET FAILURE.
+    pub fn complete(self, completion: Completion) -> Action {
+        let (this, data) = match (self, completion) {
+            (Self::Copy(job), completion) => return job.step(completion),
+            (_, Completion::Failed(error)) => return Action::Respond(ScsiResponse::error(&error)),
+            (_, Completion::Busy) => return Action::Respond(ScsiResponse::status(Status::Busy)),
+            (Self::Overwrite(job), Completion::Done) => return job.step(),
+            (Self::LbaStatus { lun, lba, allocation }, Completion::Mapped(runs)) => {
+                return Action::Respond(report::lba_status(&lun, lba, &runs, allocation));
+            }
+            (this, Completion::Done) => (this, Payload::Empty),
+            (this, Completion::Data(bytes)) => (this, Payload::One(bytes)),
+            (this, Completion::DataParts(parts)) => (this, Payload::Parts(parts)),
+            (_, Completion::Mapped(_)) => return Action::Respond(ScsiResponse::error(&ScsiError::Internal)),
         };
-        match self {
+        Action::Respond(match this {
             Self::Status => ScsiResponse::GOOD,
             Self::DataIn { len } if data.len() == len => ScsiResponse { status: Status::Good, sense: None, data },
             Self::Readable { len } if data.len() == len => ScsiResponse::GOOD,
-            Self::DataIn { .. } | Self::Readable { .. } => ScsiResponse::error(&ScsiError::Internal),
             Self::Equal(wanted) => match data.first_difference(&wanted) {
                 None => ScsiResponse::GOOD,
                 Some(offset) => ScsiResponse::error(&ScsiError::Miscompare { offset }),
             },
-        }
+            Self::EqualBlocks { block, len } if data.len() == len => block::equal_blocks(&data, &block),
+            _ => ScsiResponse::error(&ScsiError::Internal),
+        })
     }
 }
 
@@ -234,14 +311,19 @@ pub enum Action {
 }
 
 /// What becomes of data-out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum DataOutKind {
     Write { lba: u64, fua: bool },
+    OrWrite { lba: u64 },
     Verify { lba: u64 },
+    VerifyBlocks { lba: u64, blocks: u64 },
     CompareAndWrite { lba: u64, blocks: u64 },
     WriteSame { lba: u64, blocks: u64, unmap: bool },
     Unmap,
-    ModeSelect { long: bool },
+    ModeSelect { long: bool, save: bool, port: InitiatorPort },
+    ReserveOut { port: InitiatorPort, relative_port: u16, action: u8, kind: ReservationType },
+    Copy { luns: LunMap, port: InitiatorPort, results: CopyResults },
+    Sanitize,
 }
 
 /// A command that waits for its data-out.
@@ -272,7 +354,10 @@ impl DataOut {
     /// True if the command makes no sense with more or less data than [`Self::len`]: it is then refused with
     /// [`ScsiError::DataLength`] before any data move. Other writes take what is offered and report the residual.
     pub fn needs_exact_length(&self) -> bool {
-        matches!(self.kind, DataOutKind::CompareAndWrite { .. } | DataOutKind::WriteSame { .. })
+        matches!(
+            self.kind,
+            DataOutKind::CompareAndWrite { .. } | DataOutKind::WriteSame { .. } | DataOutKind::ReserveOut { .. }
+        )
     }
 
     /// The volume written to.
@@ -284,8 +369,14 @@ impl DataOut {
     /// of a write are then written, and the transport reports the residual.
     pub fn finish(self, buf: PoolBuf, received: usize) -> Action {
         let received = received.min(buf.len()).min(self.len as usize);
-        let result = match self.kind {
-            DataOutKind::ModeSelect { long } => mode::finish_select(&self.lun, buf.get(..received), long),
+        let list = buf.get(..received).unwrap_or(&[]);
+        let result = match &self.kind {
+            DataOutKind::ModeSelect { long, save, port } => mode::finish_select(&self.lun, list, *long, *save, port),
+            DataOutKind::ReserveOut { port, relative_port, action, kind } => {
+                reserve::finish_out(&self.lun, list, port, *relative_port, *action, *kind)
+            }
+            DataOutKind::Copy { luns, port, results } => copy::finish(luns, port, results, list),
+            DataOutKind::Sanitize => sanitize::finish_overwrite(&self.lun, list),
             _ => block::finish(&self, buf, received),
         };
         result.unwrap_or_else(|error| Action::Respond(ScsiResponse::error(&error)))
@@ -299,6 +390,7 @@ pub struct Request<'a> {
     pub(crate) row: &'static Row,
     pub(crate) luns: &'a LunMap,
     pub(crate) number: Option<LunNumber>,
+    pub(crate) port: &'a InitiatorPort,
 }
 
 impl Request<'_> {
@@ -325,7 +417,7 @@ impl Request<'_> {
     fn check_usage(&self) -> Result<(), ScsiError> {
         for (offset, usage) in self.row.usage.iter().enumerate().skip(1) {
             let known = match self.row.service_action {
-                Some(_) if offset == 1 => 0x1f,
+                Some(_) if offset == 1 => 0x1f | *usage,
                 _ => *usage,
             };
             let wrong = self.cdb.byte(offset) & !known;
@@ -359,15 +451,27 @@ pub(crate) fn invalid(byte: u8) -> ScsiError {
 /// What an I_T nexus (an iSCSI session) has yet to be told.
 ///
 /// Holds at most one condition of each kind per unit, so it is bounded by the LUN map.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Nexus {
+    port: InitiatorPort,
     pending: Vec<(LunNumber, UnitAttention)>,
+    copies: CopyResults,
 }
 
 impl Nexus {
-    /// A nexus with nothing pending.
-    pub fn new() -> Self {
-        Self::default()
+    /// A nexus of this initiator port, with nothing pending.
+    pub fn new(port: InitiatorPort) -> Self {
+        Self { port, pending: Vec::new(), copies: CopyResults::default() }
+    }
+
+    /// The initiator port.
+    pub fn port(&self) -> &InitiatorPort {
+        &self.port
+    }
+
+    /// Results of its EXTENDED COPY commands.
+    pub(crate) fn copies(&self) -> &CopyResults {
+        &self.copies
     }
 
     /// Establishes a unit attention condition for one unit; a reset replaces what was pending.
@@ -433,7 +537,7 @@ impl Nexus {
         let number = LunNumber::decode(lun);
         let unit = number.and_then(|n| luns.get(n));
         let row = find_row(cdb, unit);
-        let needs_unit = row.as_ref().map_or(true, |row| matches!(row.handler, Handler::Unit(_)));
+        let needs_unit = row.as_ref().map_or(true, |row| !matches!(row.handler, Handler::Target(_)));
         if needs_unit && unit.is_none() {
             return Err(ScsiError::LunNotSupported);
         }
@@ -444,21 +548,28 @@ impl Nexus {
         {
             return Err(ScsiError::UnitAttention(attention));
         }
-        let request = Request { cdb: *cdb, row: row?, luns, number };
+        let port = self.port.clone();
+        let request = Request { cdb: *cdb, row: row?, luns, number, port: &port };
         request.check_usage()?;
-        match (request.row.handler, unit) {
-            (Handler::Target(handler), unit) => handler(self, &request, unit),
-            (Handler::Unit(_), None) => Err(ScsiError::LunNotSupported),
-            (Handler::Unit(handler), Some(unit)) => {
-                if let (true, Some(cause)) = (request.row.medium, unit.not_ready) {
-                    return Err(ScsiError::NotReady(cause));
-                }
-                request.check_range(unit)?;
-                if request.row.writes && unit.read_only {
-                    return Err(ScsiError::WriteProtected);
-                }
-                handler(&request, unit)
-            }
+        if let Some(unit) = unit {
+            unit.control.check(&port, request.row.access, request.row.passes_reserve())?;
+        }
+        let unit = match (request.row.handler, unit) {
+            (Handler::Target(handler), unit) => return handler(self, &request, unit),
+            (_, None) => return Err(ScsiError::LunNotSupported),
+            (_, Some(unit)) => unit,
+        };
+        if let (true, Some(cause)) = (request.row.medium, unit.not_ready) {
+            return Err(ScsiError::NotReady(cause));
+        }
+        request.check_range(unit)?;
+        if request.row.writes && unit.is_write_protected() {
+            return Err(ScsiError::WriteProtected);
+        }
+        match request.row.handler {
+            Handler::Unit(handler) => handler(&request, unit),
+            Handler::Nexus(handler) => handler(self, &request, unit),
+            Handler::Target(handler) => handler(self, &request, Some(unit)),
         }
     }
 }
@@ -486,6 +597,7 @@ pub fn fuzz_cdb(input: &[u8]) {
         group: 1,
         relative_port: 1,
         alua: crate::AluaState::default(),
+        peer: None,
     };
     let size = if select & 1 == 0 { crate::BlockSize::B512 } else { crate::BlockSize::B4096 };
     let mut lun = Lun::new(VolumeId::from_raw([7; 16]), SectorCount::from_raw(1 << 16), size);
@@ -493,7 +605,7 @@ pub fn fuzz_cdb(input: &[u8]) {
     lun.read_only = select & 4 != 0;
     let Ok(luns) = LunMap::new(port, [(0, lun)]) else { return };
     let (cdb, data) = rest.split_at(rest.len().min(16));
-    let mut nexus = Nexus::new();
+    let mut nexus = Nexus::new(InitiatorPort::new("iqn.2026-01.invalid.example:fuzz", [0; 6]));
     if let Action::DataOut(out) = nexus.start(&luns, [0; 8], &Cdb::new(cdb)) {
         let mut buf = PoolBuf::unpooled(out.buffer_len() as usize);
         let len = data.len().min(out.len() as usize);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::block::{
-    COMPARE_AND_WRITE_BYTES_MAX, OPTIMAL_TRANSFER_BYTES, TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX, UNMAP_DESCRIPTORS_MAX,
+    ATOMIC_BYTES_MAX, COMPARE_AND_WRITE_BYTES_MAX, OPTIMAL_TRANSFER_BYTES, TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX,
+    UNMAP_DESCRIPTORS_MAX,
 };
 use crate::device::{Action, Nexus, Request, ScsiResponse, invalid};
 use crate::lun::{Lun, TargetPort};
@@ -13,6 +14,8 @@ use crate::sense::ScsiError;
 const VENDOR: &str = "REPRISE";
 /// PRODUCT REVISION LEVEL, 4 characters.
 const REVISION: &str = "0001";
+/// THRESHOLD EXPONENT: resources are counted in sets of 2^11 blocks.
+pub(crate) const THRESHOLD_EXPONENT: u8 = 11;
 /// Peripheral qualifier 011b and device type 1Fh: no logical unit can be here.
 const NO_UNIT: u8 = 0x7f;
 
@@ -44,8 +47,8 @@ fn standard(lun: Option<&Arc<Lun>>) -> Vec<u8> {
     // RMB 0; SPC-4; HISUP 1, response data format 2.
     out.extend_from_slice(&[0x00, 0x06, 0x12]);
     out.push(0); // ADDITIONAL LENGTH, below
-    // TPGS 01b: implicit asymmetric access only.
-    out.extend_from_slice(&[0x10, 0x00, 0x02]); // CMDQUE
+    // TPGS 01b: implicit asymmetric access only. 3PC: EXTENDED COPY.
+    out.extend_from_slice(&[0x10 | 0x08, 0x00, 0x02]); // CMDQUE
     ascii(&mut out, VENDOR, 8);
     ascii(&mut out, lun.map_or("", |lun| lun.product.as_str()), 16);
     ascii(&mut out, REVISION, 4);
@@ -141,11 +144,13 @@ fn block_limits(lun: &Lun) -> Vec<u8> {
     out.extend_from_slice(&grain.to_be_bytes());
     out.extend_from_slice(&0x8000_0000u32.to_be_bytes()); // UGAVALID, alignment 0
     out.extend_from_slice(&u64::from(blocks(TRANSFER_BYTES_MAX)).to_be_bytes()); // MAXIMUM WRITE SAME LENGTH
+    // MAXIMUM ATOMIC TRANSFER LENGTH; any alignment and granularity, no boundaries.
+    out.extend_from_slice(&blocks(ATOMIC_BYTES_MAX).to_be_bytes());
     out.resize(60, 0);
     out
 }
 
 fn provisioning(lun: &Lun) -> Vec<u8> {
     // LBPU, LBPWS, LBPWS10, LBPRZ; provisioning type 2: thin.
-    if lun.thin { vec![0, 0xe4, 0x02, 0] } else { vec![0, 0, 0, 0] }
+    if lun.thin { vec![THRESHOLD_EXPONENT, 0xe4, 0x02, 0] } else { vec![0, 0, 0, 0] }
 }

@@ -11,20 +11,29 @@
 
 pub mod block;
 mod cdb;
+mod control;
+mod copy;
 mod device;
 mod inquiry;
+mod log;
 mod lun;
 mod mode;
 pub mod opcode;
 mod report;
+mod reserve;
+mod sanitize;
 mod sense;
 #[cfg(test)]
 mod tests;
 
 pub use block::{
-    COMPARE_AND_WRITE_BYTES_MAX, OPTIMAL_TRANSFER_BYTES, TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX, UNMAP_DESCRIPTORS_MAX,
+    ATOMIC_BYTES_MAX, COMPARE_AND_WRITE_BYTES_MAX, OPTIMAL_TRANSFER_BYTES, TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX,
+    UNMAP_DESCRIPTORS_MAX,
 };
 pub use cdb::Cdb;
-pub use device::{Action, Completion, DataOut, Nexus, Op, Payload, ScsiResponse, Status, Submit, Then, fuzz_cdb};
-pub use lun::{AluaState, BlockSize, Lun, LunMap, LunMapError, LunNumber, Naa, TargetPort};
+pub use control::{Access, Change, ChangeKind, Changed, Control, ReserveAction, ReserveOut};
+pub use device::{
+    Action, Completion, DataOut, MappedRun, Nexus, Op, Payload, ScsiResponse, Status, Submit, Then, fuzz_cdb,
+};
+pub use lun::{AluaState, BlockSize, Lun, LunMap, LunMapError, LunNumber, Naa, PeerPort, ResourceGauge, TargetPort};
 pub use sense::{FieldPointer, NotReady, ScsiError, Sense, SenseKey, UnitAttention};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use reprise_types::{SECTOR_SIZE, Sector, SectorCount, VolumeId};
 
+use crate::control::Control;
 use crate::sense::NotReady;
 
 /// Size of a logical block as the host sees it.
@@ -80,7 +82,37 @@ pub struct Lun {
     pub not_ready: Option<NotReady>,
     /// Logical block provisioning is offered (LBPME).
     pub thin: bool,
+    /// What a thin unit may still take; none where it is not known.
+    pub resources: Option<ResourceGauge>,
+    /// Registrations, reservation and changeable mode parameters.
+    pub control: Arc<Control>,
 }
+
+/// Room behind a thin unit, for the logical block provisioning log page. The owner of the volume keeps it up to date, in
+/// bytes: what is free, and what the unit takes.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceGauge(Arc<(AtomicU64, AtomicU64)>);
+
+impl ResourceGauge {
+    /// New figures.
+    pub fn set(&self, available: u64, used: u64) {
+        self.0.0.store(available, Ordering::Relaxed);
+        self.0.1.store(used, Ordering::Relaxed);
+    }
+
+    /// Free and used.
+    pub fn get(&self) -> (u64, u64) {
+        (self.0.0.load(Ordering::Relaxed), self.0.1.load(Ordering::Relaxed))
+    }
+}
+
+impl PartialEq for ResourceGauge {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ResourceGauge {}
 
 impl Lun {
     /// A writable, ready, thick unit with names derived from the volume.
@@ -95,7 +127,14 @@ impl Lun {
             read_only: false,
             not_ready: None,
             thin: false,
+            resources: None,
+            control: Arc::default(),
         }
+    }
+
+    /// True where writes are refused: by the owner, or by an initiator (SWP of the control mode page).
+    pub fn is_write_protected(&self) -> bool {
+        self.read_only || self.control.software_write_protect()
     }
 
     /// Number of logical blocks.
@@ -190,6 +229,19 @@ pub struct TargetPort {
     /// RELATIVE TARGET PORT IDENTIFIER; different on the two boxes.
     pub relative_port: u16,
     /// State of the port group.
+    pub alua: AluaState,
+    /// The other box's port, through which the same units are known; none without a peer.
+    pub peer: Option<PeerPort>,
+}
+
+/// The port of the other box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerPort {
+    /// Its target port group.
+    pub group: u16,
+    /// Its RELATIVE TARGET PORT IDENTIFIER.
+    pub relative_port: u16,
+    /// State of its port group.
     pub alua: AluaState,
 }
 

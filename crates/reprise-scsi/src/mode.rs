@@ -1,14 +1,22 @@
-//! Mode parameters: caching, control, informational exceptions. None of them can be changed.
+//! Mode parameters: caching, control, informational exceptions. SWP of the control page can be changed and saved.
 
 use std::sync::Arc;
 
+use reprise_types::InitiatorPort;
+
 use crate::cdb::be;
+use crate::control::ChangeKind;
 use crate::device::{Action, DataOut, DataOutKind, Request, ScsiResponse, invalid};
 use crate::lun::Lun;
+use crate::reserve::submit_change;
 use crate::sense::{FieldPointer, ScsiError};
 
 /// PAGE CODE that asks for all pages.
 const ALL_PAGES: u8 = 0x3f;
+/// PAGE CODE of the control mode page; SWP is bit 3 of its byte 4.
+const CONTROL: u8 = 0x0a;
+const SWP_AT: usize = 4;
+const SWP: u8 = 0x08;
 
 /// A mode page with its current values.
 struct Page {
@@ -34,7 +42,13 @@ pub(crate) fn mode_sense(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action
     let changeable = match cdb.byte(2) >> 6 {
         0 | 2 => false,
         1 => true,
-        _ => return Err(ScsiError::SavingParametersNotSupported),
+        _ => false,
+    };
+    // What SWP is, was saved, or is by default.
+    let protected = match cdb.byte(2) >> 6 {
+        0 => lun.control.software_write_protect(),
+        2 => false,
+        _ => lun.control.state().software_write_protect,
     };
     if subpage != 0 && subpage != 0xff {
         return Err(invalid(3));
@@ -44,15 +58,23 @@ pub(crate) fn mode_sense(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action
         let start = pages.len();
         pages.extend_from_slice(page.bytes);
         if changeable {
-            // Nothing can be changed: all masks are zero.
             pages.iter_mut().skip(start + 2).for_each(|byte| *byte = 0);
+        }
+        if page.code == CONTROL {
+            // PS: the page can be saved.
+            if let Some(code) = pages.get_mut(start) {
+                *code |= 0x80;
+            }
+            if let (Some(byte), true) = (pages.get_mut(start + SWP_AT), changeable || protected) {
+                *byte |= SWP;
+            }
         }
     }
     if pages.is_empty() {
         return Err(invalid(2));
     }
     let descriptor = if cdb.bit(1, 3) { Vec::new() } else { block_descriptor(lun, long && cdb.bit(1, 4)) };
-    let device_specific = 0x10 | if lun.read_only { 0x80 } else { 0 }; // DPOFUA, WP
+    let device_specific = 0x10 | if lun.is_write_protected() { 0x80 } else { 0 }; // DPOFUA, WP
     let mut out = Vec::new();
     let allocation = if long {
         let len = (6 + descriptor.len() + pages.len()) as u16;
@@ -84,12 +106,9 @@ fn block_descriptor(lun: &Lun, long: bool) -> Vec<u8> {
     out
 }
 
-/// MODE SELECT(6), (10): accepted if it changes nothing. Saving (SP) is not offered, the page format (PF) is required.
+/// MODE SELECT(6), (10): takes SWP, and pages that change nothing else. The page format (PF) is required.
 pub(crate) fn mode_select(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
     let long = request.row.cdb_len() == 10;
-    if request.cdb.bit(1, 0) {
-        return Err(ScsiError::InvalidFieldInCdb(FieldPointer::bit(1, 0)));
-    }
     if !request.cdb.bit(1, 4) {
         return Err(ScsiError::InvalidFieldInCdb(FieldPointer::bit(1, 4)));
     }
@@ -97,13 +116,18 @@ pub(crate) fn mode_select(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Actio
     if len == 0 {
         return Ok(Action::Respond(ScsiResponse::GOOD));
     }
-    let kind = DataOutKind::ModeSelect { long };
+    let kind = DataOutKind::ModeSelect { long, save: request.cdb.bit(1, 0), port: request.port.clone() };
     Ok(Action::DataOut(DataOut { lun: lun.clone(), kind, len, buffer_len: len }))
 }
 
 /// The parameter list of MODE SELECT is complete.
-pub(crate) fn finish_select(lun: &Lun, list: Option<&[u8]>, long: bool) -> Result<Action, ScsiError> {
-    let list = list.unwrap_or(&[]);
+pub(crate) fn finish_select(
+    lun: &Lun,
+    list: &[u8],
+    long: bool,
+    save: bool,
+    port: &InitiatorPort,
+) -> Result<Action, ScsiError> {
     let wrong = |at: usize| ScsiError::InvalidFieldInParameterList(FieldPointer::byte(at as u16));
     let (header, descriptor_len) = if long { (8, be(list, 6, 2)) } else { (4, be(list, 3, 1)) };
     let descriptor_len = descriptor_len as usize;
@@ -112,7 +136,40 @@ pub(crate) fn finish_select(lun: &Lun, list: Option<&[u8]>, long: bool) -> Resul
     }
     let llbaa = long && list.get(4).is_some_and(|byte| byte & 1 != 0);
     let descriptor = list.get(header..header + descriptor_len).unwrap_or(&[]);
-    let same = match descriptor_len {
+    if !same_descriptor(lun, descriptor, llbaa) {
+        return Err(wrong(if long { 6 } else { 3 }));
+    }
+    let mut protect = lun.control.software_write_protect();
+    let mut at = header + descriptor_len;
+    while let Some(rest) = list.get(at..).filter(|rest| !rest.is_empty()) {
+        let code = be(rest, 0, 1) as u8;
+        // SPF and PS are zero in MODE SELECT, except that PS is ignored.
+        let Some(page) = PAGES.iter().find(|page| page.code == code & 0x7f) else { return Err(wrong(at)) };
+        if rest.len() < page.bytes.len() {
+            return Err(ScsiError::ParameterListLength);
+        }
+        for (offset, current) in page.bytes.iter().enumerate().skip(1) {
+            let wanted = rest.get(offset).copied().unwrap_or(0);
+            let free = if page.code == CONTROL && offset == SWP_AT { SWP } else { 0 };
+            if wanted & !free != *current {
+                return Err(wrong(at + offset));
+            }
+            if free != 0 {
+                protect = wanted & SWP != 0;
+            }
+        }
+        at += page.bytes.len();
+    }
+    let saved = lun.control.state().software_write_protect;
+    if protect == lun.control.software_write_protect() && (!save || protect == saved) {
+        return Ok(Action::Respond(ScsiResponse::GOOD));
+    }
+    Ok(submit_change(lun, port, 0, ChangeKind::Mode { software_write_protect: protect, save }))
+}
+
+/// A block descriptor that changes nothing.
+fn same_descriptor(lun: &Lun, descriptor: &[u8], llbaa: bool) -> bool {
+    match descriptor.len() {
         0 => true,
         8 if !llbaa => {
             let blocks = be(descriptor, 0, 4);
@@ -124,22 +181,5 @@ pub(crate) fn finish_select(lun: &Lun, list: Option<&[u8]>, long: bool) -> Resul
             (blocks == 0 || blocks == lun.blocks()) && be(descriptor, 12, 4) == lun.block_bytes()
         }
         _ => false,
-    };
-    if !same {
-        return Err(wrong(if long { 6 } else { 3 }));
     }
-    let mut at = header + descriptor_len;
-    while let Some(rest) = list.get(at..).filter(|rest| !rest.is_empty()) {
-        let code = be(rest, 0, 1) as u8;
-        // SPF and PS are zero in MODE SELECT, except that PS is ignored.
-        let Some(page) = PAGES.iter().find(|page| page.code == code & 0x7f) else { return Err(wrong(at)) };
-        if rest.len() < page.bytes.len() {
-            return Err(ScsiError::ParameterListLength);
-        }
-        if let Some(offset) = (1..page.bytes.len()).find(|i| rest.get(*i) != page.bytes.get(*i)) {
-            return Err(wrong(at + offset));
-        }
-        at += page.bytes.len();
-    }
-    Ok(Action::Respond(ScsiResponse::GOOD))
 }

@@ -4,11 +4,16 @@
 use std::sync::Arc;
 
 use crate::block;
+use crate::control::Access;
+use crate::copy;
 use crate::device::{Action, Nexus, Request};
 use crate::inquiry;
+use crate::log;
 use crate::lun::Lun;
 use crate::mode;
 use crate::report;
+use crate::reserve;
+use crate::sanitize;
 use crate::sense::ScsiError;
 
 /// Which way a command moves data, seen from the initiator.
@@ -33,6 +38,8 @@ pub struct Field {
 
 /// A handler that needs the logical unit.
 pub type UnitHandler = fn(&Request<'_>, &Arc<Lun>) -> Result<Action, ScsiError>;
+/// A handler that needs the logical unit and what the nexus remembers.
+pub type NexusHandler = fn(&mut Nexus, &Request<'_>, &Arc<Lun>) -> Result<Action, ScsiError>;
 /// A handler that answers without a unit as well.
 pub type TargetHandler = fn(&mut Nexus, &Request<'_>, Option<&Arc<Lun>>) -> Result<Action, ScsiError>;
 
@@ -41,6 +48,8 @@ pub type TargetHandler = fn(&mut Nexus, &Request<'_>, Option<&Arc<Lun>>) -> Resu
 pub enum Handler {
     /// Needs the logical unit.
     Unit(UnitHandler),
+    /// Needs the logical unit, and what the nexus remembers.
+    Nexus(NexusHandler),
     /// Answers for LUNs without a unit as well, and sees the nexus's unit attentions.
     Target(TargetHandler),
 }
@@ -67,6 +76,8 @@ pub struct Row {
     pub medium: bool,
     /// Changes the medium: refused on a read-only unit.
     pub writes: bool,
+    /// What it does to others, for reservations.
+    pub access: Access,
     /// Does not report (and so does not clear) a pending unit attention (SAM-5, section 5.14).
     pub passes_attention: bool,
     /// True where the unit offers the command.
@@ -87,6 +98,7 @@ impl Row {
             blocks: None,
             medium: false,
             writes: false,
+            access: Access::Change,
             passes_attention: false,
             enabled: always,
             handler,
@@ -105,6 +117,11 @@ impl Row {
 
     const fn data_out(mut self) -> Self {
         self.direction = Direction::Out;
+        self
+    }
+
+    const fn access(mut self, access: Access) -> Self {
+        self.access = access;
         self
     }
 
@@ -139,6 +156,12 @@ impl Row {
         self
     }
 
+    /// True for the commands that RESERVE of another nexus lets pass: those that report no attention either, and RELEASE,
+    /// which then changes nothing (SPC-2, table 10).
+    pub const fn passes_reserve(&self) -> bool {
+        self.passes_attention || matches!(self.opcode, 0x17 | 0x57)
+    }
+
     /// Length of the CDB in bytes.
     pub const fn cdb_len(&self) -> u8 {
         self.usage.len() as u8
@@ -153,6 +176,7 @@ fn thin(lun: &Lun) -> bool {
     lun.thin
 }
 
+use Access::{Free, Own, Read};
 use Handler::{Target, Unit};
 
 // Masks: 0x1a in byte 1 is DPO, FUA and FUA_NV, accepted because everything acknowledged is durable. RDPROTECT, WRPROTECT
@@ -162,78 +186,144 @@ use Handler::{Target, Unit};
 /// Every command, by operation code and service action.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = &[
-    Row::new(0x00, "TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Unit(report::test_unit_ready)).medium(),
+    Row::new(0x00, "TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Unit(report::test_unit_ready)).access(Free).medium(),
     Row::new(0x03, "REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xff, 0], Target(report::request_sense))
-        .data_in().passes_attention(),
+        .access(Free).data_in().passes_attention(),
     Row::new(0x08, "READ(6)", &[0x08, 0x1f, 0xff, 0xff, 0xff, 0], Unit(block::read))
-        .data_in().medium().lba(1, 3).blocks(4, 1),
+        .access(Read).data_in().medium().lba(1, 3).blocks(4, 1),
     Row::new(0x0a, "WRITE(6)", &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], Unit(block::write))
         .data_out().writes().lba(1, 3).blocks(4, 1),
     Row::new(0x12, "INQUIRY", &[0x12, 0x01, 0xff, 0xff, 0xff, 0], Target(inquiry::inquiry))
-        .data_in().passes_attention(),
+        .access(Free).data_in().passes_attention(),
     Row::new(0x15, "MODE SELECT(6)", &[0x15, 0x11, 0, 0, 0xff, 0], Unit(mode::mode_select)).data_out(),
+    // The identification and address bytes of third-party and extent reservations are ignored, as SPC-2 allows for
+    // what is obsolete; the bits that would ask for them are refused.
+    Row::new(0x16, "RESERVE(6)", &[0x16, 0x00, 0, 0, 0, 0], Unit(reserve::reserve)).access(Own),
+    Row::new(0x17, "RELEASE(6)", &[0x17, 0x00, 0, 0, 0, 0], Unit(reserve::release)).access(Own),
     Row::new(0x1a, "MODE SENSE(6)", &[0x1a, 0x08, 0xff, 0xff, 0xff, 0], Unit(mode::mode_sense)).data_in(),
     Row::new(0x1b, "START STOP UNIT", &[0x1b, 0x01, 0, 0x0f, 0xf7, 0], Unit(report::start_stop_unit)),
     Row::new(0x1e, "PREVENT ALLOW MEDIUM REMOVAL", &[0x1e, 0, 0, 0, 0x03, 0], Unit(report::good)),
-    Row::new(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Unit(report::read_capacity_10)).data_in(),
+    Row::new(0x25, "READ CAPACITY(10)", &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Unit(report::read_capacity_10))
+        .access(Free).data_in(),
     Row::new(0x28, "READ(10)", &[0x28, 0x1a, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], Unit(block::read))
-        .data_in().medium().lba(2, 4).blocks(7, 2),
+        .access(Read).data_in().medium().lba(2, 4).blocks(7, 2),
     Row::new(0x2a, "WRITE(10)", &[0x2a, 0x1a, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], Unit(block::write))
         .data_out().writes().lba(2, 4).blocks(7, 2),
     Row::new(0x2e, "WRITE AND VERIFY(10)", &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0],
         Unit(block::write)).data_out().writes().lba(2, 4).blocks(7, 2),
     Row::new(0x2f, "VERIFY(10)", &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], Unit(block::verify))
-        .data_out().medium().lba(2, 4).blocks(7, 2),
+        .access(Read).data_out().medium().lba(2, 4).blocks(7, 2),
+    Row::new(0x34, "PRE-FETCH(10)", &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0], Unit(block::pre_fetch))
+        .access(Read).medium().lba(2, 4).blocks(7, 2),
     Row::new(0x35, "SYNCHRONIZE CACHE(10)", &[0x35, 0x06, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0],
         Unit(block::synchronize_cache)).medium().lba(2, 4).blocks(7, 2),
+    Row::new(0x37, "READ DEFECT DATA(10)", &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(report::read_defect_data)).access(Read).data_in().medium(),
     Row::new(0x41, "WRITE SAME(10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0],
         Unit(block::write_same)).data_out().writes().lba(2, 4).blocks(7, 2),
     Row::new(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0], Unit(block::unmap)).data_out().writes(),
+    Row::new(0x48, "SANITIZE, OVERWRITE", &[0x48, 0xe1, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::overwrite))
+        .action(0x01).data_out().writes(),
+    Row::new(0x48, "SANITIZE, BLOCK ERASE", &[0x48, 0xe2, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::block_erase))
+        .action(0x02).writes(),
+    Row::new(0x48, "SANITIZE, EXIT FAILURE MODE", &[0x48, 0xff, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(sanitize::exit_failure_mode)).action(0x1f).writes(),
+    Row::new(0x4d, "LOG SENSE", &[0x4d, 0x01, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Unit(log::log_sense))
+        .access(Free).data_in(),
     Row::new(0x55, "MODE SELECT(10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(mode::mode_select)).data_out(),
+    Row::new(0x56, "RESERVE(10)", &[0x56, 0x00, 0, 0, 0, 0, 0, 0, 0, 0], Unit(reserve::reserve)).access(Own),
+    Row::new(0x57, "RELEASE(10)", &[0x57, 0x00, 0, 0, 0, 0, 0, 0, 0, 0], Unit(reserve::release)).access(Own),
     Row::new(0x5a, "MODE SENSE(10)", &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Unit(mode::mode_sense))
         .data_in(),
+    Row::new(0x5e, "PERSISTENT RESERVE IN, READ KEYS", &[0x5e, 0x00, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(reserve::read_keys)).action(0x00).access(Own).data_in(),
+    Row::new(0x5e, "PERSISTENT RESERVE IN, READ RESERVATION", &[0x5e, 0x01, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(reserve::read_reservation)).action(0x01).access(Own).data_in(),
+    Row::new(0x5e, "PERSISTENT RESERVE IN, REPORT CAPABILITIES", &[0x5e, 0x02, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(reserve::report_capabilities)).action(0x02).access(Own).data_in(),
+    Row::new(0x5e, "PERSISTENT RESERVE IN, READ FULL STATUS", &[0x5e, 0x03, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+        Unit(reserve::read_full_status)).action(0x03).access(Own).data_in(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, REGISTER", &[0x5f, 0x00, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x00).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, RESERVE", &[0x5f, 0x01, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x01).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, RELEASE", &[0x5f, 0x02, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x02).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, CLEAR", &[0x5f, 0x03, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x03).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, PREEMPT", &[0x5f, 0x04, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x04).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, PREEMPT AND ABORT", &[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x05).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY",
+        &[0x5f, 0x06, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Unit(reserve::reserve_out))
+        .action(0x06).access(Own).data_out(),
+    Row::new(0x5f, "PERSISTENT RESERVE OUT, REGISTER AND MOVE", &[0x5f, 0x07, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        Unit(reserve::reserve_out)).action(0x07).access(Own).data_out(),
+    Row::new(0x83, "EXTENDED COPY(LID1)", &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Handler::Nexus(copy::extended_copy)).action(0x00).data_out().medium(),
+    Row::new(0x84, "RECEIVE COPY STATUS(LID1)",
+        &[0x84, 0x00, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Handler::Nexus(copy::copy_status))
+        .action(0x00).data_in(),
+    Row::new(0x84, "RECEIVE COPY OPERATING PARAMETERS",
+        &[0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Unit(copy::operating_parameters))
+        .action(0x03).access(Free).data_in(),
     Row::new(0x88, "READ(16)",
         &[0x88, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
-        Unit(block::read)).data_in().medium().lba(2, 8).blocks(10, 4),
+        Unit(block::read)).access(Read).data_in().medium().lba(2, 8).blocks(10, 4),
     Row::new(0x89, "COMPARE AND WRITE",
         &[0x89, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0x3f, 0],
         Unit(block::compare_and_write)).data_out().writes().lba(2, 8).blocks(13, 1),
     Row::new(0x8a, "WRITE(16)",
         &[0x8a, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::write)).data_out().writes().lba(2, 8).blocks(10, 4),
+    Row::new(0x8b, "ORWRITE(16)",
+        &[0x8b, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
+        Unit(block::or_write)).data_out().writes().lba(2, 8).blocks(10, 4),
     Row::new(0x8e, "WRITE AND VERIFY(16)",
         &[0x8e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::write)).data_out().writes().lba(2, 8).blocks(10, 4),
     Row::new(0x8f, "VERIFY(16)",
         &[0x8f, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
-        Unit(block::verify)).data_out().medium().lba(2, 8).blocks(10, 4),
+        Unit(block::verify)).access(Read).data_out().medium().lba(2, 8).blocks(10, 4),
+    Row::new(0x90, "PRE-FETCH(16)",
+        &[0x90, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
+        Unit(block::pre_fetch)).access(Read).medium().lba(2, 8).blocks(10, 4),
     Row::new(0x91, "SYNCHRONIZE CACHE(16)",
         &[0x91, 0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::synchronize_cache)).medium().lba(2, 8).blocks(10, 4),
     Row::new(0x93, "WRITE SAME(16)",
         &[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::write_same)).data_out().writes().lba(2, 8).blocks(10, 4),
+    Row::new(0x9c, "WRITE ATOMIC(16)",
+        &[0x9c, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff, 0x3f, 0],
+        Unit(block::write_atomic)).data_out().writes().lba(2, 8).blocks(12, 2),
     Row::new(0x9e, "READ CAPACITY(16)",
         &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
-        Unit(report::read_capacity_16)).action(0x10).data_in(),
+        Unit(report::read_capacity_16)).action(0x10).access(Free).data_in(),
     Row::new(0x9e, "GET LBA STATUS",
         &[0x9e, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
-        Unit(report::get_lba_status)).action(0x12).data_in().medium().lba(2, 8).enabled(thin),
+        Unit(report::get_lba_status)).action(0x12).access(Read).data_in().medium().lba(2, 8).enabled(thin),
     Row::new(0xa0, "REPORT LUNS", &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
-        Target(report::report_luns)).data_in().passes_attention(),
-    Row::new(0xa3, "REPORT TARGET PORT GROUPS", &[0xa3, 0x0a, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
-        Unit(report::report_target_port_groups)).action(0x0a).data_in(),
+        Target(report::report_luns)).access(Free).data_in().passes_attention(),
+    Row::new(0xa3, "REPORT TARGET PORT GROUPS", &[0xa3, 0xea, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Unit(report::report_target_port_groups)).action(0x0a).access(Free).data_in(),
     Row::new(0xa3, "REPORT SUPPORTED OPERATION CODES",
         &[0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
-        Unit(report::report_supported_operation_codes)).action(0x0c).data_in(),
+        Unit(report::report_supported_operation_codes)).action(0x0c).access(Free).data_in(),
+    Row::new(0xa3, "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        &[0xa3, 0x0d, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Unit(report::report_task_management)).action(0x0d).access(Free).data_in(),
     Row::new(0xa8, "READ(12)", &[0xa8, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
-        Unit(block::read)).data_in().medium().lba(2, 4).blocks(6, 4),
+        Unit(block::read)).access(Read).data_in().medium().lba(2, 4).blocks(6, 4),
     Row::new(0xaa, "WRITE(12)", &[0xaa, 0x1a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::write)).data_out().writes().lba(2, 4).blocks(6, 4),
     Row::new(0xae, "WRITE AND VERIFY(12)", &[0xae, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
         Unit(block::write)).data_out().writes().lba(2, 4).blocks(6, 4),
     Row::new(0xaf, "VERIFY(12)", &[0xaf, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0],
-        Unit(block::verify)).data_out().medium().lba(2, 4).blocks(6, 4),
+        Unit(block::verify)).access(Read).data_out().medium().lba(2, 4).blocks(6, 4),
+    Row::new(0xb7, "READ DEFECT DATA(12)", &[0xb7, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        Unit(report::read_defect_data)).access(Read).data_in().medium(),
 ];
 
 /// First row of each operation code plus one; 0 where there is none.
@@ -286,7 +376,7 @@ mod tests {
             assert_eq!(usize::from(row.cdb_len()), wanted, "{}", row.name);
             assert_eq!(row.usage[0], row.opcode, "{}", row.name);
             if let Some(action) = row.service_action {
-                assert_eq!(row.usage[1], action, "{}", row.name);
+                assert_eq!(row.usage[1] & 0x1f, action, "{}", row.name);
             }
             for field in [row.lba, row.blocks].into_iter().flatten() {
                 assert!(usize::from(field.offset + field.len) < wanted, "{}", row.name);

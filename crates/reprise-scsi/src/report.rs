@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::device::{Action, Nexus, Request, ScsiResponse, invalid};
-use crate::lun::{BlockSize, Lun, LunNumber};
+use crate::device::{Action, MappedRun, Nexus, Op, Request, ScsiResponse, Submit, Then, invalid};
+use crate::lun::{BlockSize, Lun, LunNumber, PeerPort};
 use crate::opcode::{Row, TABLE, rows};
 use crate::sense::{FieldPointer, ScsiError, Sense, UnitAttention};
 
@@ -91,30 +91,89 @@ pub(crate) fn read_capacity_16(request: &Request<'_>, lun: &Arc<Lun>) -> Result<
     respond(out, request.cdb.be(10, 4))
 }
 
-/// GET LBA STATUS: one descriptor that says mapped, from the first block asked for to the end of the unit.
+/// Descriptors of one GET LBA STATUS answer, at most.
+const LBA_DESCRIPTORS_MAX: u64 = 256;
+
+/// GET LBA STATUS: the owner of the volume looks.
 pub(crate) fn get_lba_status(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
-    let lba = request.lba();
-    let blocks = u32::try_from(lun.blocks().saturating_sub(lba)).unwrap_or(u32::MAX);
-    let mut out = 20u32.to_be_bytes().to_vec();
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&lba.to_be_bytes());
-    out.extend_from_slice(&blocks.to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
-    respond(out, request.cdb.be(10, 4))
+    let (lba, allocation) = (request.lba(), request.cdb.be(10, 4));
+    let blocks = lun.blocks().saturating_sub(lba).min(u32::MAX.into());
+    let runs_max = (allocation.saturating_sub(8) / 16).clamp(1, LBA_DESCRIPTORS_MAX) as usize;
+    let op = Op::LbaStatus { sector: lun.sector_of(lba), sectors: lun.sectors_of(blocks), runs_max };
+    let then = Then::LbaStatus { lun: lun.clone(), lba, allocation };
+    Ok(Action::Submit(Submit { volume: lun.volume, op, then }))
 }
 
-/// REPORT TARGET PORT GROUPS: this box's own group. The peer's group is known to hosts through the peer.
+/// Parameter data of GET LBA STATUS. A block that is mapped in part is mapped.
+pub(crate) fn lba_status(lun: &Lun, lba: u64, runs: &[MappedRun], allocation: u64) -> ScsiResponse {
+    let per_block = lun.block_size.sectors();
+    // Blocks up to which it was said, and whether they are mapped.
+    let mut ends: Vec<(u64, bool)> = Vec::new();
+    for run in runs {
+        let end = run.sector.get().saturating_add(run.sectors.get());
+        let end = if run.mapped { end.div_ceil(per_block) } else { end / per_block };
+        match ends.last_mut() {
+            Some((last, mapped)) if *mapped == run.mapped => *last = end,
+            _ => ends.push((end, run.mapped)),
+        }
+    }
+    let mut out = vec![0; 8];
+    let mut at = lba;
+    for (end, mapped) in ends {
+        let end = end.min(lun.blocks());
+        if end <= at {
+            continue;
+        }
+        out.extend_from_slice(&at.to_be_bytes());
+        out.extend_from_slice(&u32::try_from(end - at).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&[u8::from(!mapped), 0, 0, 0]);
+        at = end;
+    }
+    let len = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&len.to_be_bytes());
+    ScsiResponse::data(out, allocation)
+}
+
+/// REPORT TARGET PORT GROUPS: this box's group, and the peer's as this box knows it.
 pub(crate) fn report_target_port_groups(request: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiError> {
     let port = request.luns.port();
-    let mut out = 12u32.to_be_bytes().to_vec();
-    // T_SUP, U_SUP, S_SUP, AO_SUP
-    out.extend_from_slice(&[port.alua as u8, 0x80 | 0x08 | 0x04 | 0x01]);
-    out.extend_from_slice(&port.group.to_be_bytes());
-    // Status code 2: altered by implicit behaviour; one port.
-    out.extend_from_slice(&[0, 2, 0, 1]);
-    out.extend_from_slice(&[0, 0]);
-    out.extend_from_slice(&port.relative_port.to_be_bytes());
+    let extended = request.cdb.byte(1) >> 5;
+    if extended > 1 {
+        return Err(ScsiError::InvalidFieldInCdb(FieldPointer::bit(1, 7)));
+    }
+    let own = PeerPort { group: port.group, relative_port: port.relative_port, alua: port.alua };
+    let mut groups: Vec<PeerPort> = std::iter::once(own).chain(port.peer).collect();
+    groups.sort_by_key(|group| group.group);
+    let mut out = vec![0; 4];
+    if extended == 1 {
+        out.extend_from_slice(&[0x10, 0, 0, 0]); // extended header, IMPLICIT TRANSITION TIME not stated
+    }
+    for group in groups {
+        // T_SUP, U_SUP, S_SUP, AO_SUP
+        out.extend_from_slice(&[group.alua as u8, 0x80 | 0x08 | 0x04 | 0x01]);
+        out.extend_from_slice(&group.group.to_be_bytes());
+        // Status code 2: altered by implicit behaviour; one port.
+        out.extend_from_slice(&[0, 2, 0, 1, 0, 0]);
+        out.extend_from_slice(&group.relative_port.to_be_bytes());
+    }
+    let len = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&len.to_be_bytes());
     respond(out, request.cdb.be(6, 4))
+}
+
+/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS: ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET RESET.
+pub(crate) fn report_task_management(request: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiError> {
+    respond(vec![0x80 | 0x40 | 0x10 | 0x08 | 0x02, 0, 0, 0], request.cdb.be(6, 4))
+}
+
+/// READ DEFECT DATA(10), (12): there are none.
+pub(crate) fn read_defect_data(request: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiError> {
+    let long = request.row.cdb_len() == 12;
+    // PLISTV, GLISTV as asked for, and the format.
+    let format = request.cdb.byte(if long { 1 } else { 2 }) & 0x1f;
+    let mut out = vec![0, format, 0, 0];
+    out.resize(if long { 8 } else { 4 }, 0);
+    respond(out, if long { request.cdb.be(6, 4) } else { request.cdb.be(7, 2) })
 }
 
 /// REPORT SUPPORTED OPERATION CODES, out of the opcode table.

@@ -18,6 +18,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// DATA PROTECT
     DataProtect = 0x7,
+    /// COPY ABORTED
+    CopyAborted = 0xa,
     /// ABORTED COMMAND
     AbortedCommand = 0xb,
     /// MISCOMPARE
@@ -77,8 +79,16 @@ pub enum UnitAttention {
     CommandsCleared,
     /// MODE PARAMETERS CHANGED
     ModeParametersChanged,
+    /// RESERVATIONS PREEMPTED
+    ReservationsPreempted,
+    /// RESERVATIONS RELEASED
+    ReservationsReleased,
+    /// REGISTRATIONS PREEMPTED
+    RegistrationsPreempted,
     /// CAPACITY DATA HAS CHANGED
     CapacityChanged,
+    /// THIN PROVISIONING SOFT THRESHOLD REACHED
+    ThinThreshold,
     /// ASYMMETRIC ACCESS STATE CHANGED
     AluaStateChanged,
     /// INQUIRY DATA HAS CHANGED
@@ -114,6 +124,36 @@ pub enum ScsiError {
     /// No such logical unit.
     #[error("logical unit not supported")]
     LunNotSupported,
+    /// Another nexus holds a reservation that does not allow it. Has a status of its own and no sense data.
+    #[error("reservation conflict")]
+    ReservationConflict,
+    /// RELEASE with another type than the reservation has.
+    #[error("invalid release of persistent reservation")]
+    InvalidRelease,
+    /// No more registrations.
+    #[error("insufficient registration resources")]
+    InsufficientRegistrationResources,
+    /// More target descriptors than EXTENDED COPY takes.
+    #[error("too many target descriptors")]
+    TooManyTargetDescriptors,
+    /// A target descriptor of another type.
+    #[error("unsupported target descriptor type code")]
+    TargetDescriptorType,
+    /// More segment descriptors than EXTENDED COPY takes.
+    #[error("too many segment descriptors")]
+    TooManySegmentDescriptors,
+    /// A segment descriptor of another type.
+    #[error("unsupported segment descriptor type code")]
+    SegmentDescriptorType,
+    /// EXTENDED COPY with inline data.
+    #[error("inline data length exceeded")]
+    InlineData,
+    /// EXTENDED COPY names a unit that this nexus cannot reach through its own LUNs.
+    #[error("copy target device not reachable")]
+    CopyUnreachable,
+    /// EXTENDED COPY failed at one of its units.
+    #[error("third party device failure")]
+    CopyFailed,
     /// Page control asks for saved mode parameters.
     #[error("saving parameters not supported")]
     SavingParametersNotSupported,
@@ -201,6 +241,17 @@ impl Sense {
             ScsiError::ParameterListLength => Self::new(K::IllegalRequest, 0x1a, 0x00),
             ScsiError::LbaOutOfRange { lba } => Self::new(K::IllegalRequest, 0x21, 0x00).info(Some(lba)),
             ScsiError::LunNotSupported => Self::new(K::IllegalRequest, 0x25, 0x00),
+            // Never written: the answer has a status of its own.
+            ScsiError::ReservationConflict => Self::NONE,
+            ScsiError::InvalidRelease => Self::new(K::IllegalRequest, 0x26, 0x04),
+            ScsiError::InsufficientRegistrationResources => Self::new(K::IllegalRequest, 0x55, 0x04),
+            ScsiError::TooManyTargetDescriptors => Self::new(K::IllegalRequest, 0x26, 0x06),
+            ScsiError::TargetDescriptorType => Self::new(K::IllegalRequest, 0x26, 0x07),
+            ScsiError::TooManySegmentDescriptors => Self::new(K::IllegalRequest, 0x26, 0x08),
+            ScsiError::SegmentDescriptorType => Self::new(K::IllegalRequest, 0x26, 0x09),
+            ScsiError::InlineData => Self::new(K::IllegalRequest, 0x26, 0x0b),
+            ScsiError::CopyUnreachable => Self::new(K::CopyAborted, 0x0d, 0x02),
+            ScsiError::CopyFailed => Self::new(K::CopyAborted, 0x0d, 0x01),
             ScsiError::SavingParametersNotSupported => Self::new(K::IllegalRequest, 0x39, 0x00),
             ScsiError::WriteProtected => Self::new(K::DataProtect, 0x27, 0x00),
             ScsiError::Miscompare { offset } => Self::new(K::Miscompare, 0x1d, 0x00).info(Some(offset)),
@@ -229,7 +280,11 @@ impl Sense {
             UnitAttention::NexusLoss => (0x29, 0x07),
             UnitAttention::CommandsCleared => (0x2f, 0x00),
             UnitAttention::ModeParametersChanged => (0x2a, 0x01),
+            UnitAttention::ReservationsPreempted => (0x2a, 0x03),
+            UnitAttention::ReservationsReleased => (0x2a, 0x04),
+            UnitAttention::RegistrationsPreempted => (0x2a, 0x05),
             UnitAttention::AluaStateChanged => (0x2a, 0x06),
+            UnitAttention::ThinThreshold => (0x38, 0x07),
             UnitAttention::CapacityChanged => (0x2a, 0x09),
             UnitAttention::InquiryChanged => (0x3f, 0x03),
             UnitAttention::ReportedLunsChanged => (0x3f, 0x0e),
@@ -299,6 +354,19 @@ mod tests {
         check(ScsiError::LbaOutOfRange { lba: 7 }, 5, 0x21, 0);
         check(ScsiError::LunNotSupported, 5, 0x25, 0);
         check(ScsiError::SavingParametersNotSupported, 5, 0x39, 0);
+        check(ScsiError::InvalidRelease, 5, 0x26, 4);
+        check(ScsiError::InsufficientRegistrationResources, 5, 0x55, 4);
+        check(ScsiError::TooManyTargetDescriptors, 5, 0x26, 6);
+        check(ScsiError::TargetDescriptorType, 5, 0x26, 7);
+        check(ScsiError::TooManySegmentDescriptors, 5, 0x26, 8);
+        check(ScsiError::SegmentDescriptorType, 5, 0x26, 9);
+        check(ScsiError::InlineData, 5, 0x26, 0xb);
+        check(ScsiError::CopyUnreachable, 0xa, 0x0d, 2);
+        check(ScsiError::CopyFailed, 0xa, 0x0d, 1);
+        check(ScsiError::UnitAttention(U::ReservationsPreempted), 6, 0x2a, 3);
+        check(ScsiError::UnitAttention(U::ReservationsReleased), 6, 0x2a, 4);
+        check(ScsiError::UnitAttention(U::RegistrationsPreempted), 6, 0x2a, 5);
+        check(ScsiError::UnitAttention(U::ThinThreshold), 6, 0x38, 7);
         check(ScsiError::WriteProtected, 7, 0x27, 0);
         check(ScsiError::Miscompare { offset: 9 }, 0xe, 0x1d, 0);
         check(ScsiError::NotReady(NotReady::CauseNotReportable), 2, 4, 0);

@@ -1,10 +1,13 @@
 //! One case or more per row of the opcode table, through the public entry points.
 
 use bytes::Bytes;
-use reprise_types::{PoolBuf, Sector, SectorCount, VolumeId};
+use reprise_types::{InitiatorPort, PoolBuf, Sector, SectorCount, VolumeId};
 
 use crate::opcode::TABLE;
 use crate::*;
+
+mod more;
+mod reservations;
 
 const BLOCKS: u64 = 1 << 16;
 
@@ -14,7 +17,12 @@ fn port() -> TargetPort {
         group: 1,
         relative_port: 1,
         alua: AluaState::ActiveOptimized,
+        peer: None,
     }
+}
+
+fn host() -> InitiatorPort {
+    InitiatorPort::new("iqn.2026-01.invalid.example:host", [1; 6])
 }
 
 fn unit() -> Lun {
@@ -28,7 +36,7 @@ fn map(lun: Lun) -> LunMap {
 }
 
 fn start(lun: Lun, cdb: &[u8]) -> Action {
-    Nexus::new().start(&map(lun), [0; 8], &Cdb::new(cdb))
+    Nexus::new(host()).start(&map(lun), [0; 8], &Cdb::new(cdb))
 }
 
 fn run(lun: Lun, cdb: &[u8], data: &[u8]) -> Action {
@@ -90,7 +98,8 @@ fn every_row_refuses_reserved_bits_and_the_control_byte() {
     for row in TABLE {
         for offset in 1..usize::from(row.cdb_len()) {
             for bit in 0..8 {
-                let known = if offset == 1 && row.service_action.is_some() { 0x1f } else { row.usage[offset] };
+                let action = if offset == 1 && row.service_action.is_some() { 0x1f } else { 0 };
+                let known = action | row.usage[offset];
                 if known & (1 << bit) != 0 {
                     continue;
                 }
@@ -131,15 +140,15 @@ fn every_row_obeys_not_ready_read_only_and_missing_units() {
         fixed.read_only = true;
         let refused = matches!(start(fixed, &cdb), Action::Respond(r) if r.sense.is_some_and(|s| s.asc == 0x27));
         assert_eq!(refused, row.writes, "{}", row.name);
-        let missing = Nexus::new().start(&map(unit()), [0, 9, 0, 0, 0, 0, 0, 0], &Cdb::new(&cdb));
+        let missing = Nexus::new(host()).start(&map(unit()), [0, 9, 0, 0, 0, 0, 0, 0], &Cdb::new(&cdb));
         let refused = matches!(missing, Action::Respond(r) if r.sense.is_some_and(|s| s.asc == 0x25));
-        assert_eq!(refused, matches!(row.handler, opcode::Handler::Unit(_)), "{}", row.name);
+        assert_eq!(refused, !matches!(row.handler, opcode::Handler::Target(_)), "{}", row.name);
     }
 }
 
 #[test]
 fn unknown_commands_and_service_actions() {
-    for opcode in [0x16, 0x17, 0x5e, 0x7f, 0xff] {
+    for opcode in [0x01, 0x04, 0x3b, 0x7f, 0xff] {
         assert_eq!(sense(start(unit(), &[opcode])), (5, 0x20, 0));
     }
     assert_eq!(sense(start(unit(), &[0x9e, 0x1f])), INVALID_FIELD);
@@ -200,11 +209,14 @@ fn verify_reads_or_compares() {
         let mut cdb = cdb_for(row, 1, 2);
         cdb[1] = 0x02;
         let got = submit(run(unit(), &cdb, &[5; 1024]));
-        assert_eq!(got.then.clone().complete(Completion::Data(Bytes::from(vec![5; 1024]))), ScsiResponse::GOOD);
+        assert_eq!(
+            respond(got.then.clone().complete(Completion::Data(Bytes::from(vec![5; 1024])))),
+            ScsiResponse::GOOD
+        );
         let mut other = vec![5; 1024];
         other[700] = 6;
         let parts = vec![Bytes::copy_from_slice(&other[..512]), Bytes::copy_from_slice(&other[512..])];
-        let response = got.then.complete(Completion::DataParts(parts));
+        let response = respond(got.then.complete(Completion::DataParts(parts)));
         assert_eq!(response.sense.unwrap().information, Some(700));
         cdb[1] = 0x04;
         assert_eq!(sense(start(unit(), &cdb)), INVALID_FIELD);
@@ -219,7 +231,7 @@ fn compare_and_write_splits_its_data() {
     let got = submit(run(unit(), &cdb, &payload));
     let Op::CompareAndWrite { sector, verify, write } = got.op else { panic!() };
     assert_eq!((sector.get(), &verify[..], &write[..]), (4, &[1; 512][..], &[2; 512][..]));
-    let miss = got.then.complete(Completion::Failed(ScsiError::Miscompare { offset: 7 }));
+    let miss = respond(got.then.complete(Completion::Failed(ScsiError::Miscompare { offset: 7 })));
     assert_eq!(miss.sense.unwrap().information, Some(7));
     let mut long = cdb;
     long[13] = 129;
@@ -318,7 +330,7 @@ fn inquiry_standard_and_pages() {
     assert_eq!((limits.len(), limits[4], limits[5]), (64, 1, 128));
     assert_eq!(sense(start(unit(), &[0x12, 1, 0x77, 0, 255, 0])), INVALID_FIELD);
     assert_eq!(sense(start(unit(), &[0x12, 0, 0x83, 0, 255, 0])), INVALID_FIELD);
-    let nobody = Nexus::new().start(&map(unit()), [0, 5, 0, 0, 0, 0, 0, 0], &Cdb::new(&[0x12, 0, 0, 0, 255, 0]));
+    let nobody = Nexus::new(host()).start(&map(unit()), [0, 5, 0, 0, 0, 0, 0, 0], &Cdb::new(&[0x12, 0, 0, 0, 255, 0]));
     assert_eq!(data(nobody)[0], 0x7f);
 }
 
@@ -332,9 +344,28 @@ fn capacity_and_lba_status() {
     let mut huge = unit();
     huge.sectors = SectorCount::from_raw(1 << 40);
     assert_eq!(&data(start(huge, &[0x25]))[..4], &[0xff; 4]);
-    let status = data(start(unit(), &[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 64]));
-    assert_eq!(status.len(), 24);
-    assert_eq!(&status[8..20], &[0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0xff, 0xfa]);
+    let asked = submit(start(unit(), &[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 64]));
+    let (sector, sectors) = (Sector::from_raw(6), SectorCount::from_raw(BLOCKS - 6));
+    assert_eq!(asked.op, Op::LbaStatus { sector, sectors, runs_max: 3 });
+    let run = |sector, sectors, mapped| MappedRun {
+        sector: Sector::from_raw(sector),
+        sectors: SectorCount::from_raw(sectors),
+        mapped,
+    };
+    let runs = vec![run(6, 4, true), run(10, 90, false), run(100, BLOCKS - 100, true)];
+    let status = data(asked.then.complete(Completion::Mapped(runs.clone())));
+    assert_eq!(status[..8], [0, 0, 0, 52, 0, 0, 0, 0]);
+    assert_eq!(status[8..24], [0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 4, 0, 0, 0, 0]);
+    assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 90, 1, 0, 0, 0]);
+    assert_eq!(status[40..52], [0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0xff, 0x9c]);
+    // Of a 4 KiB block that is mapped in part the host is told that it is mapped.
+    let mut big = unit();
+    big.block_size = BlockSize::B4096;
+    let asked = submit(start(big, &[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64]));
+    let runs = vec![run(0, 12, true), run(12, 20, false), run(32, BLOCKS - 32, true)];
+    let status = data(asked.then.complete(Completion::Mapped(runs)));
+    assert_eq!(status[8..24], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]);
+    assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 1, 0, 0, 0]);
 }
 
 #[test]
@@ -342,13 +373,12 @@ fn mode_pages_and_select() {
     let all = data(start(unit(), &[0x1a, 0, 0x3f, 0, 255, 0]));
     assert_eq!(usize::from(all[0]) + 1, all.len());
     assert_eq!((all[2], all[3]), (0x10, 8));
-    assert_eq!((all[12], all[14] & 4, all[32], all[44]), (0x08, 0, 0x0a, 0x1c));
+    assert_eq!((all[12], all[14] & 4, all[32], all[44]), (0x08, 0, 0x8a, 0x1c));
     let ten = data(start(unit(), &[0x5a, 0x10, 0x3f, 0, 0, 0, 0, 1, 0, 0]));
     assert_eq!(usize::from(ten[1]) + 2, ten.len());
     assert_eq!((ten[4], ten[7]), (1, 16));
     let changeable = data(start(unit(), &[0x1a, 0x08, 0x48, 0, 255, 0]));
     assert!(changeable[6..].iter().all(|byte| *byte == 0));
-    assert_eq!(sense(start(unit(), &[0x1a, 0, 0xff, 0, 255, 0])), (5, 0x39, 0));
     assert_eq!(sense(start(unit(), &[0x1a, 0, 0x02, 0, 255, 0])), INVALID_FIELD);
     let mut fixed = unit();
     fixed.read_only = true;
@@ -362,14 +392,30 @@ fn mode_pages_and_select() {
     assert_eq!(sense(run(unit(), &cdb, &same)), (5, 0x26, 0));
     let long = [0x55, 0x10, 0, 0, 0, 0, 0, 0, 4, 0];
     assert_eq!(sense(run(unit(), &long, &[0; 4])), (5, 0x1a, 0));
-    assert_eq!(sense(start(unit(), &[0x15, 0x11, 0, 0, 4, 0])), INVALID_FIELD);
+    assert_eq!(sense(start(unit(), &[0x15, 0x01, 0, 0, 4, 0])), INVALID_FIELD);
+    // SWP can be changed and saved, and nothing else of the page.
+    let masks = data(start(unit(), &[0x1a, 0x08, 0x4a, 0, 255, 0]));
+    assert_eq!(masks[4..], [0x8a, 0x0a, 0, 0, 0x08, 0, 0, 0, 0, 0, 0, 0]);
+    let mut control = data(start(unit(), &[0x1a, 0x08, 0x0a, 0, 255, 0]));
+    control[0] = 0;
+    control[4 + 4] |= 0x08;
+    let wanted = submit(run(unit(), &[0x15, 0x11, 0, 0, control.len() as u8, 0], &control));
+    let Op::Control(change) = wanted.op else { panic!("{:?}", wanted.op) };
+    assert_eq!(change.kind, ChangeKind::Mode { software_write_protect: true, save: true });
+    let changed = Control::default().apply(&change).unwrap();
+    assert!(changed.mode_changed && changed.control.state().software_write_protect);
+    let mut protected = unit();
+    protected.control = std::sync::Arc::new(changed.control);
+    assert_eq!(data(start(protected.clone(), &[0x1a, 0x08, 0xca, 0, 255, 0]))[4 + 4], 0x08);
+    assert_eq!(data(start(protected.clone(), &[0x1a, 0x08, 0x0a, 0, 255, 0]))[2], 0x90);
+    assert_eq!(sense(start(protected, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0])), (7, 0x27, 0));
 }
 
 #[test]
 fn report_luns_and_port_groups() {
     let luns = LunMap::new(port(), [(300, unit()), (0, unit())]).unwrap();
     let cdb = Cdb::new(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
-    let list = data(Nexus::new().start(&luns, [0; 8], &cdb));
+    let list = data(Nexus::new(host()).start(&luns, [0; 8], &cdb));
     assert_eq!(list, [0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x41, 0x2c, 0, 0, 0, 0, 0, 0]);
     assert_eq!(sense(start(unit(), &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0])), INVALID_FIELD);
     let groups = data(start(unit(), &[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]));
@@ -389,7 +435,7 @@ fn supported_operation_codes_come_from_the_table() {
         let wrong = [0xa3, 0x0c, 3 - option, row.opcode, 0, action, 0, 0, 1, 0, 0, 0];
         assert_eq!(sense(start(unit(), &wrong)), INVALID_FIELD, "{}", row.name);
     }
-    let none = data(start(unit(), &[0xa3, 0x0c, 1, 0x16, 0, 0, 0, 0, 1, 0, 0, 0]));
+    let none = data(start(unit(), &[0xa3, 0x0c, 1, 0x04, 0, 0, 0, 0, 1, 0, 0, 0]));
     assert_eq!(none[1], 1);
     let timeouts = data(start(unit(), &[0xa3, 0x0c, 0x81, 0x28, 0, 0, 0, 0, 1, 0, 0, 0]));
     assert_eq!((timeouts[1], timeouts.len()), (0x83, 4 + 10 + 12));
@@ -398,7 +444,7 @@ fn supported_operation_codes_come_from_the_table() {
 #[test]
 fn unit_attentions_are_told_once_and_not_by_inquiry() {
     let luns = map(unit());
-    let mut nexus = Nexus::new();
+    let mut nexus = Nexus::new(host());
     nexus.raise_all(&luns, UnitAttention::PowerOn);
     nexus.raise_all(&luns, UnitAttention::PowerOn);
     assert_eq!(respond(nexus.start(&luns, [0; 8], &Cdb::new(&[0x12, 0, 0, 0, 36, 0]))).status, Status::Good);
@@ -417,7 +463,7 @@ fn a_replaced_map_tells_hosts_what_changed() {
     let mut grown = unit();
     grown.sectors = SectorCount::from_raw(BLOCKS * 2);
     let after = LunMap::new(port(), [(0, grown), (1, unit())]).unwrap();
-    let mut nexus = Nexus::new();
+    let mut nexus = Nexus::new(host());
     nexus.luns_replaced(&before, &after);
     assert_eq!(sense(nexus.start(&after, [0; 8], &Cdb::new(&[0x00]))), (6, 0x3f, 0x0e));
     assert_eq!(sense(nexus.start(&after, [0; 8], &Cdb::new(&[0x00]))), (6, 0x2a, 0x09));
@@ -428,10 +474,10 @@ fn a_replaced_map_tells_hosts_what_changed() {
 
 #[test]
 fn completions_of_the_wrong_kind_are_an_error_not_data() {
-    let wrong = Then::DataIn { len: 512 }.complete(Completion::Data(Bytes::from_static(b"short")));
+    let wrong = respond(Then::DataIn { len: 512 }.complete(Completion::Data(Bytes::from_static(b"short"))));
     assert_eq!(wrong.sense.unwrap().asc, 0x44);
-    assert_eq!(Then::Status.complete(Completion::Busy).status, Status::Busy);
-    let failed = Then::Status.complete(Completion::Failed(ScsiError::Fenced));
+    assert_eq!(respond(Then::Status.complete(Completion::Busy)).status, Status::Busy);
+    let failed = respond(Then::Status.complete(Completion::Failed(ScsiError::Fenced)));
     assert_eq!(failed.sense.unwrap().key, SenseKey::HardwareError);
 }
 

@@ -13,6 +13,7 @@ mod position;
 mod record;
 mod size;
 mod time;
+mod unit;
 
 pub use buf::{BufPool, PoolBuf};
 pub use id::{BoxId, BranchId, GroupId, HistoryHash, IdParseError, PoolId, VolumeId};
@@ -20,3 +21,4 @@ pub use position::{Point, Position, Positions, Role, Seq};
 pub use record::{Extent, RecordKind, VolumeSlot};
 pub use size::{ByteLen, SECTOR_SIZE, Sector, SectorCount};
 pub use time::{Mono, Now, WallMicros};
+pub use unit::{InitiatorPort, Registration, Reservation, ReservationType, UnitState};

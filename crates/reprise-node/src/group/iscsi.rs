@@ -7,10 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reprise_engine::{Event, HostError, HostOp, HostReply};
-use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, Target, TaskTag};
-use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, NotReady, Op, ScsiError, TargetPort};
-use reprise_types::{Extent, Mono, PoolBuf, Role, VolumeId, VolumeSlot};
+use reprise_engine::{Event, HostError, HostOp, HostReply, VolumeMeta};
+use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, ResetScope, Target, TaskTag};
+use reprise_scsi::{
+    AluaState, BlockSize, Completion, Lun, LunMap, LunNumber, NotReady, Op, PeerPort, ScsiError, TargetPort,
+    UnitAttention,
+};
+use reprise_types::{BoxId, Extent, InitiatorPort, Mono, PoolBuf, Role, VolumeId, VolumeSlot};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -31,6 +34,8 @@ pub(super) struct Session {
     wake: Notify,
     pub(super) address: String,
     pub(super) since: Mono,
+    /// The nexus, from login to the end of the connection.
+    nexus: RefCell<Option<InitiatorPort>>,
 }
 
 impl Session {
@@ -41,7 +46,24 @@ impl Session {
             Ok(HostReply::Data(parts)) => Completion::DataParts(parts),
             Err(error) => Completion::Failed(scsi_error(error)),
         };
+        self.complete(tag, completion);
+    }
+
+    pub(super) fn complete(&self, tag: TaskTag, completion: Completion) {
         self.connection.borrow_mut().complete(clock::now().mono, tag, completion);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn port(&self) -> Option<InitiatorPort> {
+        self.connection.borrow().port()
+    }
+
+    pub(super) fn raise(&self, lun: LunNumber, attention: UnitAttention) {
+        self.connection.borrow_mut().raise_attention(lun, attention);
+    }
+
+    pub(super) fn reset(&self, scope: ResetScope, attention: UnitAttention, cold: bool) {
+        self.connection.borrow_mut().external_reset(scope, attention, cold);
         self.wake.notify_one();
     }
 
@@ -56,13 +78,30 @@ impl Session {
     }
 }
 
-fn scsi_error(error: HostError) -> ScsiError {
+pub(super) fn scsi_error(error: HostError) -> ScsiError {
     match error {
         HostError::Fenced => ScsiError::Fenced,
         HostError::NotSource => ScsiError::NotReady(NotReady::Unavailable),
         HostError::Unreadable(sector) => ScsiError::UnrecoveredRead { lba: Some(sector.get()) },
         HostError::Miscompare(at) => ScsiError::Miscompare { offset: at.into() },
         HostError::Range => ScsiError::LbaOutOfRange { lba: 0 },
+        HostError::NoRoom => ScsiError::InsufficientRegistrationResources,
+    }
+}
+
+/// Numbers of the only ports of this box and of its peer, which are their port groups too: the same whichever box is
+/// asked, and whatever their roles are. From 1 to 32767.
+fn port_numbers(own: BoxId, peer: Option<BoxId>) -> (u16, Option<u16>) {
+    let number = |id: BoxId| {
+        let [first, second, ..] = id.as_bytes();
+        (u16::from_be_bytes([*first, *second]) & 0x7fff).max(1)
+    };
+    // Where both would have the same one, the box with the larger id takes the next.
+    let next = |n: u16| if n == 0x7fff { 1 } else { n + 1 };
+    match peer.map(|id| (id, number(id))) {
+        Some((id, same)) if same == number(own) && id > own => (same, Some(next(same))),
+        Some((_, same)) if same == number(own) => (next(same), Some(same)),
+        other => (number(own), other.map(|(_, n)| n)),
     }
 }
 
@@ -71,20 +110,38 @@ impl Owner {
     pub(super) fn luns(&self) -> LunMap {
         let group = self.group.borrow();
         let unavailable = group.meta().role == Role::Mirror;
+        let (own, other) = match unavailable {
+            true => (AluaState::Unavailable, AluaState::ActiveOptimized),
+            false => (AluaState::ActiveOptimized, AluaState::Unavailable),
+        };
+        let (number, peer) = port_numbers(self.deps.this_box, group.meta().peer.as_ref().map(|p| p.peer));
         let port = TargetPort {
             target_name: self.deps.target.name.clone(),
-            group: 1,
-            relative_port: 1,
-            alua: if unavailable { AluaState::Unavailable } else { AluaState::ActiveOptimized },
+            group: number,
+            relative_port: number,
+            alua: own,
+            peer: peer.map(|number| PeerPort { group: number, relative_port: number, alua: other }),
         };
-        let units = group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot)).map(|v| {
-            let mut lun = Lun::new(v.id, v.sectors, BlockSize::B512);
+        let volumes: Vec<VolumeMeta> =
+            group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot)).cloned().collect();
+        drop(group);
+        let units = volumes.into_iter().map(|v| {
+            let size = if v.block_size == 4096 { BlockSize::B4096 } else { BlockSize::B512 };
+            let mut lun = Lun::new(v.id, v.sectors, size);
             lun.thin = v.thin;
+            lun.read_only = v.read_only;
             lun.not_ready = unavailable.then_some(NotReady::Unavailable);
+            self.dress_lun(v.slot, &mut lun);
             (v.lun, lun)
         });
         // LUN numbers are given once per group and stay below the limit.
         LunMap::new(port, units).expect("LUN numbers of a group are unique")
+    }
+
+    /// Tells every session what the units are now.
+    pub(super) fn luns_changed(&self) {
+        let luns = self.luns();
+        self.live_sessions().iter().for_each(|session| session.set_luns(luns.clone()));
     }
 
     fn portal(&self) -> Arc<Portal> {
@@ -95,7 +152,8 @@ impl Owner {
             acl: self.acl.borrow().clone(),
             luns: self.luns(),
         };
-        Arc::new(Portal { group_tag: 1, targets: vec![target] })
+        let group_tag = target.luns.port().group;
+        Arc::new(Portal { group_tag, targets: vec![target] })
     }
 
     /// A buffer beyond the limit. When all buffers are held by commands whose data has not come yet, that data stands in
@@ -154,7 +212,13 @@ impl Owner {
             Op::CompareAndWrite { sector, verify, write } => {
                 HostOp::CompareAndWrite { extent: extent(sector, of_len(write.len())), verify, data: write }
             }
+            Op::OrWrite { sector, data } => HostOp::OrWrite { extent: extent(sector, of_len(data.len())), data },
             Op::Flush => HostOp::Flush,
+            Op::LbaStatus { sector, sectors, runs_max } => {
+                let completion = self.lba_status(extent(sector, sectors), runs_max);
+                return session.complete(tag, completion);
+            }
+            Op::Control(change) => return self.change_unit(session, tag, slot, *change),
         };
         let io = self.register(session, tag, matches!(op, HostOp::Read(_)));
         self.take(Event::Host(io, op));
@@ -201,14 +265,21 @@ impl Server {
                         initiator = %info.initiator, address = %self.session.address, group = %self.owner.deps.name,
                         "initiator logged in"
                     );
+                    self.session.nexus.replace(self.session.port());
                     self.owner.reinstate(&self.session);
                 }
                 Output::Reset { scope, attention, cold } => {
                     for other in self.owner.live_sessions() {
                         if !Rc::ptr_eq(&other, &self.session) {
-                            other.connection.borrow_mut().external_reset(scope, attention, cold);
-                            other.wake.notify_one();
+                            other.reset(scope, attention, cold);
                         }
+                    }
+                    match (attention, scope) {
+                        (UnitAttention::LunReset, ResetScope::Unit { volume, .. }) => {
+                            self.owner.end_reserve(Some(volume), None);
+                        }
+                        (UnitAttention::TargetReset, _) => self.owner.end_reserve(None, None),
+                        _ => {}
                     }
                 }
                 Output::Close(reason) => return Some(reason),
@@ -349,10 +420,14 @@ pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream) {
         wake: Notify::new(),
         address,
         since: clock::now().mono,
+        nexus: RefCell::default(),
     });
     owner.sessions.borrow_mut().push(Rc::downgrade(&session));
     let mut server = Server { owner, session, stream, wanted: None };
     let result = server.run().await;
+    if let Some(port) = server.session.nexus.take() {
+        server.owner.end_reserve(None, Some(&port));
+    }
     let address = &server.session.address;
     match result {
         Ok(()) => tracing::info!(%address, group = %server.owner.deps.name, "initiator's connection ended"),

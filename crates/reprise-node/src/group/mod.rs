@@ -9,6 +9,7 @@ mod latency;
 mod link;
 mod owner;
 mod thread;
+mod units;
 
 pub use handle::{
     COMMANDS_MAX, Command, GroupHandle, GroupNotice, HomeMedia, Inspected, LinkView, Reply, SessionInfo, Snapshot,

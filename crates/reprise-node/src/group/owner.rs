@@ -18,6 +18,7 @@ use super::iscsi::Session;
 use super::latency::Latencies;
 use super::link::LinkConn;
 use super::thread::GroupDeps;
+use super::units::Units;
 use crate::clock;
 use crate::pool::IndexShare;
 
@@ -51,6 +52,7 @@ pub(super) struct Owner {
     pub(super) sessions: RefCell<Vec<Weak<Session>>>,
     pub(super) acl: RefCell<Acl>,
     pub(super) next_tsih: Cell<u16>,
+    pub(super) units: Units,
     pub(super) link: RefCell<Option<Rc<LinkConn>>>,
     notices: mpsc::Sender<GroupNotice>,
     /// Woken when a volume's state may have changed.
@@ -90,6 +92,7 @@ impl Owner {
             sessions: RefCell::default(),
             acl: RefCell::new(deps.target.acl.clone()),
             next_tsih: Cell::new(1),
+            units: Units::default(),
             link: RefCell::default(),
             notices: deps.notices.clone(),
             changed: Notify::new(),
@@ -105,10 +108,16 @@ impl Owner {
 
     /// Names an operation of a host. All of it has come; how long it waits for its answer counts from here.
     pub(super) fn register(&self, session: &Rc<Session>, tag: TaskTag, read: bool) -> Io {
+        let io = self.fresh_io();
+        let under_way = UnderWay { session: session.clone(), tag, since: Instant::now(), read };
+        self.ios.borrow_mut().insert(io.0, under_way);
+        io
+    }
+
+    /// A name for an operation.
+    pub(super) fn fresh_io(&self) -> Io {
         let io = self.next_io.get();
         self.next_io.set(io + 1);
-        let under_way = UnderWay { session: session.clone(), tag, since: Instant::now(), read };
-        self.ios.borrow_mut().insert(io, under_way);
         Io(io)
     }
 
@@ -158,6 +167,9 @@ impl Owner {
     fn carry_out(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Reply(io, reply) => {
+                if self.change_done(io.0, &reply) {
+                    return;
+                }
                 let found = self.ios.borrow_mut().remove(&io.0);
                 if let Some(UnderWay { session, tag, since, read }) = found {
                     let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);

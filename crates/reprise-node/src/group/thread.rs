@@ -24,6 +24,8 @@ use crate::pool::{Allocator, OpenedGroup};
 const TICK: Duration = Duration::from_millis(20);
 /// The snapshot is renewed at every so many ticks.
 const TICKS_PER_SNAPSHOT: u32 = 5;
+/// The room of thin volumes is looked at every so many ticks: every 2 s.
+const TICKS_PER_MEASUREMENT: u32 = 100;
 
 /// The group's target.
 #[derive(Debug, Clone)]
@@ -163,6 +165,9 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
                     owner.index.set(owner.group.borrow().stats().index_bytes);
                     publish.send_replace(snapshot(&owner));
                 }
+                if ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
+                    owner.measure_units();
+                }
             }
         }
     }
@@ -200,7 +205,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
                 owner.homes.borrow_mut().insert(slot, media);
             }
             owner.settle();
-            luns_changed(owner);
+            owner.luns_changed();
             answer(owner, reply, added);
         }
         Command::RemoveVolume(slot, reply) => {
@@ -209,11 +214,13 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         Command::AddPeer(peer, instance, reply) => {
             let result = owner.group.borrow_mut().add_peer(now, peer, instance);
             owner.settle();
+            owner.luns_changed();
             answer(owner, reply, result);
         }
         Command::RemovePeer(reply) => {
             let result = owner.group.borrow_mut().remove_peer(now);
             owner.settle();
+            owner.luns_changed();
             answer(owner, reply, result);
         }
         Command::SetPaused(paused, reply) => {
@@ -256,11 +263,6 @@ fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, Comm
     });
 }
 
-fn luns_changed(owner: &Rc<Owner>) {
-    let luns = owner.luns();
-    owner.live_sessions().iter().for_each(|s| s.set_luns(luns.clone()));
-}
-
 /// A volume goes only when its home holds everything: then file or device can be used without the box.
 async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMeta>) {
     // Asked here and not of a snapshot: an initiator may have logged in a moment ago.
@@ -272,7 +274,7 @@ async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMe
         Ok(until) => until,
         Err(error) => return drop(reply.send(Err(error))),
     };
-    luns_changed(&owner);
+    owner.luns_changed();
     while owner.group.borrow().positions().applied < until && !owner.group.borrow().is_fenced() {
         tokio::time::sleep(TICK).await;
     }

@@ -422,6 +422,9 @@ fn make_homes(data: &DataHalf, group: &str, volumes: &[Volume]) -> Result<(Vec<V
             legs: vec![Leg { path: home.path, adopted: false, identity: home.identity }],
             local_only: false,
             thin: false,
+            block_size: 512,
+            read_only: false,
+            unit: None,
         });
         homes.push(HomeMedia { slot: volume.slot, media: home.media });
     }

@@ -312,6 +312,9 @@ impl Inner {
             legs: vec![leg],
             local_only: !status.replicated,
             thin: status.kind == VolumeKind::Thin,
+            block_size: 512,
+            read_only: false,
+            unit: None,
         };
         let media = home.media.clone();
         let slot = ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;

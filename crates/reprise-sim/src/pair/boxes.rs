@@ -210,6 +210,9 @@ fn volume(slot: u16) -> VolumeMeta {
         legs: vec![],
         local_only: false,
         thin: false,
+        block_size: 512,
+        read_only: false,
+        unit: None,
     }
 }
 

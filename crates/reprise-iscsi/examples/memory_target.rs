@@ -126,8 +126,10 @@ fn carry_out(disk: &Disk, op: Op) -> Completion {
             Completion::Done
         }
         Op::LbaStatus { sector, sectors, .. } => Completion::Mapped(vec![MappedRun { sector, sectors, mapped: true }]),
-        // A unit without reservations: the daemon has them.
-        Op::Control(_) => Completion::Failed(ScsiError::ReservationConflict),
+        // A unit without reservations and SANITIZE: the daemon has them.
+        Op::Control(_) | Op::Overwrite { .. } | Op::ExitFailureMode => {
+            Completion::Failed(ScsiError::ReservationConflict)
+        }
         Op::Flush => Completion::Done,
     }
 }

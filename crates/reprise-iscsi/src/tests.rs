@@ -202,7 +202,7 @@ impl Host {
             Op::LbaStatus { sector, sectors, .. } => {
                 Completion::Mapped(vec![MappedRun { sector, sectors, mapped: true }])
             }
-            Op::Flush | Op::Control(_) => Completion::Done,
+            Op::Flush | Op::Control(_) | Op::Overwrite { .. } | Op::ExitFailureMode => Completion::Done,
         }
     }
 

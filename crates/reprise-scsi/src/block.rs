@@ -126,9 +126,13 @@ pub(crate) fn equal_blocks(data: &Payload, block: &[u8]) -> ScsiResponse {
     ScsiResponse::GOOD
 }
 
-/// COMPARE AND WRITE.
+/// COMPARE AND WRITE. No blocks are refused, although the standard has it as no error: 256 do not fit the field and become
+/// 0, and who means 256 must not be told that they are written.
 pub(crate) fn compare_and_write(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
     let blocks = request.blocks();
+    if blocks == 0 {
+        return Err(request.blocks_invalid());
+    }
     let bytes = blocks.saturating_mul(lun.block_bytes());
     if bytes > COMPARE_AND_WRITE_BYTES_MAX {
         return Err(request.blocks_invalid());
@@ -142,6 +146,10 @@ pub(crate) fn write_same(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action
     let blocks = request.blocks();
     if blocks == 0 || blocks.saturating_mul(lun.block_bytes()) > TRANSFER_BYTES_MAX {
         return Err(request.blocks_invalid());
+    }
+    if request.cdb.bit(1, 3) && !lun.thin {
+        // UNMAP, on a unit without logical block provisioning.
+        return Err(ScsiError::InvalidFieldInCdb(FieldPointer::bit(1, 3)));
     }
     if request.cdb.bit(1, 0) {
         // NDOB of WRITE SAME(16): no data-out buffer, the block is zero.
@@ -225,7 +233,7 @@ pub(crate) fn finish(out: &DataOut, buf: PoolBuf, received: usize) -> Result<Act
         DataOutKind::ModeSelect { .. }
         | DataOutKind::ReserveOut { .. }
         | DataOutKind::Copy { .. }
-        | DataOutKind::Sanitize => Err(ScsiError::Internal),
+        | DataOutKind::Sanitize { .. } => Err(ScsiError::Internal),
     }
 }
 

@@ -31,6 +31,19 @@ pub struct Control {
     reserved: Option<InitiatorPort>,
     /// Current value of SWP.
     software_write_protect: bool,
+    sanitize: Sanitize,
+}
+
+/// Where SANITIZE OVERWRITE is. It does not outlive a restart: the blocks are then as far as it got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sanitize {
+    /// Nowhere.
+    #[default]
+    Idle,
+    /// Under way: the unit serves nothing else.
+    Running,
+    /// It failed: the unit serves nothing until another SANITIZE, or EXIT FAILURE MODE.
+    Failed,
 }
 
 /// Parameters of PERSISTENT RESERVE OUT.
@@ -116,7 +129,7 @@ impl Control {
     /// The state of a unit that begins to serve.
     pub fn new(state: UnitState) -> Self {
         let software_write_protect = state.software_write_protect;
-        Self { state, generation: 0, reserved: None, software_write_protect }
+        Self { state, generation: 0, reserved: None, software_write_protect, sanitize: Sanitize::Idle }
     }
 
     /// What has to last.
@@ -132,6 +145,16 @@ impl Control {
     /// Current value of SWP.
     pub fn software_write_protect(&self) -> bool {
         self.software_write_protect
+    }
+
+    /// Where SANITIZE is.
+    pub fn sanitize(&self) -> Sanitize {
+        self.sanitize
+    }
+
+    /// SANITIZE has begun, ended or failed.
+    pub fn set_sanitize(&mut self, sanitize: Sanitize) {
+        self.sanitize = sanitize;
     }
 
     /// The nexus that holds RESERVE.

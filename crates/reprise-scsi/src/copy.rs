@@ -141,6 +141,9 @@ pub(crate) fn finish(
     if targets_len == 0 && segments_len == 0 {
         return Ok(Action::Respond(ScsiResponse::GOOD));
     }
+    if targets_len.saturating_add(segments_len) > DESCRIPTORS_MAX {
+        return Err(ScsiError::ParameterListLength);
+    }
     if targets_len > TARGETS_MAX * TARGET_LEN {
         return Err(ScsiError::TooManyTargetDescriptors);
     }
@@ -162,11 +165,15 @@ fn parse_targets(luns: &LunMap, targets: &[u8]) -> Result<Vec<Option<Arc<Lun>>>,
         if target.first() != Some(&TARGET_IDENTIFICATION) {
             return Err(ScsiError::TargetDescriptorType);
         }
-        // LU ID TYPE 00b, a disk, and a designator of the unit: NAA in binary.
+        // LU ID TYPE 00b: a unit. What else there is counts as a wrong field of the command, as hosts expect it.
         if be(target, 1, 1) & 0xc0 != 0 {
-            return Err(ScsiError::TargetDescriptorType);
+            return Err(invalid(10));
         }
-        let naa = be(target, 4, 1) & 0x0f == 1 && be(target, 5, 1) & 0x3f == 3 && be(target, 1, 1) & 0x1f == 0;
+        // No NUL device, a disk, and a designator of the unit: NAA in binary.
+        let naa = be(target, 1, 1) & 0x20 == 0
+            && be(target, 4, 1) & 0x0f == 1
+            && be(target, 5, 1) & 0x3f == 3
+            && be(target, 1, 1) & 0x1f == 0;
         let len = be(target, 7, 1) as usize;
         let name = target.get(8..8 + len.min(20)).unwrap_or(&[]);
         let of_unit = |lun: &&Arc<Lun>| naa && lun.naa.as_bytes() == name && len == name.len();
@@ -216,7 +223,7 @@ fn parse_segments(
         let (from_lba, to_lba) = (be(segment, 12, 8), be(segment, 20, 8));
         for (lun, lba) in [(&from, from_lba), (&to, to_lba)] {
             if lba.checked_add(bytes / lun.block_bytes()).is_none_or(|end| end > lun.blocks()) {
-                return Err(ScsiError::LbaOutOfRange { lba });
+                return Err(ScsiError::CopyOutOfRange { lba });
             }
             if let Some(cause) = lun.not_ready {
                 return Err(ScsiError::NotReady(cause));

@@ -7,14 +7,14 @@ use reprise_types::{InitiatorPort, PoolBuf, ReservationType, Sector, SectorCount
 
 use crate::block;
 use crate::cdb::Cdb;
-use crate::control::Change;
+use crate::control::{Change, Sanitize};
 use crate::copy::{self, CopyJob, CopyResults};
 use crate::lun::{Lun, LunMap, LunNumber};
 use crate::mode;
 use crate::opcode::{self, Handler, Row};
 use crate::report;
 use crate::reserve;
-use crate::sanitize::{self, Overwrite};
+use crate::sanitize;
 use crate::sense::{FieldPointer, ScsiError, Sense, UnitAttention};
 
 /// SCSI status codes (SAM-5, section 5.3).
@@ -172,6 +172,15 @@ pub enum Op {
         /// Runs wanted, at most.
         runs_max: usize,
     },
+    /// Overwrites the whole volume. The unit is [`Sanitize::Running`] until that is done, whatever becomes of the task.
+    Overwrite {
+        /// A pattern of whole blocks, to be written again and again.
+        pattern: Bytes,
+        /// IMMED: completes when it has begun.
+        immediate: bool,
+    },
+    /// EXIT FAILURE MODE: [`Sanitize::Failed`] ends.
+    ExitFailureMode,
     /// Changes what is true of the unit for all nexuses; durable, where it has to last, before it completes.
     Control(Box<Change>),
 }
@@ -236,8 +245,6 @@ pub enum Then {
     },
     /// EXTENDED COPY goes on.
     Copy(Box<CopyJob>),
-    /// SANITIZE OVERWRITE goes on.
-    Overwrite(Box<Overwrite>),
 }
 
 /// An operation for the backend, with what to do after it.
@@ -276,7 +283,6 @@ impl Then {
             (Self::Copy(job), completion) => return job.step(completion),
             (_, Completion::Failed(error)) => return Action::Respond(ScsiResponse::error(&error)),
             (_, Completion::Busy) => return Action::Respond(ScsiResponse::status(Status::Busy)),
-            (Self::Overwrite(job), Completion::Done) => return job.step(),
             (Self::LbaStatus { lun, lba, allocation }, Completion::Mapped(runs)) => {
                 return Action::Respond(report::lba_status(&lun, lba, &runs, allocation));
             }
@@ -323,7 +329,7 @@ pub(crate) enum DataOutKind {
     ModeSelect { long: bool, save: bool, port: InitiatorPort },
     ReserveOut { port: InitiatorPort, relative_port: u16, action: u8, kind: ReservationType },
     Copy { luns: LunMap, port: InitiatorPort, results: CopyResults },
-    Sanitize,
+    Sanitize { immediate: bool },
 }
 
 /// A command that waits for its data-out.
@@ -376,7 +382,7 @@ impl DataOut {
                 reserve::finish_out(&self.lun, list, port, *relative_port, *action, *kind)
             }
             DataOutKind::Copy { luns, port, results } => copy::finish(luns, port, results, list),
-            DataOutKind::Sanitize => sanitize::finish_overwrite(&self.lun, list),
+            DataOutKind::Sanitize { immediate } => sanitize::finish_overwrite(&self.lun, list, *immediate),
             _ => block::finish(&self, buf, received),
         };
         result.unwrap_or_else(|error| Action::Respond(ScsiResponse::error(&error)))
@@ -552,6 +558,10 @@ impl Nexus {
         let request = Request { cdb: *cdb, row: row?, luns, number, port: &port };
         request.check_usage()?;
         if let Some(unit) = unit {
+            let sanitize = unit.control.sanitize();
+            if sanitize != Sanitize::Idle && !request.row.passes_attention {
+                request.row.check_sanitize(sanitize)?;
+            }
             unit.control.check(&port, request.row.access, request.row.passes_reserve())?;
         }
         let unit = match (request.row.handler, unit) {

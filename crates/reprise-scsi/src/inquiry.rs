@@ -77,6 +77,7 @@ fn vpd(page: u8, lun: &Lun, port: &TargetPort) -> Option<Vec<u8>> {
             // MEDIUM ROTATION RATE 1: no seek penalty.
             let mut out = vec![0x00, 0x01];
             out.resize(60, 0);
+            out[3] = 0x40; // WABEREQ 01b: after SANITIZE blocks can be read
             out
         }
         0xb2 => provisioning(lun),

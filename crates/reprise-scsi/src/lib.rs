@@ -31,7 +31,7 @@ pub use block::{
     UNMAP_DESCRIPTORS_MAX,
 };
 pub use cdb::Cdb;
-pub use control::{Access, Change, ChangeKind, Changed, Control, ReserveAction, ReserveOut};
+pub use control::{Access, Change, ChangeKind, Changed, Control, ReserveAction, ReserveOut, Sanitize};
 pub use device::{
     Action, Completion, DataOut, MappedRun, Nexus, Op, Payload, ScsiResponse, Status, Submit, Then, fuzz_cdb,
 };

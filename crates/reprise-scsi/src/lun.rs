@@ -15,6 +15,8 @@ pub enum BlockSize {
     /// 512 bytes, on 4 KiB physical blocks (512e).
     #[default]
     B512,
+    /// 512 bytes, on physical blocks of as many (512n): for hosts that do not know 512e.
+    B512Native,
     /// 4096 bytes (4Kn).
     B4096,
 }
@@ -23,8 +25,16 @@ impl BlockSize {
     /// Bytes in a block.
     pub const fn bytes(self) -> u32 {
         match self {
-            Self::B512 => 512,
+            Self::B512 | Self::B512Native => 512,
             Self::B4096 => 4096,
+        }
+    }
+
+    /// LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT.
+    pub const fn physical_exponent(self) -> u8 {
+        match self {
+            Self::B512 => 3,
+            Self::B512Native | Self::B4096 => 0,
         }
     }
 

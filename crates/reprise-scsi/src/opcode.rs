@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::block;
-use crate::control::Access;
+use crate::control::{Access, Sanitize};
 use crate::copy;
 use crate::device::{Action, Nexus, Request};
 use crate::inquiry;
@@ -14,7 +14,7 @@ use crate::mode;
 use crate::report;
 use crate::reserve;
 use crate::sanitize;
-use crate::sense::ScsiError;
+use crate::sense::{NotReady, ScsiError};
 
 /// Which way a command moves data, seen from the initiator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +162,19 @@ impl Row {
         self.passes_attention || matches!(self.opcode, 0x17 | 0x57)
     }
 
+    /// May the command be carried out while SANITIZE is under way or has failed (SBC-3, section 4.11)?
+    pub(crate) fn check_sanitize(&self, state: Sanitize) -> Result<(), ScsiError> {
+        match state {
+            Sanitize::Idle => Ok(()),
+            // Another attempt, or the way out.
+            Sanitize::Failed if self.opcode == 0x48 => Ok(()),
+            Sanitize::Failed if self.medium => Err(ScsiError::SanitizeFailed),
+            Sanitize::Failed => Ok(()),
+            Sanitize::Running if matches!(self.opcode, 0x4d | 0x5e | 0xa3) => Ok(()),
+            Sanitize::Running => Err(ScsiError::NotReady(NotReady::SanitizeInProgress)),
+        }
+    }
+
     /// Length of the CDB in bytes.
     pub const fn cdb_len(&self) -> u8 {
         self.usage.len() as u8
@@ -221,12 +234,13 @@ pub static TABLE: &[Row] = &[
         Unit(report::read_defect_data)).access(Read).data_in().medium(),
     Row::new(0x41, "WRITE SAME(10)", &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x3f, 0xff, 0xff, 0],
         Unit(block::write_same)).data_out().writes().lba(2, 4).blocks(7, 2),
-    Row::new(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0], Unit(block::unmap)).data_out().writes(),
-    Row::new(0x48, "SANITIZE, OVERWRITE", &[0x48, 0xe1, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::overwrite))
+    Row::new(0x42, "UNMAP", &[0x42, 0, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 0], Unit(block::unmap)).data_out().writes()
+        .enabled(thin),
+    Row::new(0x48, "SANITIZE, OVERWRITE", &[0x48, 0xa1, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::overwrite))
         .action(0x01).data_out().writes(),
-    Row::new(0x48, "SANITIZE, BLOCK ERASE", &[0x48, 0xe2, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::block_erase))
+    Row::new(0x48, "SANITIZE, BLOCK ERASE", &[0x48, 0xa2, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Unit(sanitize::block_erase))
         .action(0x02).writes(),
-    Row::new(0x48, "SANITIZE, EXIT FAILURE MODE", &[0x48, 0xff, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
+    Row::new(0x48, "SANITIZE, EXIT FAILURE MODE", &[0x48, 0xbf, 0, 0, 0, 0, 0, 0xff, 0xff, 0],
         Unit(sanitize::exit_failure_mode)).action(0x1f).writes(),
     Row::new(0x4d, "LOG SENSE", &[0x4d, 0x01, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0], Unit(log::log_sense))
         .access(Free).data_in(),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::control::Sanitize;
 use crate::device::{Action, MappedRun, Nexus, Op, Request, ScsiResponse, Submit, Then, invalid};
-use crate::lun::{BlockSize, Lun, LunNumber, PeerPort};
+use crate::lun::{Lun, LunNumber, PeerPort};
 use crate::opcode::{Row, TABLE, rows};
-use crate::sense::{FieldPointer, ScsiError, Sense, UnitAttention};
+use crate::sense::{FieldPointer, NotReady, ScsiError, Sense, UnitAttention};
 
 fn respond(data: Vec<u8>, allocation_length: u64) -> Result<Action, ScsiError> {
     Ok(Action::Respond(ScsiResponse::data(data, allocation_length)))
@@ -44,6 +45,9 @@ pub(crate) fn request_sense(
         None => Sense::for_error(&ScsiError::LunNotSupported),
         Some(lun) => match (nexus.take(request.number), lun.not_ready) {
             (Some(attention), _) => Sense::for_error(&ScsiError::UnitAttention(attention)),
+            (None, None) if lun.control.sanitize() == Sanitize::Running => {
+                Sense::for_error(&ScsiError::NotReady(NotReady::SanitizeInProgress))
+            }
             (None, Some(cause)) => Sense::for_error(&ScsiError::NotReady(cause)),
             (None, None) => Sense::NONE,
         },
@@ -83,8 +87,7 @@ pub(crate) fn read_capacity_10(_: &Request<'_>, lun: &Arc<Lun>) -> Result<Action
 pub(crate) fn read_capacity_16(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
     let mut out = lun.blocks().saturating_sub(1).to_be_bytes().to_vec();
     out.extend_from_slice(&lun.block_size.bytes().to_be_bytes());
-    // LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT: 512e has 8 of them.
-    let exponent = if lun.block_size == BlockSize::B512 { 3 } else { 0 };
+    let exponent = lun.block_size.physical_exponent();
     // LBPME, LBPRZ
     out.extend_from_slice(&[0, exponent, if lun.thin { 0xc0 } else { 0 }, 0]);
     out.resize(32, 0);

@@ -62,6 +62,8 @@ pub enum NotReady {
     Standby,
     /// TARGET PORT IN UNAVAILABLE STATE
     Unavailable,
+    /// SANITIZE IN PROGRESS
+    SanitizeInProgress,
 }
 
 /// A condition that an I_T nexus learns of with its next command (SAM-5, section 5.14).
@@ -151,6 +153,12 @@ pub enum ScsiError {
     /// EXTENDED COPY names a unit that this nexus cannot reach through its own LUNs.
     #[error("copy target device not reachable")]
     CopyUnreachable,
+    /// EXTENDED COPY goes past the end of one of its units.
+    #[error("logical block address {lba} of a copy out of range")]
+    CopyOutOfRange {
+        /// First block of the segment.
+        lba: u64,
+    },
     /// EXTENDED COPY failed at one of its units.
     #[error("third party device failure")]
     CopyFailed,
@@ -181,6 +189,9 @@ pub enum ScsiError {
         /// First bad block, if known.
         lba: Option<u64>,
     },
+    /// SANITIZE ended before everything was overwritten.
+    #[error("sanitize command failed")]
+    SanitizeFailed,
     /// The data could not be made durable.
     #[error("write error")]
     WriteError,
@@ -251,6 +262,7 @@ impl Sense {
             ScsiError::SegmentDescriptorType => Self::new(K::IllegalRequest, 0x26, 0x09),
             ScsiError::InlineData => Self::new(K::IllegalRequest, 0x26, 0x0b),
             ScsiError::CopyUnreachable => Self::new(K::CopyAborted, 0x0d, 0x02),
+            ScsiError::CopyOutOfRange { lba } => Self::new(K::CopyAborted, 0x21, 0x00).info(Some(lba)),
             ScsiError::CopyFailed => Self::new(K::CopyAborted, 0x0d, 0x01),
             ScsiError::SavingParametersNotSupported => Self::new(K::IllegalRequest, 0x39, 0x00),
             ScsiError::WriteProtected => Self::new(K::DataProtect, 0x27, 0x00),
@@ -261,6 +273,8 @@ impl Sense {
             ScsiError::NotReady(NotReady::Transitioning) => Self::new(K::NotReady, 0x04, 0x0a),
             ScsiError::NotReady(NotReady::Standby) => Self::new(K::NotReady, 0x04, 0x0b),
             ScsiError::NotReady(NotReady::Unavailable) => Self::new(K::NotReady, 0x04, 0x0c),
+            ScsiError::NotReady(NotReady::SanitizeInProgress) => Self::new(K::NotReady, 0x04, 0x1b),
+            ScsiError::SanitizeFailed => Self::new(K::MediumError, 0x31, 0x03),
             ScsiError::Fenced => Self::new(K::HardwareError, 0x44, 0x00),
             ScsiError::Internal => Self::new(K::AbortedCommand, 0x44, 0x00),
             ScsiError::UnrecoveredRead { lba } => Self::new(K::MediumError, 0x11, 0x00).info(lba),
@@ -363,6 +377,9 @@ mod tests {
         check(ScsiError::InlineData, 5, 0x26, 0xb);
         check(ScsiError::CopyUnreachable, 0xa, 0x0d, 2);
         check(ScsiError::CopyFailed, 0xa, 0x0d, 1);
+        check(ScsiError::CopyOutOfRange { lba: 7 }, 0xa, 0x21, 0);
+        check(ScsiError::NotReady(NotReady::SanitizeInProgress), 2, 4, 0x1b);
+        check(ScsiError::SanitizeFailed, 3, 0x31, 3);
         check(ScsiError::UnitAttention(U::ReservationsPreempted), 6, 0x2a, 3);
         check(ScsiError::UnitAttention(U::ReservationsReleased), 6, 0x2a, 4);
         check(ScsiError::UnitAttention(U::RegistrationsPreempted), 6, 0x2a, 5);

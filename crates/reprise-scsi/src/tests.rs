@@ -237,7 +237,11 @@ fn compare_and_write_splits_its_data() {
     long[13] = 129;
     assert_eq!(sense(start(unit(), &long)), INVALID_FIELD);
     long[13] = 0;
-    assert_eq!(respond(start(unit(), &long)), ScsiResponse::GOOD);
+    assert_eq!(sense(start(unit(), &long)), INVALID_FIELD);
+    let mut thick = unit();
+    thick.thin = false;
+    assert_eq!(sense(start(thick.clone(), &[0x42])), (5, 0x20, 0));
+    assert_eq!(sense(start(thick, &[0x41, 0x08, 0, 0, 0, 0, 0, 0, 1, 0])), INVALID_FIELD);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use reprise_engine::{Event, HostError, HostOp, HostReply, VolumeMeta};
 use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, ResetScope, Target, TaskTag};
 use reprise_scsi::{
-    AluaState, BlockSize, Completion, Lun, LunMap, LunNumber, NotReady, Op, PeerPort, ScsiError, TargetPort,
+    AluaState, BlockSize, Completion, Lun, LunMap, LunNumber, NotReady, Op, PeerPort, Sanitize, ScsiError, TargetPort,
     UnitAttention,
 };
 use reprise_types::{BoxId, Extent, InitiatorPort, Mono, PoolBuf, Role, VolumeId, VolumeSlot};
@@ -217,6 +217,11 @@ impl Owner {
             Op::LbaStatus { sector, sectors, runs_max } => {
                 let completion = self.lba_status(extent(sector, sectors), runs_max);
                 return session.complete(tag, completion);
+            }
+            Op::Overwrite { pattern, immediate } => return self.overwrite(session, tag, slot, pattern, immediate),
+            Op::ExitFailureMode => {
+                self.set_sanitize(slot, Sanitize::Idle);
+                return session.complete(tag, Completion::Done);
             }
             Op::Control(change) => return self.change_unit(session, tag, slot, *change),
         };

@@ -6,19 +6,24 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reprise_engine::{Event, HostError, HostOp, HostReply};
 use reprise_iscsi::{ResetScope, TaskTag};
 use reprise_journal::PieceSource;
 use reprise_scsi::{
-    Change, Changed, Completion, Control, Lun, LunNumber, MappedRun, ResourceGauge, ScsiError, UnitAttention,
+    Change, Changed, Completion, Control, Lun, LunNumber, MappedRun, ResourceGauge, Sanitize, ScsiError, UnitAttention,
 };
 use reprise_types::{Extent, InitiatorPort, Role, Sector, SectorCount, VolumeId, VolumeSlot};
+
+use tokio::sync::oneshot;
 
 use super::iscsi::{Session, scsi_error};
 use super::owner::Owner;
 
 /// Sectors that one GET LBA STATUS looks at: 1 GiB. An initiator asks on where the answer ends.
 const STATUS_SECTORS_MAX: u64 = 2 << 20;
+/// Writes of an overwrite that are under way, at most: 2 MiB.
+const OVERWRITES_MAX: usize = 8;
 /// Hosts of thin units are warned when less than this part of the room is left.
 const THRESHOLD_PARTS: u64 = 10;
 
@@ -47,6 +52,8 @@ pub(super) struct Units {
     by_slot: RefCell<BTreeMap<VolumeSlot, Unit>>,
     /// By the name of the engine's operation.
     under_way: RefCell<HashMap<u64, UnderWay>>,
+    /// Writes of overwrites, by the name of the engine's operation.
+    writes: RefCell<HashMap<u64, oneshot::Sender<bool>>>,
     gauges: RefCell<BTreeMap<VolumeSlot, ResourceGauge>>,
     short: RefCell<BTreeMap<VolumeSlot, bool>>,
 }
@@ -116,8 +123,12 @@ impl Owner {
         }
     }
 
-    /// The engine's answer, if it is to a change. True if it was.
+    /// The engine's answer, if it is to a change or to a write of an overwrite. True if it was.
     pub(super) fn change_done(self: &Rc<Self>, io: u64, reply: &Result<HostReply, HostError>) -> bool {
+        if let Some(done) = self.units.writes.borrow_mut().remove(&io) {
+            let _ = done.send(reply.is_ok());
+            return true;
+        }
         let Some(UnderWay { slot, asked, changed }) = self.units.under_way.borrow_mut().remove(&io) else {
             return false;
         };
@@ -153,6 +164,60 @@ impl Owner {
             }
         }
         asked.session.complete(asked.tag, Completion::Done);
+    }
+
+    /// SANITIZE OVERWRITE. Nothing stops it but the end of the group's thread; resets and the end of the session do not.
+    pub(super) fn overwrite(
+        self: &Rc<Self>,
+        session: &Rc<Session>,
+        tag: TaskTag,
+        slot: VolumeSlot,
+        pattern: Bytes,
+        immediate: bool,
+    ) {
+        self.set_sanitize(slot, Sanitize::Running);
+        if immediate {
+            session.complete(tag, Completion::Done);
+        }
+        let (owner, session) = (self.clone(), session.clone());
+        tokio::task::spawn_local(async move {
+            let good = owner.write_over(slot, &pattern).await;
+            owner.set_sanitize(slot, if good { Sanitize::Idle } else { Sanitize::Failed });
+            if !immediate {
+                let failed = Completion::Failed(ScsiError::SanitizeFailed);
+                session.complete(tag, if good { Completion::Done } else { failed });
+            }
+        });
+    }
+
+    async fn write_over(self: &Rc<Self>, slot: VolumeSlot, pattern: &Bytes) -> bool {
+        let end = self.group.borrow().meta().volume(slot).map_or(0, |v| v.sectors.get());
+        let (mut at, step) = (0, pattern.len() as u64 / 512);
+        let mut flight = VecDeque::new();
+        loop {
+            while at < end && flight.len() < OVERWRITES_MAX {
+                let sectors = step.min(end - at);
+                let extent =
+                    Extent { volume: slot, sector: Sector::from_raw(at), sectors: SectorCount::from_raw(sectors) };
+                let (sender, done) = oneshot::channel();
+                let io = self.fresh_io();
+                self.units.writes.borrow_mut().insert(io.0, sender);
+                flight.push_back(done);
+                at += sectors;
+                let data = pattern.slice(..(sectors * 512) as usize);
+                self.event(Event::Host(io, HostOp::Write { extent, data }));
+            }
+            let Some(done) = flight.pop_front() else { return true };
+            if done.await != Ok(true) {
+                return false;
+            }
+        }
+    }
+
+    /// SANITIZE has begun, ended or failed.
+    pub(super) fn set_sanitize(&self, slot: VolumeSlot, sanitize: Sanitize) {
+        self.units.with(self, slot, |unit| Arc::make_mut(&mut unit.control).set_sanitize(sanitize));
+        self.luns_changed();
     }
 
     /// RESERVE ends with a reset, or with its nexus.

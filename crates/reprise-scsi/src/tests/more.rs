@@ -118,7 +118,7 @@ fn extended_copy_reaches_only_the_luns_of_its_nexus() {
     assert_eq!(sense(run(unit(), &cdb(&list), &list)), (0xa, 0x0d, 2));
     let own = [0x37, 7, 7, 7, 7, 7, 7, 7];
     let list = copy_list(0, BLOCKS - 7, 8, &own);
-    assert_eq!(sense(run(unit(), &cdb(&list), &list)), LBA_OUT_OF_RANGE);
+    assert_eq!(sense(run(unit(), &cdb(&list), &list)), (0xa, 0x21, 0));
     let list = copy_list(0, 8, 8, &own);
     let mut fixed = unit();
     fixed.read_only = true;
@@ -147,22 +147,33 @@ fn extended_copy_reaches_only_the_luns_of_its_nexus() {
 fn sanitize_erases_by_records() {
     let erase = submit(start(unit(), &[0x48, 0x02, 0, 0, 0, 0, 0, 0, 0, 0]));
     assert_eq!(erase.op, Op::Zero { ranges: vec![(Sector::ZERO, SectorCount::from_raw(BLOCKS))] });
-    let mut list = vec![0x01, 0, 0, 4, 1, 2, 3, 4];
-    let cdb = [0x48, 0x01, 0, 0, 0, 0, 0, 0, 8, 0];
-    let mut action = run(unit(), &cdb, &list);
-    let mut at = 0;
-    while let Action::Submit(Submit { op: Op::Write { sector, data, .. }, then, .. }) = action {
-        assert_eq!((sector.get(), &data[..8]), (at, &[1, 2, 3, 4, 1, 2, 3, 4][..]));
-        at += data.len() as u64 / 512;
-        action = then.complete(Completion::Done);
-    }
-    assert_eq!((respond(action), at), (ScsiResponse::GOOD, BLOCKS));
+    let mut list = vec![0x01, 0, 0, 3, 1, 2, 3, 0];
+    let cdb = [0x48, 0x81, 0, 0, 0, 0, 0, 0, 8, 0];
+    let Op::Overwrite { pattern, immediate } = submit(run(unit(), &cdb, &list)).op else { panic!() };
+    assert!(immediate && pattern.len() == 256 << 10);
+    assert_eq!((&pattern[..7], &pattern[510..515]), (&[1, 2, 3, 1, 2, 3, 1][..], &[1, 2, 1, 2, 3][..]));
+    list[0] = 0x82;
+    let Op::Overwrite { pattern, .. } = submit(run(unit(), &cdb, &list)).op else { panic!() };
+    assert_eq!(pattern[..3], [0xfe, 0xfd, 0xfc]);
     list[0] = 0;
     assert_eq!(sense(run(unit(), &cdb, &list)), (5, 0x26, 0));
     list[..4].copy_from_slice(&[1, 0, 2, 1]);
     assert_eq!(sense(run(unit(), &cdb, &list)), (5, 0x26, 0));
     assert_eq!(sense(start(unit(), &[0x48, 0x01, 0, 0, 0, 0, 0, 0, 4, 0])), INVALID_FIELD);
     assert_eq!(sense(start(unit(), &[0x48, 0x03, 0, 0, 0, 0, 0, 0, 0, 0])), INVALID_FIELD);
+    // While it is under way, and after it failed.
+    let mut control = Control::default();
+    control.set_sanitize(Sanitize::Running);
+    let lun = with_control(control.clone());
+    assert_eq!(sense(start(lun.clone(), &[0x00])), (2, 4, 0x1b));
+    assert_eq!(sense(start(lun.clone(), &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0])), (2, 4, 0x1b));
+    assert_eq!(respond(start(lun.clone(), &[0x12, 0, 0, 0, 36, 0])).status, Status::Good);
+    assert_eq!(data(start(lun, &[0x03, 0, 0, 0, 18, 0]))[12..14], [4, 0x1b]);
+    control.set_sanitize(Sanitize::Failed);
+    let lun = with_control(control);
+    assert_eq!(sense(start(lun.clone(), &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0])), (3, 0x31, 3));
+    let exit = [0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(submit(start(lun, &exit)).op, Op::ExitFailureMode);
 }
 
 #[test]

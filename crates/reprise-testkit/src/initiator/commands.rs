@@ -92,6 +92,11 @@ impl Session {
         self.command(lun, &cdb16(0x93, flags, lba, blocks), Data::Out(block)).await.map(drop)
     }
 
+    /// WRITE SAME (16) without data: the blocks read as zeros from here on. All units take it, thin or not.
+    pub async fn write_zeroes(&self, lun: u16, lba: u64, blocks: u32) -> Result<(), InitiatorError> {
+        self.command(lun, &cdb16(0x93, 0x01, lba, blocks), Data::None).await.map(drop)
+    }
+
     /// UNMAP of `(lba, blocks)` ranges.
     pub async fn unmap(&self, lun: u16, ranges: &[(u64, u32)]) -> Result<(), InitiatorError> {
         let mut list = BytesMut::new();

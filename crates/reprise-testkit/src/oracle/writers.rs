@@ -177,7 +177,7 @@ fn issue(
     let zero = plan.zero_every > 0 && rng.below(plan.zero_every) == 0;
     if zero && log.invoke_zeroing(id, volume, sector, sectors) {
         let session = session.clone();
-        flight.spawn(async move { (id, session.unmap(lun, &[(sector, sectors)]).await) });
+        flight.spawn(async move { (id, session.write_zeroes(lun, sector, sectors).await) });
     } else {
         log.invoke(id, OpKind::Write, volume, sector, sectors);
         let data = Bytes::from(stamp::payload(id, volume, sector, sectors));

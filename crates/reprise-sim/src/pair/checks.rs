@@ -1,8 +1,9 @@
 //! What is asked after every step.
 
 use bytes::Bytes;
+use reprise_format::unit;
 use reprise_journal::PieceSource;
-use reprise_types::{Point, Seq};
+use reprise_types::{Point, Seq, VolumeSlot};
 
 use crate::pair::history::{History, Loss, VOLUME_SECTORS, extent};
 use crate::pair::world::{World, say};
@@ -28,6 +29,9 @@ impl World {
             let before = lossy.then(|| self.history.clone());
             let acked = self.history.acked();
             if let Err(what) = self.history.recovered(end.seq, end.hash, loss) {
+                return self.fail(what);
+            }
+            if !lossy && let Err(what) = self.units_recovered() {
                 return self.fail(what);
             }
             // What disks that were set aside hold behind the end is of a history that does not go on.
@@ -81,6 +85,17 @@ impl World {
             self.durable[1] = Some(end.seq);
             self.mirror_written = end.seq;
         }
+    }
+
+    /// The payload of the record that made a box's unit what it is.
+    fn unit_of(&self, n: usize, volume: u16) -> Option<Bytes> {
+        let state = self.boxes[n].group()?.meta().volume(VolumeSlot::from_raw(volume))?.unit.clone()?;
+        (!state.is_default()).then(|| unit::to_payload(&state))
+    }
+
+    fn units_recovered(&self) -> Result<(), String> {
+        (0..VOLUME_SECTORS.len() as u16)
+            .try_for_each(|volume| self.history.unit_recovered(volume, self.unit_of(0, volume).as_deref()))
     }
 
     /// After every step of a group.
@@ -216,6 +231,15 @@ impl World {
     /// Both homes, byte by byte, once everything is applied.
     pub(super) fn check_homes(&mut self) {
         let end = self.history.end();
+        for volume in 0..VOLUME_SECTORS.len() as u16 {
+            let should = self.history.unit(volume).map(<[u8]>::to_vec);
+            for n in 0..2 {
+                // A source whose disk had lost something may have forgotten a state without having said it again.
+                if self.unit_of(n, volume).map(|state| state.to_vec()) != should && self.plan.skilled() {
+                    return self.fail(format!("{}: unit {volume} is not in the state of the history", Self::name(n)));
+                }
+            }
+        }
         for n in 0..2 {
             for volume in 0..VOLUME_SECTORS.len() {
                 let found = self.history.differs(volume as u16, 0, self.boxes[n].disks.homes[volume].bytes(), end);

@@ -66,6 +66,8 @@ pub enum Asked {
     Read(Extent),
     /// A flush.
     Flush,
+    /// A change of what the unit of a volume remembers, with the record's payload.
+    Unit(u16, Bytes),
 }
 
 /// A record's payload is at most this many sectors; longer writes are several records.
@@ -102,10 +104,12 @@ struct Lost {
 }
 
 /// A record of the history.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Record {
     extent: Extent,
     hash: HistoryHash,
+    /// State of the volume's unit from here on.
+    unit: Option<Bytes>,
 }
 
 /// A line of history as a host and its disk show it.
@@ -121,6 +125,12 @@ pub struct History {
     ops: BTreeMap<u64, Op>,
     /// By volume and sector.
     lost: BTreeMap<(u16, u64), Lost>,
+    /// States of units that a journal lost: the superblock may hold them, or older ones.
+    lost_units: Vec<(u16, Bytes)>,
+    superblock_odd: bool,
+    /// Records of the newest change of each unit that was answered. One may wait for its answer while later writes have
+    /// theirs, since the superblock has to hold it too.
+    units_answered: BTreeMap<u16, Seq>,
 }
 
 impl History {
@@ -134,6 +144,9 @@ impl History {
             shown: Seq::ZERO,
             ops: BTreeMap::new(),
             lost: BTreeMap::new(),
+            lost_units: Vec::new(),
+            superblock_odd: false,
+            units_answered: BTreeMap::new(),
         }
     }
 
@@ -185,6 +198,7 @@ impl History {
             Asked::Write(e) | Asked::Compare(e, _) => pieces(e),
             Asked::Zero(ranges) => ranges.iter().map(|e| (RecordKind::Zero, *e)).collect(),
             Asked::Read(_) | Asked::Flush => Vec::new(),
+            Asked::Unit(volume, _) => vec![(RecordKind::Reservation, extent(*volume, 0, 0))],
         };
         let op = Op { asked, records, seen: 0, last: Seq::ZERO, acked_before: self.acked };
         self.ops.insert(id, op);
@@ -204,6 +218,11 @@ impl History {
             return Err(format!("record {seq} goes to disk after {}", self.end()));
         }
         let id = match kind {
+            RecordKind::Reservation => match self.unit_record(seq, at, payload)? {
+                Some(id) => id,
+                // Said again.
+                None => return Ok(()),
+            },
             RecordKind::Write => payload.get(..8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes),
             // A zeroing has no content to know it by: the oldest that is still to come with this extent.
             _ => {
@@ -235,13 +254,62 @@ impl History {
         self.ops.insert(id, op);
         let before = self.hash(self.end()).unwrap_or(self.start);
         let hash = chain_bytes(before, kind, &at, payload);
-        self.records.push(Record { extent: at, hash });
+        let unit = (kind == RecordKind::Reservation).then(|| Bytes::copy_from_slice(payload));
+        self.records.push(Record { extent: at, hash, unit });
         let value = if kind == RecordKind::Write { id } else { 0 };
         let volume = usize::from(at.volume.get());
         for s in at.sector.get()..at.end().get() {
             self.versions[volume][s as usize].push((seq.get(), value));
         }
         Ok(())
+    }
+
+    /// A state of a unit goes to disk: what a host has asked for, or one that the unit may have, once more.
+    fn unit_record(&mut self, seq: Seq, at: Extent, payload: &[u8]) -> Result<Option<u64>, String> {
+        let volume = at.volume.get();
+        let asked = |o: &Op| o.seen == 0 && matches!(&o.asked, Asked::Unit(v, p) if *v == volume && p == payload);
+        if let Some((id, _)) = self.ops.iter().find(|(_, o)| asked(o)) {
+            return Ok(Some(*id));
+        }
+        let known = |state: &Option<Bytes>| state.as_deref() == Some(payload);
+        let lost = self.lost_units.iter().any(|(v, state)| *v == volume && state == payload);
+        let odd = self.superblock_odd && (lost || self.records.iter().any(|r| known(&r.unit)));
+        if !odd && !self.units_possible(volume).any(|state| state == payload) {
+            return Err(format!("record {seq}: a state of unit {volume} that nobody asked for, or that is over"));
+        }
+        let before = self.hash(self.end()).unwrap_or(self.start);
+        let hash = chain_bytes(before, RecordKind::Reservation, &at, payload);
+        self.records.push(Record { extent: at, hash, unit: Some(Bytes::copy_from_slice(payload)) });
+        Ok(None)
+    }
+
+    /// States that the unit of a volume may be in after a restart: the newest that was answered, and any later one.
+    fn units_possible(&self, volume: u16) -> impl Iterator<Item = &[u8]> {
+        let states: Vec<(u64, &[u8])> = (1u64..)
+            .zip(&self.records)
+            .filter(|(_, r)| r.extent.volume.get() == volume)
+            .filter_map(|(seq, r)| Some((seq, r.unit.as_deref()?)))
+            .collect();
+        let answered = self.units_answered.get(&volume).map_or(0, |seq| seq.get());
+        states.into_iter().skip_while(move |(seq, _)| *seq < answered).map(|(_, state)| state)
+    }
+
+    /// A source has come back with this state of a unit; none for one without.
+    ///
+    /// # Errors
+    /// A later one was acknowledged, or nobody asked for this one.
+    pub fn unit_recovered(&self, volume: u16, state: Option<&[u8]>) -> Result<(), String> {
+        let possible = match state {
+            None => !self.units_answered.contains_key(&volume),
+            Some(state) => self.units_possible(volume).any(|other| other == state),
+        };
+        if possible { Ok(()) } else { Err(format!("unit {volume} comes back in a state that it cannot be in")) }
+    }
+
+    /// The state of a volume's unit at the end.
+    pub fn unit(&self, volume: u16) -> Option<&[u8]> {
+        let of_volume = self.records.iter().rev().filter(|r| r.extent.volume.get() == volume);
+        of_volume.filter_map(|r| r.unit.as_deref()).next()
     }
 
     /// The host is told that a change (or a flush) is done.
@@ -256,6 +324,10 @@ impl History {
                 op.asked,
                 { op.records.len() - op.seen }
             ));
+        }
+        if let Asked::Unit(volume, _) = op.asked {
+            let newest = self.units_answered.entry(volume).or_default();
+            *newest = op.last.max(*newest);
         }
         self.acked = self.acked.max(op.last);
         Ok(())
@@ -348,7 +420,11 @@ impl History {
         if self.hash(end) != Some(hash) {
             return Err(format!("h({end}) is {hash} after a restart, it was {:?}", self.hash(end)));
         }
+        self.superblock_odd |= loss == Loss::Journal;
         for record in self.records.drain(end.get() as usize..) {
+            if let Some(state) = record.unit.filter(|_| lossy) {
+                self.lost_units.push((record.extent.volume.get(), state));
+            }
             let volume = usize::from(record.extent.volume.get());
             for s in record.extent.sector.get()..record.extent.end().get() {
                 let versions = &mut self.versions[volume][s as usize];
@@ -365,6 +441,7 @@ impl History {
             lost.end = lost.end.min(end.get());
         }
         self.acked = self.acked.min(end);
+        self.units_answered.retain(|_, seq| *seq <= end);
         self.shown = self.shown.min(end);
         self.ops.clear();
         Ok(())

@@ -31,6 +31,8 @@ pub enum HostAction {
     Read(u16, u64, u64),
     /// Flushes.
     Flush,
+    /// Changes what the unit of a volume remembers.
+    Unit(u16),
     /// Stops waiting for the oldest answer.
     Abort,
     /// Loses its session: no answer comes, what was asked may happen or not, and is asked again.
@@ -438,6 +440,13 @@ impl Plan {
         let count = if self.skilled() { rng.range(3, 12) } else { 0 };
         let draw = |rng: &mut Rng| (rng.below(self.length), [512 << 10, 4 << 20, 64 << 20][rng.below(3) as usize]);
         (0..count).map(|_| draw(&mut rng)).map(|(at, rate)| (at, rate, at % 2 == 0)).collect()
+    }
+
+    /// When hosts change what a unit remembers, and of which volume.
+    pub fn unit_changes(&self) -> Vec<(u64, u16)> {
+        let mut rng = Rng::new(self.seed ^ 0x0075_6e69_7473);
+        let count = if self.skilled() { rng.range(5, 40) } else { 0 };
+        (0..count).map(|_| (rng.below(self.length), rng.below(2) as u16)).collect()
     }
 
     /// The items that happen, with their numbers.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, HostError, HostOp, HostReply, Io, Notice};
+use reprise_format::unit;
 use reprise_link::backoff::Backoff;
-use reprise_types::{Extent, Seq};
+use reprise_types::{Extent, InitiatorPort, Registration, Reservation, ReservationType, Seq, UnitState, VolumeSlot};
 
 use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SimBox};
@@ -25,24 +26,69 @@ const EVENTS_MAX: u64 = 30_000_000;
 pub(super) enum Next {
     Item(usize),
     Trouble(Trouble),
-    Io { n: usize, life: u64, op: u64 },
-    Tick { n: usize, life: u64 },
+    Io {
+        n: usize,
+        life: u64,
+        op: u64,
+    },
+    Tick {
+        n: usize,
+        life: u64,
+    },
     Dial,
-    Accept { conn: u64 },
-    Connected { conn: u64 },
-    Gone { conn: u64, n: usize },
-    Pump { conn: u64, from: usize },
-    Arrive { conn: u64, from: usize, bytes: Vec<u8> },
-    Start { n: usize, nested: VecDeque<u64> },
-    Cut { n: usize, life: u64 },
-    Unblock { from: usize },
-    Speed { n: usize },
-    Memory { n: usize },
+    Accept {
+        conn: u64,
+    },
+    Connected {
+        conn: u64,
+    },
+    Gone {
+        conn: u64,
+        n: usize,
+    },
+    Pump {
+        conn: u64,
+        from: usize,
+    },
+    Arrive {
+        conn: u64,
+        from: usize,
+        bytes: Vec<u8>,
+    },
+    Start {
+        n: usize,
+        nested: VecDeque<u64>,
+    },
+    Cut {
+        n: usize,
+        life: u64,
+    },
+    Unblock {
+        from: usize,
+    },
+    Speed {
+        n: usize,
+    },
+    Memory {
+        n: usize,
+    },
     Unpause,
     Operator,
-    Snapshot { n: usize, of: usize },
-    View { n: usize },
-    Compare { bytes_per_sec: u64, repair: bool },
+    Snapshot {
+        n: usize,
+        of: usize,
+    },
+    View {
+        n: usize,
+    },
+    Compare {
+        bytes_per_sec: u64,
+        repair: bool,
+    },
+    /// A host changes what a unit remembers.
+    Unit {
+        volume: u16,
+    },
     Look,
 }
 
@@ -278,6 +324,9 @@ impl World {
         for (at, bytes_per_sec, repair) in self.plan.comparisons() {
             self.after(at, Next::Compare { bytes_per_sec, repair });
         }
+        for (at, volume) in self.plan.unit_changes() {
+            self.after(at, Next::Unit { volume });
+        }
         self.after(SEC, Next::Look);
     }
 
@@ -339,6 +388,7 @@ impl World {
             }
             Next::View { n } => self.check_view(n),
             Next::Compare { bytes_per_sec, repair } => self.compare(bytes_per_sec, repair),
+            Next::Unit { volume } => self.host_queue.push_back(HostAction::Unit(volume)),
             Next::Look => {
                 let n = self.rng.below(2) as usize;
                 self.check_view(n);
@@ -495,6 +545,11 @@ impl World {
                 let at = extent(*v, *s, *n);
                 (Asked::Read(at), HostOp::Read(at))
             }
+            HostAction::Unit(v) => {
+                let state = unit_state(id);
+                let op = HostOp::Unit { volume: VolumeSlot::from_raw(*v), state: state.clone() };
+                (Asked::Unit(*v, unit::to_payload(&state)), op)
+            }
             HostAction::Flush | HostAction::Abort | HostAction::SessionLoss => (Asked::Flush, HostOp::Flush),
         }
     }
@@ -600,4 +655,13 @@ impl World {
     pub(super) fn waiting(&self) -> BTreeSet<u64> {
         self.outstanding.keys().copied().collect()
     }
+}
+
+/// A state of a unit that only operation `id` asks for.
+fn unit_state(id: u64) -> UnitState {
+    let [a, b, c, d, e, f, ..] = id.to_le_bytes();
+    let port = InitiatorPort::new("iqn.2026-01.invalid.example:host", [a, b, c, d, e, f]);
+    let registration = Registration { port: port.clone(), relative_port: 1, key: id };
+    let held = id.is_multiple_of(2).then_some(Reservation { kind: ReservationType::ExclusiveAccess, holder: port });
+    UnitState { registrations: vec![registration], reservation: held, software_write_protect: false }
 }

@@ -15,6 +15,7 @@ use crate::*;
 mod commands;
 mod login;
 mod session;
+mod simulation;
 
 const TARGET: &str = "iqn.2026-01.invalid.example:disk";
 const INITIATOR: &str = "iqn.2026-01.invalid.example:host";

@@ -77,7 +77,7 @@ fn abort_drops_what_collects_and_waits_for_writes() {
     host.conn.complete(host.now, tag, Completion::Done);
     host.serve();
     assert_eq!(host.next(op::SCSI_RESPONSE).bhs.itt(), writing);
-    assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), 0);
+    assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), 1, "what was done cannot be aborted");
     // Unknown.
     host.management(1, 4711);
     host.next(op::TMF_RESPONSE);

@@ -25,6 +25,8 @@ const TARGETS: &[Target] = &[
     ("iscsi_text", 512, "seeds/iscsi", reprise_iscsi::fuzz_text),
     ("iscsi_login", 512, "seeds/iscsi", reprise_iscsi::fuzz_login),
     ("iscsi_connection", 112, "seeds/iscsi", reprise_iscsi::fuzz_connection),
+    ("iscsi_chap", 512, "seeds/iscsi", reprise_iscsi::fuzz_chap),
+    ("iscsi_session", 512, "seeds/iscsi", reprise_iscsi::fuzz_session),
     ("scsi_cdb", 128, "seeds/scsi", reprise_scsi::fuzz_cdb),
     ("settings", 512, "seeds/settings", settings),
 ];

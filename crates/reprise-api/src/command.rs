@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::event::{Alert, Event, Job};
+pub use crate::initiator::{InitiatorAdd, InitiatorChanged, InitiatorList, InitiatorRef, InitiatorSet};
 use crate::route::Rights;
 use crate::status::{GroupStatus, PeerStatus, VolumeStatus};
 use crate::token::TokenInfo;
@@ -522,6 +523,9 @@ subject! {
     VolumeAdopt: |r| format!("volume {} in group {} from {}", r.name, r.group, r.path.display());
     VolumeQuery: |r| r.group.as_ref().map(|g| format!("group {g}")).unwrap_or_default();
     ByName: |r| r.name.to_string();
+    InitiatorAdd: |r| format!("initiator {}", r.name);
+    InitiatorSet: |r| format!("initiator {}", r.name);
+    InitiatorRef: |r| format!("initiator {}", r.name);
     PairListen: |_r| String::new();
     PairDial: |r| format!("peer at {}", r.address);
     MirrorOf: |r| format!("group {} to peer {}", r.group, r.peer);

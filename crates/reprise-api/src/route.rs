@@ -112,6 +112,14 @@ macro_rules! service_commands {
         post volume_create "/api/v1/volumes" Admin VolumeCreate => VolumeStarted;
         "Takes an existing device or image as a volume, as it is."
         post volume_adopt "/api/v1/volumes/adopt" Admin VolumeAdopt => VolumeStarted;
+        "The initiators the box knows, without their secrets."
+        get initiator_list "/api/v1/initiators" ReadOnly Nothing => InitiatorList;
+        "Lets an initiator use the box."
+        post initiator_add "/api/v1/initiators" Admin InitiatorAdd => InitiatorChanged;
+        "Changes what an initiator may do; sessions that are no longer allowed end."
+        post initiator_set "/api/v1/initiators/set" Admin InitiatorSet => InitiatorChanged;
+        "Forgets an initiator; its sessions end unless every initiator may use the box."
+        post initiator_remove "/api/v1/initiators/remove" Admin InitiatorRef => Done;
         "The paired boxes."
         get peer_list "/api/v1/peers" ReadOnly Nothing => PeerList;
         "Where the pairing stands."

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::value::{ByteSize, Name};
+use crate::value::{ByteSize, InitiatorName, Name};
 
 /// Largest settings file taken. Ours have some hundred bytes; a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -136,8 +136,15 @@ pub struct IscsiSettings {
     pub listen: Vec<SocketAddr>,
     /// Lets every initiator in that reaches a portal.
     pub open: bool,
-    /// iSCSI names of the initiators let in. Empty: all of them, if `open` or only on loopback.
+    /// iSCSI names of initiators let in, to everything and without a proof. Others are added by command. While none is
+    /// named in either way and all portals are on loopback, every initiator is let in.
     pub initiators: Vec<String>,
+    /// Logins from one address in a minute, beyond which its connections are closed at once; 0: no limit. If absent: 600,
+    /// and no limit on loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logins_per_minute: Option<u32>,
+    /// Connections from one address, beyond which further ones are closed at once.
+    pub connections_per_address: u32,
 }
 
 /// The link between boxes.
@@ -239,7 +246,13 @@ pub struct LimitSettings {
 
 impl Default for IscsiSettings {
     fn default() -> Self {
-        Self { listen: vec![loopback(3260)], open: false, initiators: Vec::new() }
+        Self {
+            listen: vec![loopback(3260)],
+            open: false,
+            initiators: Vec::new(),
+            logins_per_minute: None,
+            connections_per_address: 256,
+        }
     }
 }
 
@@ -414,6 +427,12 @@ impl PoolSettings {
 }
 
 impl IscsiSettings {
+    /// True if initiators that nobody has named are let in; `named` says whether commands have named any.
+    pub fn lets_others_in(&self, named: bool) -> bool {
+        let nobody_named = !named && self.initiators.is_empty();
+        self.open || (nobody_named && self.listen.iter().all(|a| a.ip().is_loopback()))
+    }
+
     fn check(&self) -> Result<(), SettingsError> {
         if self.listen.is_empty() {
             return Err(refuse("iscsi.listen", "it is empty", "give an address, or leave it out for 127.0.0.1:3260"));
@@ -422,19 +441,13 @@ impl IscsiSettings {
             return Err(refuse("iscsi", "a list has more than 256 entries", "shorten it"));
         }
         for name in &self.initiators {
-            let known = ["iqn.", "eui.", "naa."].iter().any(|p| name.starts_with(p));
-            if !known || name.len() > 223 || !name.bytes().all(|b| b.is_ascii_graphic()) {
-                let problem = format!("{:?} is no iSCSI name", name.chars().take(64).collect::<String>());
-                return Err(refuse("iscsi.initiators", problem, "names begin with iqn., eui. or naa."));
+            if let Err(error) = name.parse::<InitiatorName>() {
+                return Err(refuse("iscsi.initiators", error.to_string(), "write the name as the host has it"));
             }
         }
-        let wide = self.listen.iter().find(|a| !a.ip().is_loopback());
-        if let Some(wide) = wide
-            && self.initiators.is_empty()
-            && !self.open
-        {
-            let problem = format!("{wide} can be reached from outside by every initiator");
-            return Err(refuse("iscsi.listen", problem, "name iscsi.initiators, or set iscsi.open = true"));
+        if self.connections_per_address == 0 {
+            let what = "give at least 1, or leave it out for 256";
+            return Err(refuse("iscsi.connections_per_address", "nobody could connect", what));
         }
         Ok(())
     }
@@ -469,6 +482,8 @@ mod tests {
             [iscsi]
             listen = ["0.0.0.0:3260", "[::]:3260"]
             initiators = ["iqn.1993-08.org.debian:01:abc"]
+            logins_per_minute = 30
+            connections_per_address = 8
             [link]
             listen = "0.0.0.0:4000"
             advertise = "a.example:4000"
@@ -512,9 +527,9 @@ mod tests {
         refused("name = \"a\"\n[pool]\ncache = \"/a\"", "pool");
         refused("name = \"a\"\n[pool]\ncache = \"/a\"\ndata = \"/a\"", "pool.data");
         refused("name = \"a\"\n[pool]\ndisk = \"/a\"\ndir = \"/b\"\nsize = \"1G\"", "pool");
-        refused(&format!("{SMALL}[iscsi]\nlisten = [\"0.0.0.0:3260\"]"), "iscsi.listen");
         refused(&format!("{SMALL}[iscsi]\nlisten = []"), "iscsi.listen");
         refused(&format!("{SMALL}[iscsi]\ninitiators = [\"bob\"]"), "iscsi.initiators");
+        refused(&format!("{SMALL}[iscsi]\nconnections_per_address = 0"), "iscsi.connections_per_address");
         refused(&format!("{SMALL}[metrics]\nlisten = \"0.0.0.0:1\""), "metrics.listen");
         refused(&format!("{SMALL}[api]\nsocket = \"x\""), "api.socket");
         refused(&format!("{SMALL}[api]\nhttps_cert = \"/x\""), "api.https_cert");
@@ -526,9 +541,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_bind_is_fine_when_it_is_asked_for() {
-        for extra in ["open = true", "initiators = [\"iqn.2001-04.example:a\"]"] {
-            Settings::parse(&format!("{SMALL}[iscsi]\nlisten = [\"0.0.0.0:3260\"]\n{extra}")).unwrap();
+    fn nobody_comes_in_from_outside_unasked() {
+        let iscsi = |text: &str| Settings::parse(&format!("{SMALL}[iscsi]\n{text}")).unwrap().iscsi;
+        let wide = "listen = [\"127.0.0.1:3260\", \"0.0.0.0:3262\"]\n";
+        for (text, named, others) in [
+            (String::new(), false, true),
+            (String::new(), true, false),
+            ("initiators = [\"iqn.2001-04.example:a\"]".into(), false, false),
+            (wide.into(), false, false),
+            (wide.into(), true, false),
+            (format!("{wide}open = true"), true, true),
+        ] {
+            assert_eq!(iscsi(&text).lets_others_in(named), others, "{text:?}, {named}");
         }
         Settings::parse(&format!("{SMALL}[iscsi]\nlisten = [\"127.0.0.1:0\", \"127.0.0.1:0\"]")).unwrap();
     }

@@ -356,6 +356,18 @@ pub struct SessionStatus {
     pub address: String,
     /// Seconds since login.
     pub age_secs: u64,
+    /// When it logged in, milliseconds since 1970.
+    #[serde(default)]
+    pub since_unix_ms: u64,
+    /// The CHAP name it has proved; null where no proof is asked for.
+    #[serde(default)]
+    pub chap_user: Option<String>,
+    /// Headers carry a CRC32C.
+    #[serde(default)]
+    pub header_digest: bool,
+    /// Data carry a CRC32C.
+    #[serde(default)]
+    pub data_digest: bool,
     /// Commands that are not answered.
     pub commands_in_flight: u32,
 }

@@ -85,6 +85,109 @@ impl ToSchema for Name {
     }
 }
 
+/// Longest iSCSI name (RFC 7143, section 4.2.7.1).
+const ISCSI_NAME_LEN_MAX: usize = 223;
+
+/// The iSCSI name of an initiator. Case does not count in iSCSI names; ours are kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InitiatorName(String);
+
+/// Text is no iSCSI name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no iSCSI name: names begin with iqn., eui. or naa., such as iqn.2026-01.com.example:host")]
+pub struct InitiatorNameError {
+    /// What was given, at most 64 characters of it.
+    pub text: String,
+}
+
+impl InitiatorName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InitiatorName {
+    type Err = InitiatorNameError;
+    fn from_str(text: &str) -> Result<Self, InitiatorNameError> {
+        let lower = text.to_ascii_lowercase();
+        let known = ["iqn.", "eui.", "naa."].iter().any(|p| lower.strip_prefix(p).is_some_and(|rest| !rest.is_empty()));
+        if known && lower.len() <= ISCSI_NAME_LEN_MAX && lower.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(lower))
+        } else {
+            Err(InitiatorNameError { text: text.chars().take(64).collect() })
+        }
+    }
+}
+
+impl fmt::Display for InitiatorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for InitiatorName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for InitiatorName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Shortest secret of CHAP, bytes (RFC 7143, section 9.2.1).
+const SECRET_LEN_MIN: usize = 12;
+/// Longest secret of CHAP, bytes.
+const SECRET_LEN_MAX: usize = 255;
+
+/// A secret of CHAP, 12 to 255 bytes. It goes to the box and never comes back; it is not shown where it is printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChapSecret(String);
+
+/// Text is no secret. Does not hold it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a CHAP secret has 12 to 255 bytes without control characters, this one has {len}")]
+pub struct ChapSecretError {
+    /// Its length.
+    pub len: usize,
+}
+
+impl ChapSecret {
+    /// The text, for the proof alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ChapSecret {
+    type Err = ChapSecretError;
+    fn from_str(text: &str) -> Result<Self, ChapSecretError> {
+        let fits = (SECRET_LEN_MIN..=SECRET_LEN_MAX).contains(&text.len()) && !text.contains(char::is_control);
+        if fits { Ok(Self(text.to_owned())) } else { Err(ChapSecretError { len: text.len() }) }
+    }
+}
+
+impl fmt::Debug for ChapSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChapSecret(..)")
+    }
+}
+
+impl Serialize for ChapSecret {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChapSecret {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A size in bytes. As input it is a number of bytes or text with a binary unit (`64K`, `512M`, `1G`, `2TiB`); as
 /// output it is always the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -212,6 +315,22 @@ mod tests {
         for bad in ["", "A", "-a", ".a", "a b", "a/b", "ä", "..", &"x".repeat(49)] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn iscsi_names_and_secrets_follow_their_rules() {
+        let name: InitiatorName = "IQN.1993-08.org.Debian:01:abc".parse().unwrap();
+        assert_eq!(name.as_str(), "iqn.1993-08.org.debian:01:abc");
+        for bad in ["", "bob", "iqn.", "iqn.a b", "iqn.\u{e4}", &format!("iqn.{}", "x".repeat(220))] {
+            assert!(bad.parse::<InitiatorName>().is_err(), "{bad}");
+        }
+        for (good, text) in [(false, "eleven-byte"), (true, "twelve-bytes"), (false, "with\na-newline")] {
+            assert_eq!(text.parse::<ChapSecret>().is_ok(), good, "{text}");
+        }
+        let secret: ChapSecret = "twelve-bytes".parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "ChapSecret(..)");
+        let told = serde_json::from_str::<ChapSecret>("\"eleven-byte\"").unwrap_err().to_string();
+        assert!(!told.contains("eleven-byte"), "{told}");
     }
 
     #[test]

@@ -72,6 +72,14 @@ async fn every_command_goes_there_and_back() {
     assert!(matches!(c.pair_dial(&dial("1")).await.unwrap().state, PairState::Failed { .. }));
     assert!(matches!(c.pair_status(&Nothing {}).await.unwrap().state, PairState::Listening { .. }));
     assert_eq!(c.pair_cancel(&Nothing {}).await.unwrap().state, PairState::Cancelled);
+    let host = "iqn.2026-01.com.example:host";
+    let listed = c.initiator_list(&Nothing {}).await.unwrap();
+    assert_eq!((listed.initiators[0].name.as_str(), listed.others), (host, false));
+    let add: InitiatorAdd = serde_json::from_value(serde_json::json!({ "name": host })).unwrap();
+    assert_eq!(c.initiator_add(&add).await.unwrap().initiator.name, add.name);
+    let set: InitiatorSet = serde_json::from_value(serde_json::json!({ "name": host, "iops": 0 })).unwrap();
+    assert!(c.initiator_set(&set).await.unwrap().warnings.is_empty());
+    c.initiator_remove(&InitiatorRef { name: add.name }).await.unwrap();
     let mirror = MirrorOf { group: name("pg"), peer: name("turin") };
     assert_eq!(c.mirror_add(&mirror).await.unwrap().warnings.len(), 1);
     c.mirror_pause(&mirror).await.unwrap();

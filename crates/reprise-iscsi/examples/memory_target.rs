@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use reprise_iscsi::{Acl, Config, Connection, Output, Portal, RecvTarget, Target};
+use reprise_iscsi::{Acl, Challenge, Config, Connection, Output, Portal, RecvTarget, Target};
 use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, MappedRun, Op, ScsiError, TargetPort};
 use reprise_types::{BufPool, Mono, SectorCount, VolumeId};
 
@@ -31,7 +31,7 @@ fn main() -> std::io::Result<()> {
         peer: None,
     };
     let luns = LunMap::new(port, [(0, lun)]).map_err(std::io::Error::other)?;
-    let target = Target { name: NAME.into(), alias: None, addresses: Vec::new(), acl: Acl::Open, luns };
+    let target = Target { name: NAME.into(), alias: None, addresses: Vec::new(), moved: None, acl: Acl::open(), luns };
     let portal = Arc::new(Portal { group_tag: 1, targets: vec![target] });
     let disk: Disk = Arc::new(Mutex::new(vec![0; (mib << 20) as usize]));
     let listener = TcpListener::bind(&address)?;
@@ -39,7 +39,9 @@ fn main() -> std::io::Result<()> {
     static TSIH: AtomicU16 = AtomicU16::new(1);
     for socket in listener.incoming() {
         let (socket, disk) = (socket?, disk.clone());
-        let config = Config::new(portal.clone(), address.clone(), TSIH.fetch_add(1, Ordering::Relaxed).max(1));
+        // Nobody has to prove anything here, so the challenge is never used.
+        let (tsih, challenge) = (TSIH.fetch_add(1, Ordering::Relaxed).max(1), Challenge::from_random([0; 33]));
+        let config = Config::new(portal.clone(), address.clone(), tsih, challenge);
         std::thread::spawn(move || {
             if let Err(error) = serve(socket, config, &disk) {
                 eprintln!("connection: {error}");
@@ -58,6 +60,8 @@ fn serve(mut socket: TcpStream, config: Config, disk: &Disk) -> std::io::Result<
     loop {
         while let Some(output) = connection.poll_output() {
             match output {
+                // Nobody has a limit.
+                Output::Admit { .. } => connection.admit(now(), now()),
                 Output::NeedBuffer { len } => {
                     let buf = pool.try_alloc(len as usize).ok_or(ErrorKind::OutOfMemory)?;
                     connection.grant_buffer(now(), buf);

@@ -1,5 +1,6 @@
 //! One connection, which is one session: configuration, inputs and outputs.
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use bytes::Bytes;
 use reprise_scsi::{Completion, LunMap, LunNumber, Nexus, Op, UnitAttention};
 use reprise_types::{InitiatorPort, Mono, PoolBuf, VolumeId};
 
+use crate::chap::Challenge;
 use crate::keys::Params;
+use crate::limit::Limit;
 use crate::login::Login;
 use crate::pdu::{Bhs, Reject, TAG_NONE, op, sn_before};
 use crate::portal::Portal;
@@ -32,9 +35,13 @@ pub struct Config {
     pub portal: Arc<Portal>,
     /// `host:port` the initiator connected to, for SendTargets of targets without addresses.
     pub local_address: String,
+    /// Where the initiator is, for rules about addresses.
+    pub from: Option<IpAddr>,
+    /// The challenge of this connection: random, and used by no other.
+    pub challenge: Challenge,
     /// TSIH of the session, not 0 and used by no other session of the portal group.
     pub tsih: u16,
-    /// Command window at the start.
+    /// Command window; an initiator with a limit may have a smaller one.
     pub window: u32,
     /// Milliseconds a login may take.
     pub login_timeout_ms: u64,
@@ -49,11 +56,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Settings with the usual times.
-    pub fn new(portal: Arc<Portal>, local_address: String, tsih: u16) -> Self {
+    /// Settings with the usual times, for an initiator whose address is not known.
+    pub fn new(portal: Arc<Portal>, local_address: String, tsih: u16, challenge: Challenge) -> Self {
         Self {
             portal,
             local_address,
+            from: None,
+            challenge,
             tsih,
             window: 128,
             login_timeout_ms: 15_000,
@@ -92,6 +101,10 @@ pub struct LoggedIn {
     pub tsih: u16,
     /// What was agreed on.
     pub params: Params,
+    /// The CHAP name that was proved; none where no proof was asked for.
+    pub chap_user: Option<String>,
+    /// How much the initiator may do, all its sessions together.
+    pub limit: Limit,
 }
 
 /// Why a connection ends.
@@ -158,6 +171,12 @@ pub enum Output {
     },
     /// The login is complete.
     LoggedIn(LoggedIn),
+    /// A command of an initiator with a limit wants to begin, and moves so many bytes; answer with
+    /// [`Connection::admit`]. Nothing is read until then.
+    Admit {
+        /// Bytes.
+        bytes: u32,
+    },
     /// A reset or CLEAR TASK SET of this session concerns the target's other sessions too: call
     /// [`Connection::external_reset`] on each.
     Reset {
@@ -191,6 +210,19 @@ pub(crate) struct PendingCommand {
     pub out: reprise_scsi::DataOut,
 }
 
+/// Whether the next command may begin, in a session with a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permit {
+    /// Nobody asked yet.
+    NotAsked,
+    /// The owner was asked.
+    Asked,
+    /// Not before this time.
+    Later(Mono),
+    /// One may.
+    Given,
+}
+
 /// A connection from accept to close.
 pub struct Connection {
     pub(crate) config: Config,
@@ -209,6 +241,11 @@ pub struct Connection {
     pub(crate) last_received: Mono,
     pub(crate) ping: Option<(u32, Mono)>,
     pub(crate) started: Mono,
+    /// Commands need a permit.
+    pub(crate) limited: bool,
+    pub(crate) permit: Permit,
+    /// The initiator was asked to log out until then.
+    logout_by: Option<Mono>,
     /// ITTs whose late Data-Out is expected and dropped: aborted tasks and ignored commands.
     pub(crate) stray: VecDeque<u32>,
     pub(crate) text_in: Vec<u8>,
@@ -240,6 +277,9 @@ impl Connection {
             last_received: now,
             ping: None,
             started: now,
+            limited: false,
+            permit: Permit::NotAsked,
+            logout_by: None,
             stray: VecDeque::new(),
             text_in: Vec::new(),
             text_out: None,
@@ -301,12 +341,51 @@ impl Connection {
     /// Sets how many commands may be under way; takes effect with the next PDU sent.
     pub fn set_command_window(&mut self, window: u32) {
         let was_closed = sn_before(self.max_cmd_sn, self.exp_cmd_sn);
-        self.window = window.min(WINDOW_MAX);
+        let limit = self.logged_in().map_or_else(Limit::default, |info| info.limit);
+        self.config.window = window.min(WINDOW_MAX);
+        self.window = if window == 0 { 0 } else { limit.window(self.config.window) };
         self.update_window();
         let opened = was_closed && !sn_before(self.max_cmd_sn, self.exp_cmd_sn);
         if opened && self.tasks.len() == 0 && matches!(self.phase, Phase::Full(_)) {
             // No answer is due that would tell it.
             self.send_nop_in(TAG_NONE, TAG_NONE, [0; 8], Bytes::new());
+        }
+    }
+
+    /// When the command that [`Output::Admit`] was about may begin.
+    pub fn admit(&mut self, now: Mono, at: Mono) {
+        if self.permit == Permit::Asked {
+            self.permit = if at <= now { Permit::Given } else { Permit::Later(at) };
+            self.process(now);
+        }
+    }
+
+    /// Puts a limit on the session or takes it away.
+    pub fn set_limit(&mut self, now: Mono, limit: Limit) {
+        let Phase::Full(session) = &mut self.phase else { return };
+        session.info.limit = limit;
+        self.limited = !limit.is_none();
+        self.set_command_window(self.config.window);
+        if !self.limited {
+            self.outputs.retain(|output| !matches!(output, Output::Admit { .. }));
+            self.permit = Permit::NotAsked;
+            self.process(now);
+        }
+    }
+
+    /// Asks the initiator to log out within so many seconds (asynchronous message 1, RFC 7143, section 11.9.1); after
+    /// them the connection ends. One that has not logged in yet ends at once.
+    pub fn request_logout(&mut self, now: Mono, secs: u16) {
+        match self.phase {
+            Phase::Login(_) => self.close(CloseReason::Shutdown),
+            Phase::Full(_) if self.logout_by.is_none() => {
+                let mut bhs = Bhs::reply(op::ASYNC, 0x80, TAG_NONE);
+                bhs.0[36] = 1;
+                bhs.0[42..44].copy_from_slice(&secs.to_be_bytes());
+                self.send_pdu(bhs, [], true);
+                self.logout_by = Some(now.plus_millis(u64::from(secs) * 1000));
+            }
+            Phase::Full(_) | Phase::Closing(_) => {}
         }
     }
 
@@ -342,6 +421,11 @@ impl Connection {
         }
     }
 
+    /// The TSIH that the session has, or gets with its login.
+    pub fn tsih(&self) -> u16 {
+        self.config.tsih
+    }
+
     /// Number of tasks under way.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
@@ -360,7 +444,7 @@ impl Connection {
             .filter(|task| matches!(task.state, State::Submitted { writes: false, .. }))
             .map(|task| task.tag)
             .collect();
-        self.outputs.retain(|output| !matches!(output, Output::NeedBuffer { .. }));
+        self.outputs.retain(|output| !matches!(output, Output::NeedBuffer { .. } | Output::Admit { .. }));
         self.outputs.extend(reads.into_iter().map(|tag| Output::Abort { tag }));
         self.tasks = Tasks::default();
         self.management.clear();
@@ -375,9 +459,16 @@ impl Connection {
                     self.close(CloseReason::LoginTimeout);
                 }
             }
+            Phase::Full(_) if self.logout_by.is_some_and(|by| by <= now) => self.close(CloseReason::Shutdown),
             Phase::Full(_) => {
                 self.expire_management(now);
                 self.check_life(now);
+                if let Permit::Later(at) = self.permit
+                    && at <= now
+                {
+                    self.permit = Permit::Given;
+                    self.process(now);
+                }
             }
         }
     }
@@ -390,7 +481,12 @@ impl Connection {
             (Phase::Full(_), Some((_, sent))) => sent.plus_millis(self.config.ping_timeout_ms),
             (Phase::Full(_), None) => self.last_received.plus_millis(self.config.ping_interval_ms),
         };
-        self.management.iter().map(|pending| pending.deadline).chain([life]).min()
+        let permit = match self.permit {
+            Permit::Later(at) => Some(at),
+            _ => None,
+        };
+        let management = self.management.iter().map(|pending| pending.deadline);
+        management.chain([life]).chain(permit).chain(self.logout_by).min()
     }
 
     fn check_life(&mut self, now: Mono) {

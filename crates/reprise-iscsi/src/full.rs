@@ -7,6 +7,7 @@ use reprise_types::{Mono, PoolBuf};
 use crate::conn::{CloseReason, Connection, Output, PendingCommand, Phase, SessionType, TASKS_EXTRA, WINDOW_MAX};
 use crate::keys::{Negotiation, Params};
 use crate::pdu::{Bhs, Reject, TAG_NONE, op, sn_before};
+use crate::portal::Admission;
 use crate::recv::{Dest, Then};
 use crate::task::{R2t, State, Task, TaskTag};
 use crate::text;
@@ -33,6 +34,10 @@ fn residual(expected: u32, wanted: u64) -> (u8, u32) {
         std::cmp::Ordering::Greater => (OVERFLOW, count(wanted - expected)),
         std::cmp::Ordering::Less => (UNDERFLOW, count(expected - wanted)),
     }
+}
+
+fn on_loopback(address: &str) -> bool {
+    address.parse::<core::net::SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Walks over the runs of a payload.
@@ -537,15 +542,18 @@ impl Connection {
             (SessionType::Normal, _) => return,
         };
         let portal = &self.config.portal;
+        // To a host elsewhere, loopback is itself.
+        let from_here = on_loopback(&self.config.local_address);
         for target in &portal.targets {
             let asked_for = wanted.is_none_or(|name| target.name.eq_ignore_ascii_case(name));
-            if !asked_for || !target.acl.allows(&info.initiator) {
+            let admission = target.acl.admit(&info.initiator, self.config.from);
+            if !asked_for || matches!(admission, Admission::Refused) {
                 continue;
             }
             text::push(out, "TargetName", &target.name);
             let own = std::slice::from_ref(&self.config.local_address);
             let addresses = if target.addresses.is_empty() { own } else { &target.addresses };
-            for address in addresses {
+            for address in addresses.iter().filter(|address| from_here || !on_loopback(address)) {
                 text::push(out, "TargetAddress", &format!("{address},{}", portal.group_tag));
             }
         }

@@ -4,9 +4,13 @@ use bytes::Bytes;
 use reprise_scsi::Nexus;
 use reprise_types::InitiatorPort;
 
-use crate::conn::{CloseReason, Connection, LoggedIn, Phase, Session, SessionType};
+use crate::chap::{self, Authentication};
+use crate::conn::{CloseReason, Config, Connection, LoggedIn, Phase, Session, SessionType};
 use crate::keys::Negotiation;
+use crate::limit::Limit;
 use crate::pdu::{BHS_LEN, Bhs, LOGIN_DATA_SEGMENT_MAX, op};
+use crate::portal::{Admission, Moved};
+use crate::status;
 use crate::text;
 
 /// Most bytes of login text over all requests of one login.
@@ -16,31 +20,25 @@ const LOGIN_REQUESTS_MAX: u32 = 64;
 /// Longest iSCSI name (RFC 7143, section 4.2.7.1).
 const NAME_MAX: usize = 223;
 
-/// Status-Class and Status-Detail.
-mod status {
-    pub(super) const INITIATOR_ERROR: u16 = 0x0200;
-    pub(super) const AUTHENTICATION_FAILED: u16 = 0x0201;
-    pub(super) const FORBIDDEN: u16 = 0x0202;
-    pub(super) const NOT_FOUND: u16 = 0x0203;
-    pub(super) const UNSUPPORTED_VERSION: u16 = 0x0205;
-    pub(super) const MISSING_PARAMETER: u16 = 0x0207;
-    pub(super) const UNSUPPORTED_SESSION_TYPE: u16 = 0x0209;
-    pub(super) const NO_SESSION: u16 = 0x020a;
-    pub(super) const INVALID_REQUEST: u16 = 0x020b;
-}
-
 /// Security negotiation stage.
 const SECURITY: u8 = 0;
 /// Login operational negotiation stage.
 const OPERATIONAL: u8 = 1;
 /// Full feature phase.
 const FULL: u8 = 3;
+/// T bit: the stage ends.
+const TRANSIT: u8 = 0x80;
+/// C bit: the text goes on in the next PDU.
+const CONTINUE: u8 = 0x40;
 
 /// A login in progress.
 #[derive(Default)]
 pub(crate) struct Login {
     stage: Option<u8>,
+    /// Text of a request that goes on in the next PDU.
     text: Vec<u8>,
+    /// What is left of an answer that goes on in the next PDU.
+    answer: Vec<u8>,
     bytes: usize,
     requests: u32,
     negotiation: Negotiation,
@@ -49,7 +47,30 @@ pub(crate) struct Login {
     initiator_alias: Option<String>,
     target: Option<String>,
     session_type: Option<SessionType>,
-    identified: bool,
+    /// There once it is known who it is and what it wants.
+    authentication: Option<Authentication>,
+    limit: Limit,
+}
+
+/// A login that is answered with a status other than success.
+struct Refusal {
+    status: u16,
+    text: Vec<u8>,
+}
+
+impl From<u16> for Refusal {
+    fn from(status: u16) -> Self {
+        Self { status, text: Vec::new() }
+    }
+}
+
+impl From<&Moved> for Refusal {
+    fn from(moved: &Moved) -> Self {
+        let mut text = Vec::new();
+        text::push(&mut text, "TargetAddress", &moved.address);
+        let status = if moved.permanently { status::MOVED_PERMANENTLY } else { status::MOVED_TEMPORARILY };
+        Self { status, text }
+    }
 }
 
 impl Login {
@@ -58,26 +79,45 @@ impl Login {
     }
 
     /// Takes the keys of one complete request and writes the answers.
-    fn keys(&mut self, stage: u8, data: &[u8], out: &mut Vec<u8>) -> Result<(), u16> {
+    fn keys(&mut self, stage: u8, data: &[u8], config: &Config, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let pairs = text::parse(data).map_err(|_| status::INITIATOR_ERROR)?;
-        // Who and what first: other answers depend on the session type, wherever it stands.
+        // Who and what first: other answers depend on it, wherever it stands.
         for (key, value) in &pairs {
             self.identity(key, value)?;
         }
+        let first = self.authentication.is_none();
+        let admission = if first { Some(self.admit(config)?) } else { None };
+        if let Some(admission) = admission {
+            let chap = match admission {
+                Admission::By(rule) => {
+                    self.limit = rule.limit;
+                    rule.chap.clone()
+                }
+                Admission::AsAnyone => None,
+                Admission::Refused => return Err(status::FORBIDDEN.into()),
+            };
+            self.authentication = Some(Authentication::new(chap, config.challenge));
+        }
+        let mut proof = chap::Keys::default();
         for (key, value) in pairs {
-            if key == "AuthMethod" {
-                if stage != SECURITY {
-                    return Err(status::INVALID_REQUEST);
-                }
-                // CHAP takes its place here: another method in this choice, and its own keys below.
-                if !value.split(',').any(|method| method == "None") {
-                    return Err(status::AUTHENTICATION_FAILED);
-                }
-                text::push(out, key, "None");
-                continue;
+            if !proof.take(key, value)? {
+                let discovery = self.discovery();
+                self.negotiation.offer(key, value, discovery, true, out).map_err(|_| status::INITIATOR_ERROR)?;
             }
-            let discovery = self.discovery();
-            self.negotiation.offer(key, value, discovery, true, out).map_err(|_| status::INITIATOR_ERROR)?;
+        }
+        let Some(authentication) = &mut self.authentication else { return Err(status::INVALID_REQUEST.into()) };
+        if stage == SECURITY {
+            authentication.step(&proof, out)?;
+        } else if !proof.is_empty() {
+            return Err(status::INVALID_REQUEST.into());
+        } else if !authentication.is_done() {
+            return Err(status::AUTHENTICATION_FAILED.into());
+        }
+        if first && !self.discovery() {
+            if let Some(alias) = self.target.as_deref().and_then(|t| config.portal.find(t)?.alias.as_ref()) {
+                text::push(out, "TargetAlias", alias);
+            }
+            text::push(out, "TargetPortalGroupTag", &config.portal.group_tag.to_string());
         }
         Ok(())
     }
@@ -87,7 +127,10 @@ impl Login {
             let fine = !value.is_empty() && value.len() <= NAME_MAX && !value.contains(char::is_control);
             if fine { Ok(Some(String::from(value))) } else { Err(status::INITIATOR_ERROR) }
         };
+        // What was decided by them is not decided again.
+        let late = self.authentication.is_some();
         match key {
+            "InitiatorName" | "TargetName" | "SessionType" if late => return Err(status::INITIATOR_ERROR),
             "InitiatorName" => self.initiator = name()?,
             "TargetName" => self.target = name()?,
             "InitiatorAlias" => self.initiator_alias = Some(String::from(value)),
@@ -102,12 +145,27 @@ impl Login {
         }
         Ok(())
     }
+
+    /// What the rules say of who has come for what.
+    fn admit(&self, config: &Config) -> Result<Admission, Refusal> {
+        let initiator = self.initiator.as_deref().ok_or(status::MISSING_PARAMETER)?;
+        if self.discovery() {
+            return Ok(config.portal.admit_to_discovery(initiator, config.from));
+        }
+        let name = self.target.as_deref().ok_or(status::MISSING_PARAMETER)?;
+        let target = config.portal.find(name).ok_or(status::NOT_FOUND)?;
+        let admission = target.acl.admit(initiator, config.from);
+        match &target.moved {
+            Some(moved) if !matches!(admission, Admission::Refused) => Err(moved.into()),
+            _ => Ok(admission),
+        }
+    }
 }
 
 impl Connection {
     pub(crate) fn login_request(&mut self, bhs: &Bhs, data: &[u8]) {
-        if let Err(status) = self.login_step(bhs, data) {
-            self.login_reply(bhs, 0, status, Vec::new());
+        if let Err(Refusal { status, text }) = self.login_step(bhs, data) {
+            self.login_reply(bhs, 0, status, text);
             self.close(CloseReason::LoginFailed { status });
         }
     }
@@ -121,19 +179,19 @@ impl Connection {
         self.send_pdu(reply, [Bytes::from(text)], status >> 8 == 0);
     }
 
-    fn login_step(&mut self, bhs: &Bhs, data: &[u8]) -> Result<(), u16> {
-        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST) };
+    fn login_step(&mut self, bhs: &Bhs, data: &[u8]) -> Result<(), Refusal> {
+        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST.into()) };
         let (transit, goes_on) = (bhs.final_bit(), bhs.continue_bit());
         let (stage, next) = ((bhs.flags() >> 2) & 3, bhs.flags() & 3);
         login.requests += 1;
         login.bytes += data.len();
         if login.bytes > LOGIN_BYTES_MAX || login.requests > LOGIN_REQUESTS_MAX {
-            return Err(status::INITIATOR_ERROR);
+            return Err(status::INITIATOR_ERROR.into());
         }
         match login.stage {
             None => {
                 if stage > OPERATIONAL {
-                    return Err(status::INVALID_REQUEST);
+                    return Err(status::INVALID_REQUEST.into());
                 }
                 login.stage = Some(stage);
                 login.isid.copy_from_slice(&bhs.0[8..14]);
@@ -141,18 +199,27 @@ impl Connection {
                 self.exp_cmd_sn = bhs.get32(24);
                 self.max_cmd_sn = self.exp_cmd_sn;
                 if bhs.byte(3) > 0 {
-                    return Err(status::UNSUPPORTED_VERSION);
+                    return Err(status::UNSUPPORTED_VERSION.into());
                 }
                 if bhs.get16(14) != 0 {
                     // One connection per session, so there is nothing to join (and nothing to recover at level 0).
-                    return Err(status::NO_SESSION);
+                    return Err(status::NO_SESSION.into());
                 }
             }
-            Some(current) if current != stage || bhs.0[8..14] != login.isid => return Err(status::INVALID_REQUEST),
+            Some(current) if current != stage || bhs.0[8..14] != login.isid => {
+                return Err(status::INVALID_REQUEST.into());
+            }
             Some(_) => {}
         }
         if bhs.ahs_len() > 0 || (transit && (goes_on || next <= stage || next == 2)) {
-            return Err(status::INVALID_REQUEST);
+            return Err(status::INVALID_REQUEST.into());
+        }
+        if !login.answer.is_empty() {
+            // The initiator fetches the rest of the answer, and brings nothing (RFC 7143, section 6.2).
+            if goes_on || !data.is_empty() {
+                return Err(status::INVALID_REQUEST.into());
+            }
+            return self.login_answer(bhs, stage, transit.then_some(next));
         }
         login.text.extend_from_slice(data);
         if goes_on {
@@ -161,39 +228,39 @@ impl Connection {
         }
         let text = std::mem::take(&mut login.text);
         let mut out = Vec::new();
-        login.keys(stage, &text, &mut out)?;
-        if !login.identified {
-            login.identified = true;
-            let initiator = login.initiator.as_deref().ok_or(status::MISSING_PARAMETER)?;
-            if !login.discovery() {
-                let name = login.target.as_deref().ok_or(status::MISSING_PARAMETER)?;
-                let target = self.config.portal.find(name).ok_or(status::NOT_FOUND)?;
-                if !target.acl.allows(initiator) {
-                    return Err(status::FORBIDDEN);
-                }
-                if let Some(alias) = &target.alias {
-                    text::push(&mut out, "TargetAlias", alias);
-                }
-                text::push(&mut out, "TargetPortalGroupTag", &self.config.portal.group_tag.to_string());
-            }
-        }
+        login.keys(stage, &text, &self.config, &mut out)?;
         if stage == OPERATIONAL || (transit && next == FULL) {
             login.negotiation.declare(&mut out);
         }
-        // At most 64 keys of 63 bytes with short answers: the text fits one PDU of 8192 bytes.
-        let flags = if transit { 0x80 | stage << 2 | next } else { stage << 2 };
-        if transit {
-            login.stage = Some(next);
+        login.answer = out;
+        self.login_answer(bhs, stage, transit.then_some(next))
+    }
+
+    /// Sends the answer, or as much of it as the initiator takes in one PDU; the last part ends the stage if the initiator
+    /// wants that and has proved who it is.
+    fn login_answer(&mut self, bhs: &Bhs, stage: u8, next: Option<u8>) -> Result<(), Refusal> {
+        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST.into()) };
+        let limit = login.negotiation.params.initiator_segment_max.min(LOGIN_DATA_SEGMENT_MAX) as usize;
+        let rest = login.answer.split_off(login.answer.len().min(limit));
+        let part = std::mem::replace(&mut login.answer, rest);
+        if !login.answer.is_empty() {
+            self.login_reply(bhs, CONTINUE | stage << 2, 0, part);
+            return Ok(());
         }
-        if transit && next == FULL {
-            return self.finish_login(bhs, flags, out);
+        let next = next.filter(|_| login.authentication.as_ref().is_some_and(Authentication::is_done));
+        match next {
+            Some(FULL) => return self.finish_login(bhs, TRANSIT | stage << 2 | FULL, part),
+            Some(next) => {
+                login.stage = Some(next);
+                self.login_reply(bhs, TRANSIT | stage << 2 | next, 0, part);
+            }
+            None => self.login_reply(bhs, stage << 2, 0, part),
         }
-        self.login_reply(bhs, flags, 0, out);
         Ok(())
     }
 
-    fn finish_login(&mut self, bhs: &Bhs, flags: u8, out: Vec<u8>) -> Result<(), u16> {
-        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST) };
+    fn finish_login(&mut self, bhs: &Bhs, flags: u8, out: Vec<u8>) -> Result<(), Refusal> {
+        let Phase::Login(login) = &mut self.phase else { return Err(status::INVALID_REQUEST.into()) };
         let login = std::mem::take(&mut **login);
         let params = login.negotiation.finish();
         let discovery = login.discovery();
@@ -212,7 +279,11 @@ impl Connection {
             isid: login.isid,
             tsih: self.config.tsih,
             params,
+            chap_user: login.authentication.and_then(Authentication::user),
+            limit: login.limit,
         };
+        self.limited = !info.limit.is_none();
+        self.window = info.limit.window(self.window);
         self.login_reply(bhs, flags, 0, out);
         // Digests are in use from the first PDU after the login (RFC 7143, section 13.1).
         self.send.header_digest = params.header_digest;

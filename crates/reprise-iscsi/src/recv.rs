@@ -2,8 +2,8 @@
 
 use reprise_types::Mono;
 
-use crate::conn::{CloseReason, Connection, OUT_QUEUE_BYTES_MAX, Phase};
-use crate::pdu::{BHS_LEN, Bhs, DATA_SEGMENT_MAX, LOGIN_DATA_SEGMENT_MAX, Reject, padding};
+use crate::conn::{CloseReason, Connection, OUT_QUEUE_BYTES_MAX, Output, Permit, Phase};
+use crate::pdu::{BHS_LEN, Bhs, DATA_SEGMENT_MAX, LOGIN_DATA_SEGMENT_MAX, Reject, op, padding};
 use crate::task::{State, TaskTag};
 
 /// Size of the staging buffer: about fifteen commands with 4 KiB of immediate data in one read of the socket.
@@ -20,7 +20,7 @@ pub enum RecvTarget<'a> {
     Staging(&'a mut [u8]),
     /// Into a task's payload; never empty. Fewer bytes are fine, more must not be read.
     Payload(&'a mut [u8]),
-    /// Nothing may be read until a buffer is granted or bytes were sent.
+    /// Nothing may be read until a buffer is granted, bytes were sent or a command is admitted.
     Blocked,
     /// The connection is closing.
     Closed,
@@ -97,7 +97,9 @@ impl Receiver {
 impl Connection {
     /// True while nothing may be read.
     pub fn is_blocked(&self) -> bool {
-        self.pending.is_some() || self.send.bytes() > OUT_QUEUE_BYTES_MAX
+        self.pending.is_some()
+            || self.send.bytes() > OUT_QUEUE_BYTES_MAX
+            || matches!(self.permit, Permit::Asked | Permit::Later(_))
     }
 
     /// Where to read the next bytes of the socket into; follow with [`Self::received`].
@@ -181,6 +183,14 @@ impl Connection {
         if bhs.data_len() > limit {
             self.fail(&bhs, Reject::Protocol);
             return false;
+        }
+        if self.limited && bhs.opcode() == op::SCSI_COMMAND {
+            if self.permit != Permit::Given {
+                self.permit = Permit::Asked;
+                self.outputs.push_back(Output::Admit { bytes: bhs.get32(20) });
+                return false;
+            }
+            self.permit = Permit::NotAsked;
         }
         self.receiver.consume(header_len + digest_len);
         let (dest, then) = self.begin(now, &bhs);

@@ -17,6 +17,7 @@ use crate::*;
 mod commands;
 mod login;
 mod session;
+mod simulation;
 
 const TARGET: &str = "iqn.2026-01.invalid.example:disk";
 const INITIATOR: &str = "iqn.2026-01.invalid.example:host";
@@ -34,12 +35,22 @@ fn luns(sectors: u64) -> LunMap {
     LunMap::new(port, [(0, lun(1)), (1, lun(2))]).unwrap()
 }
 
+fn only(initiator: &str) -> Acl {
+    Acl { initiators: vec![Arc::new(Initiator::named(initiator.into()))], others: false }
+}
+
+fn config(portal: Arc<Portal>) -> Config {
+    let challenge = Challenge::from_random(std::array::from_fn(|i| i as u8 + 1));
+    Config { attention: None, ..Config::new(portal, String::from("127.0.0.1:3260"), 7, challenge) }
+}
+
 fn portal(targets: usize) -> Arc<Portal> {
     let target = |n: usize| Target {
         name: if n == 0 { TARGET.into() } else { format!("iqn.2026-01.invalid.example:other-{n}") },
         alias: None,
         addresses: if n == 0 { Vec::new() } else { vec![format!("[fd00::{n}]:3260"), format!("10.0.0.{n}:3260")] },
-        acl: if n == 2 { Acl::Names(vec!["iqn.2026-01.invalid.example:else".into()]) } else { Acl::Open },
+        moved: None,
+        acl: if n == 2 { only("iqn.2026-01.invalid.example:else") } else { Acl::open() },
         luns: luns(SECTORS),
     };
     Arc::new(Portal { group_tag: 1, targets: (0..targets).map(target).collect() })
@@ -74,9 +85,7 @@ struct Host {
 
 impl Host {
     fn new(portal: Arc<Portal>) -> Self {
-        let mut config = Config::new(portal, String::from("127.0.0.1:3260"), 7);
-        config.attention = None;
-        Self::with(config)
+        Self::with(config(portal))
     }
 
     fn with(config: Config) -> Self {

@@ -4,8 +4,8 @@
 pub const KEY_MAX: usize = 63;
 /// Longest value: what the standard asks for, more than any key of ours needs except lists.
 pub const VALUE_MAX: usize = 255;
-/// Longest value of keys that carry long lists or binary values (CHAP_R and the like).
-pub const LONG_VALUE_MAX: usize = 1024;
+/// Longest value of keys that carry long lists or binary values: a challenge of 1024 bytes in hexadecimal.
+pub const LONG_VALUE_MAX: usize = 2 + 2 * 1024;
 /// Most keys in one request: the standard defines fewer than 40.
 pub const KEYS_MAX: usize = 64;
 /// Most bytes of one text request over all its PDUs.

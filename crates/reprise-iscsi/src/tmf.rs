@@ -1,7 +1,8 @@
 //! Task management (RFC 7143, sections 11.5 and 11.6): every function is answered, within a bounded time.
 //!
 //! A task that still collects data is dropped. A read is forgotten. A write that was handed to the owner of the volume
-//! may have a Seq: the function waits until the write is answered as completed. If that takes longer than the
+//! may have a Seq: the function waits until the write is answered as completed, and ABORT TASK then says that there is no
+//! such task: initiators take "complete" as "it has not been done". If that takes longer than the
 //! configured time, the function is answered and the write's late completion is dropped; it cannot land over a later
 //! write, because the owner carries writes out in the order in which they were submitted.
 
@@ -39,6 +40,9 @@ mod response {
 pub(crate) struct Pending {
     itt: u32,
     waits_for: Vec<TaskTag>,
+    /// It is about one task: where that completes, there is nothing left to abort.
+    single: bool,
+    answer: u8,
     cold: bool,
     pub(crate) deadline: Mono,
 }
@@ -65,7 +69,10 @@ impl Connection {
         let scope = unit.map(|(lun, volume)| ResetScope::Unit { lun, volume });
         match function {
             function::ABORT_TASK => match self.abort_task(bhs) {
-                Some(tags) => self.abort(now, itt, tags, false),
+                Some(tags) => {
+                    self.abort(now, itt, tags, false);
+                    self.management.iter_mut().filter(|pending| pending.itt == itt).for_each(|p| p.single = true);
+                }
                 None => self.management_answer(itt, response::NO_TASK),
             },
             function::ABORT_TASK_SET => {
@@ -118,10 +125,11 @@ impl Connection {
     fn abort(&mut self, now: Mono, itt: u32, tags: Vec<TaskTag>, cold: bool) {
         let waits_for = self.drop_tasks(tags);
         if waits_for.is_empty() {
-            return self.management_done(itt, cold);
+            return self.management_done(itt, response::COMPLETE, cold);
         }
         let deadline = now.plus_millis(self.config.abort_timeout_ms);
-        self.management.push(Pending { itt, waits_for, cold, deadline });
+        let answer = response::COMPLETE;
+        self.management.push(Pending { itt, waits_for, single: false, answer, cold, deadline });
     }
 
     /// Drops tasks and returns those that may not be dropped: writes that were submitted.
@@ -186,8 +194,11 @@ impl Connection {
 
     /// A write that functions wait for was answered.
     pub(crate) fn management_task_ended(&mut self, tag: TaskTag) {
-        for pending in &mut self.management {
+        for pending in self.management.iter_mut().filter(|pending| pending.waits_for.contains(&tag)) {
             pending.waits_for.retain(|waited| *waited != tag);
+            if pending.single {
+                pending.answer = response::NO_TASK;
+            }
         }
         self.finish_management(|pending| pending.waits_for.is_empty());
     }
@@ -209,12 +220,12 @@ impl Connection {
     fn finish_management(&mut self, done: impl Fn(&Pending) -> bool) {
         while let Some(index) = self.management.iter().position(&done) {
             let pending = self.management.remove(index);
-            self.management_done(pending.itt, pending.cold);
+            self.management_done(pending.itt, pending.answer, pending.cold);
         }
     }
 
-    fn management_done(&mut self, itt: u32, cold: bool) {
-        self.management_answer(itt, response::COMPLETE);
+    fn management_done(&mut self, itt: u32, code: u8, cold: bool) {
+        self.management_answer(itt, code);
         if cold {
             self.close(CloseReason::ColdReset);
         }

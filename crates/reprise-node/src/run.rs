@@ -112,7 +112,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (net_tx, net_events) = mpsc::channel(QUEUE_MAX);
     let (notices, notice_rx) = mpsc::channel(QUEUE_MAX);
     let targets = portal::Targets::default();
-    let portal = portal::Portal::start(settings.iscsi.listen.clone(), targets.clone())
+    let gate = portal::GateLimits {
+        connections: settings.iscsi.connections_per_address,
+        logins_per_minute: settings.iscsi.logins_per_minute,
+    };
+    let portal = portal::Portal::start(settings.iscsi.listen.clone(), targets.clone(), gate)
         .with_context(|| format!("listen for iSCSI on {}", list(&settings.iscsi.listen)))?;
     let portals = portal.addresses().iter().map(ToString::to_string).collect();
     let mut run = [0; 16];

@@ -1,17 +1,17 @@
 //! What a box keeps beside its pool: its identity in a file of its own, its settings in the control store.
 //!
 //! The control store (sled) is never asked who may serve: losing it, or rolling it back, changes no role and loses no
-//! data. What is lost with it are peers, tokens and the list of events. The identity stands outside of it, since a pool
+//! data. What is lost with it are peers, tokens, initiators and the list of events. The identity stands outside of it, since a pool
 //! refuses another box.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use reprise_api::{Alert, Event, Name, StoredToken};
+use reprise_api::{Alert, Event, INITIATORS_MAX, InitiatorAdd, InitiatorName, Name, StoredToken};
 use reprise_link::pairing::PairIdentity;
 use reprise_types::BoxId;
 use serde::de::DeserializeOwned;
@@ -210,6 +210,7 @@ pub struct Store {
     tokens_tree: sled::Tree,
     events_tree: sled::Tree,
     alerts_tree: sled::Tree,
+    initiators_tree: sled::Tree,
     peers: Mutex<BTreeMap<BoxId, PeerRecord>>,
     /// The store was unreadable and has been started over; the old one lies beside it.
     pub started_over: Option<PathBuf>,
@@ -231,17 +232,20 @@ impl Store {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     aside = %aside.display(),
-                    "control store is unreadable and starts over: pair again with the peers, make tokens again"
+                    "control store is unreadable and starts over: pair again with the peers, make tokens and add initiators again"
                 );
                 at("put the broken store aside to", &aside, fs::rename(&path, &aside))?;
                 (open()?, Some(aside))
             }
         };
+        // Secrets of initiators are in it.
+        at("close to others", &path, fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))?;
         let store = Self {
             peers_tree: db.open_tree("peers")?,
             tokens_tree: db.open_tree("tokens")?,
             events_tree: db.open_tree("events")?,
             alerts_tree: db.open_tree("alerts")?,
+            initiators_tree: db.open_tree("initiators")?,
             db,
             peers: Mutex::default(),
             started_over,
@@ -370,6 +374,42 @@ impl Store {
         Ok(there)
     }
 
+    /// The initiators that commands have named, by name.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn initiators(&self) -> Result<Vec<InitiatorAdd>, StoreError> {
+        read_all(&self.initiators_tree)
+    }
+
+    /// True if commands have named an initiator, readable or not.
+    pub fn has_initiators(&self) -> bool {
+        !self.initiators_tree.is_empty()
+    }
+
+    /// Keeps an initiator, durably, in place of what was kept of it.
+    ///
+    /// # Errors
+    /// Too many, or the disk's.
+    pub fn put_initiator(&self, initiator: &InitiatorAdd) -> Result<(), StoreError> {
+        let key = initiator.name.as_str();
+        if self.initiators_tree.len() >= INITIATORS_MAX && !self.initiators_tree.contains_key(key)? {
+            return Err(StoreError::Full { what: "initiators", max: INITIATORS_MAX });
+        }
+        self.initiators_tree.insert(key, serde_json::to_vec(initiator)?)?;
+        self.flush()
+    }
+
+    /// Forgets an initiator, durably; false where there is none.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn remove_initiator(&self, name: &InitiatorName) -> Result<bool, StoreError> {
+        let there = self.initiators_tree.remove(name.as_str())?.is_some();
+        self.flush()?;
+        Ok(there)
+    }
+
     /// The events, by id.
     ///
     /// # Errors
@@ -466,7 +506,6 @@ mod tests {
 
     #[test]
     fn the_identity_is_drawn_once_and_only_its_owner_reads_it() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let first = Identity::open(&state).unwrap();
@@ -494,6 +533,10 @@ mod tests {
             store.store(peer(1, "renamed")).unwrap();
             let minted = StoredToken::mint(&[7; 40], "grafana".into(), Rights::ReadOnly, 1);
             store.put_token(&minted.stored).unwrap();
+            let text = r#"{"name": "iqn.2026-01.com.example:Host", "addresses": ["192.0.2.0/24"],
+                "chap": {"user": "host", "secret": "of-the-initiator"}}"#;
+            store.put_initiator(&serde_json::from_str(text).unwrap()).unwrap();
+            assert_eq!(fs::metadata(dir.path().join("store")).unwrap().permissions().mode() & 0o777, 0o700);
         }
         let store = Store::open(dir.path()).unwrap();
         let names: Vec<_> = store.peers().into_iter().map(|p| p.name.to_string()).collect();
@@ -502,6 +545,10 @@ mod tests {
         assert_eq!(one.address.as_deref(), Some("10.0.0.1:3261"));
         assert_eq!(store.by_key(&[2; 32]), Some(peer(2, "Turin")));
         assert_eq!(store.by_key(&[3; 32]), None);
+        let host = store.initiators().unwrap().remove(0);
+        assert_eq!(host.name.as_str(), "iqn.2026-01.com.example:host");
+        assert_eq!(host.chap.unwrap().secret.expose(), "of-the-initiator");
+        assert!(store.remove_initiator(&host.name).unwrap() && !store.remove_initiator(&host.name).unwrap());
         let token = store.tokens().unwrap().remove(0);
         assert_eq!(store.token(&token.id), Some(token.clone()));
         assert!(store.remove_token(&token.id).unwrap());

@@ -11,7 +11,7 @@ use reprise_iscsi::Acl;
 use reprise_media::{Fill, Media, MediaOptions, create_file};
 use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limits, TargetConfig};
 use reprise_node::pool::{DataPlace, Pool, PoolConfig};
-use reprise_node::portal::{Portal, Route, Targets};
+use reprise_node::portal::{GateLimits, Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_types::{BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
 use tokio::sync::{mpsc, oneshot};
@@ -92,7 +92,7 @@ fn start(dir: &Path) -> Box1 {
         buffers: BufPool::new(256 << 20),
         allocator: pool.allocator().clone(),
         homes: vec![HomeMedia { slot: VolumeSlot::from_raw(0), media: Arc::clone(&media) }],
-        target: TargetConfig { name: IQN.into(), addresses: Vec::new(), acl: Acl::Open },
+        target: TargetConfig { name: IQN.into(), addresses: Vec::new(), acl: Acl::open() },
         notices,
         limits: Limits { buffer_bytes: 64 << 20, ram_tail_bytes: 8 << 20, link_window: 32 << 20 },
     };
@@ -100,11 +100,12 @@ fn start(dir: &Path) -> Box1 {
     let targets = Targets::default();
     targets.set(vec![Route {
         name: IQN.into(),
-        acl: Acl::Open,
+        acl: Acl::open(),
         addresses: Vec::new(),
         commands: group.commands.clone(),
     }]);
-    let portal = Portal::start(vec!["127.0.0.1:0".parse().unwrap()], targets).unwrap();
+    let limits = GateLimits { connections: 256, logins_per_minute: None };
+    let portal = Portal::start(vec!["127.0.0.1:0".parse().unwrap()], targets, limits).unwrap();
     let address = portal.addresses()[0];
     Box1 { group, _portal: portal, address }
 }

@@ -5,9 +5,11 @@
 //! `from_raw`.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod buf;
 mod id;
+mod network;
 mod planted;
 mod position;
 mod record;
@@ -17,6 +19,7 @@ mod unit;
 
 pub use buf::{BufPool, PoolBuf};
 pub use id::{BoxId, BranchId, GroupId, HistoryHash, IdParseError, PoolId, VolumeId};
+pub use network::{IpNetwork, IpNetworkError};
 pub use position::{Point, Position, Positions, Role, Seq};
 pub use record::{Extent, RecordKind, VolumeSlot};
 pub use size::{ByteLen, SECTOR_SIZE, Sector, SectorCount};

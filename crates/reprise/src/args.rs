@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use reprise_api::settings::DEFAULT_SOCKET;
-use reprise_api::{ByteSize, Name, Rights};
+use reprise_api::{ByteSize, InitiatorName, IpNetwork, Name, Rights};
 
 /// Replicates disks in order, over any distance.
 #[derive(Debug, Parser)]
@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Paired boxes
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Hosts that may use the box, and who is logged in
+    #[command(subcommand)]
+    Initiator(InitiatorCommand),
     /// Compare a group with its mirror, while hosts write
     Verify(VerifyArgs),
     /// Pair with another box: --listen on one, the address of that one on the other
@@ -278,6 +281,61 @@ pub(crate) enum PeerCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum InitiatorCommand {
+    /// Let a host in
+    Add {
+        /// Its iSCSI name
+        name: InitiatorName,
+        #[command(flatten)]
+        rule: InitiatorRule,
+    },
+    /// Change what a host may do; what is not given stays
+    Set {
+        /// Its iSCSI name
+        name: InitiatorName,
+        #[command(flatten)]
+        rule: InitiatorRule,
+        /// It may use every group
+        #[arg(long, conflicts_with = "groups")]
+        all_groups: bool,
+        /// It may come from anywhere
+        #[arg(long, conflicts_with = "addresses")]
+        any_address: bool,
+        /// It has to prove nothing
+        #[arg(long, conflicts_with = "chap")]
+        no_chap: bool,
+    },
+    /// List hosts that may use the box
+    List,
+    /// Forget a host
+    Remove { name: InitiatorName },
+    /// List who is logged in
+    Sessions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitiatorRule {
+    /// Only this group; may be given several times
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<Name>,
+    /// Only from this address or network; may be given several times
+    #[arg(long = "address", value_name = "NETWORK")]
+    pub(crate) addresses: Vec<IpNetwork>,
+    /// It proves itself as this CHAP user; the secret is asked for, or read from standard input
+    #[arg(long, value_name = "USER")]
+    pub(crate) chap: Option<String>,
+    /// The box proves itself as this CHAP user; the secret is the next one
+    #[arg(long, value_name = "USER", requires = "chap")]
+    pub(crate) mutual: Option<String>,
+    /// Commands a second, in each group; 0 for no limit
+    #[arg(long)]
+    pub(crate) iops: Option<u32>,
+    /// Bytes a second, in each group, such as 200M; 0 for no limit
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate: Option<ByteSize>,
+}
+
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("verify").required(true).args(["group", "check"])))]
 pub(crate) struct VerifyArgs {
@@ -386,6 +444,11 @@ mod tests {
             "reprise group unfence db",
             "reprise group reattach db",
             "reprise peer replace turin --with milan --yes",
+            "reprise initiator add iqn.2026-01.com.example:h",
+            "reprise initiator add iqn.2026-01.com.example:h --group a --group b --address 10.0.0.0/8 --chap u --mutual b --iops 9",
+            "reprise initiator set iqn.2026-01.com.example:h --no-chap --all-groups --any-address --iops 5 --rate 1M",
+            "reprise initiator remove iqn.2026-01.com.example:h",
+            "reprise initiator sessions --json",
             "reprise pair --listen",
             "reprise pair 192.0.2.1:3261 --code 1234",
             "reprise alerts",
@@ -403,6 +466,10 @@ mod tests {
             "reprise torture --minutes 0",
             "reprise torture --destroy scratch",
             "reprise verify --check /x --repair",
+            "reprise initiator add bob",
+            "reprise initiator add iqn.2026-01.com.example:h --address 10.0.0.0/33",
+            "reprise initiator add iqn.2026-01.com.example:h --mutual b",
+            "reprise initiator set iqn.2026-01.com.example:h --chap u --no-chap",
             "reprise pair",
             "reprise pair --listen 192.0.2.1:1",
             "reprise volume create UP --size 1G",

@@ -2,18 +2,43 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use reprise_api::Preview;
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use reprise_api::{ChapSecret, Preview};
 
 use crate::Usage;
 use crate::units::plain;
 
-/// Longest line read from a person.
-const LINE_BYTES_MAX: u64 = 256;
+/// Longest line read from a person: a secret of 255 bytes and the ends of a line.
+const LINE_BYTES_MAX: u64 = 257;
 
-fn line() -> io::Result<String> {
+fn raw_line() -> io::Result<String> {
     let mut text = String::new();
     io::Read::take(io::stdin().lock(), LINE_BYTES_MAX).read_line(&mut text)?;
-    Ok(text.trim().to_owned())
+    Ok(text)
+}
+
+fn line() -> io::Result<String> {
+    Ok(raw_line()?.trim().to_owned())
+}
+
+/// A secret: typed without being shown, or a line of standard input.
+pub(crate) fn secret(of: &str) -> anyhow::Result<ChapSecret> {
+    let stdin = io::stdin();
+    let text = if stdin.is_terminal() {
+        eprint!("{of}: ");
+        let before = tcgetattr(&stdin)?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
+        let text = raw_line();
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
+        eprintln!();
+        text?
+    } else {
+        raw_line()?
+    };
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).parse::<ChapSecret>()?)
 }
 
 /// True if the person, having read what is lost, typed yes.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::*;
 use crate::units::{bytes, now_unix_ms, plain, utc};
-use crate::{ask, pair, render, verify};
+use crate::{ask, initiator, pair, render, verify};
 
 /// Between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
     if json { print_json(value) } else { print(&people(value)) }
 }
 
@@ -44,6 +44,7 @@ pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow
         Command::Group(command) => group(client, json, command).await,
         Command::Mirror(command) => mirror(client, json, command).await,
         Command::Peer(command) => peer(client, json, command).await,
+        Command::Initiator(command) => initiator::run(client, json, command).await,
         Command::Verify(args) => verify::run(client, json, args).await,
         Command::Pair(args) => pair::run(client, json, args).await,
         Command::Events { follow, limit } => events(client, json, follow, limit).await,

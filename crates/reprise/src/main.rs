@@ -12,6 +12,7 @@ mod commands;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
+mod initiator;
 mod pair;
 mod render;
 mod target;

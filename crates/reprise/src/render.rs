@@ -324,6 +324,55 @@ pub(crate) fn groups(list: &GroupList) -> String {
     table(&["GROUP", "ROLE", "STATE", "PEER", "LAG", "CACHE", "VOLUMES"], &rows)
 }
 
+pub(crate) fn initiators(list: &InitiatorList) -> String {
+    let some = |items: Vec<String>, none: &str| if items.is_empty() { none.to_owned() } else { items.join(",") };
+    let rows: Vec<Vec<String>> = (list.initiators.iter())
+        .map(|i| {
+            vec![
+                i.name.to_string(),
+                some(i.groups.iter().map(ToString::to_string).collect(), "all"),
+                some(i.addresses.iter().map(ToString::to_string).collect(), "any"),
+                match (&i.chap_user, &i.mutual_user) {
+                    (None, _) => "-".to_owned(),
+                    (Some(user), None) => plain(user),
+                    (Some(user), Some(own)) => format!("{} and {}", plain(user), plain(own)),
+                },
+                dash(i.iops.map(|n| n.to_string())),
+                dash(i.bytes_per_sec.map(|n| format!("{}/s", bytes(n)))),
+                i.sessions.to_string(),
+            ]
+        })
+        .collect();
+    let mut out = table(&["INITIATOR", "GROUPS", "FROM", "CHAP", "IOPS", "RATE", "SESSIONS"], &rows);
+    if list.others {
+        out.push_str("Others may use every group, from anywhere and without a proof.\n");
+    }
+    out
+}
+
+pub(crate) fn sessions(sessions: &[(&Name, &SessionStatus)]) -> String {
+    let digests = |s: &SessionStatus| match (s.header_digest, s.data_digest) {
+        (true, true) => "header,data",
+        (true, false) => "header",
+        (false, true) => "data",
+        (false, false) => "-",
+    };
+    let rows: Vec<Vec<String>> = (sessions.iter())
+        .map(|(group, s)| {
+            vec![
+                plain(&s.initiator),
+                group.to_string(),
+                plain(&s.address),
+                utc(s.since_unix_ms),
+                dash(s.chap_user.as_deref().map(plain)),
+                digests(s).to_owned(),
+                s.commands_in_flight.to_string(),
+            ]
+        })
+        .collect();
+    table(&["INITIATOR", "GROUP", "ADDRESS", "SINCE (UTC)", "CHAP", "DIGESTS", "COMMANDS"], &rows)
+}
+
 pub(crate) fn volumes(list: &VolumeList) -> String {
     let rows: Vec<Vec<String>> = (list.volumes.iter())
         .map(|v| {

@@ -223,6 +223,22 @@ impl BoxService for Scripted {
         Ok(TokenCreated { info: minted.stored.info(), token: minted.text })
     }
 
+    async fn initiator_list(&self, _: Nothing) -> Result<InitiatorList, ApiError> {
+        Ok(InitiatorList { initiators: vec![initiator("iqn.2026-01.com.example:host")], others: false })
+    }
+
+    async fn initiator_add(&self, r: InitiatorAdd) -> Result<InitiatorChanged, ApiError> {
+        Ok(InitiatorChanged { initiator: initiator(r.name.as_str()), warnings: Vec::new() })
+    }
+
+    async fn initiator_set(&self, r: InitiatorSet) -> Result<InitiatorChanged, ApiError> {
+        Ok(InitiatorChanged { initiator: initiator(r.name.as_str()), warnings: Vec::new() })
+    }
+
+    async fn initiator_remove(&self, _: InitiatorRef) -> Result<Done, ApiError> {
+        Ok(Done {})
+    }
+
     async fn token_revoke(&self, r: TokenRef) -> Result<Done, ApiError> {
         self.note(format!("revoke {}", r.id));
         Ok(Done {})
@@ -240,5 +256,19 @@ impl BoxService for Scripted {
             .expect("record")
         };
         Ok(JournalPage { records: (from..end).map(record).collect(), next_seq: (end < 2505).then_some(end) })
+    }
+}
+
+fn initiator(name: &str) -> InitiatorStatus {
+    InitiatorStatus {
+        name: name.parse().unwrap(),
+        from_settings: false,
+        groups: Vec::new(),
+        addresses: Vec::new(),
+        chap_user: Some("host".into()),
+        mutual_user: None,
+        iops: None,
+        bytes_per_sec: None,
+        sessions: 0,
     }
 }

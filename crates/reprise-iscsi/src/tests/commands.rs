@@ -77,7 +77,7 @@ fn sense_data_ride_on_the_response() {
     let got = host.next(op::SCSI_RESPONSE);
     assert_eq!((got.bhs.byte(3), got.bhs.flags(), got.bhs.get32(44)), (2, 0x82, 512));
     assert_eq!((got.data.len(), got.data[1], got.data[2 + 2], got.data[2 + 12]), (20, 18, 5, 0x21));
-    let mut config = Config::new(portal(1), String::from("127.0.0.1:3260"), 7);
+    let mut config = config(portal(1));
     config.attention = Some(UnitAttention::PowerOn);
     let mut host = Host::with(config);
     host.do_login(&[]);

@@ -4,9 +4,7 @@ use super::*;
 
 #[test]
 fn the_window_follows_the_tasks_and_the_owner() {
-    let mut config = Config::new(portal(1), String::from("127.0.0.1:3260"), 7);
-    (config.attention, config.window) = (None, 2);
-    let mut host = Host::with(config);
+    let mut host = Host::with(Config { window: 2, ..config(portal(1)) });
     host.do_login(&[]);
     host.hold = true;
     host.command(0xc0, 512, &read16(0, 1), &[]);
@@ -79,7 +77,7 @@ fn abort_drops_what_collects_and_waits_for_writes() {
     host.conn.complete(host.now, tag, Completion::Done);
     host.serve();
     assert_eq!(host.next(op::SCSI_RESPONSE).bhs.itt(), writing);
-    assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), 0);
+    assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), 1, "what was done cannot be aborted");
     // Unknown.
     host.management(1, 4711);
     host.next(op::TMF_RESPONSE);
@@ -117,6 +115,96 @@ fn every_function_is_answered_in_time_even_if_the_backend_never_is() {
         host.management(function, 0);
         assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), code);
     }
+}
+
+#[test]
+fn reads_and_flushes_that_never_end_hold_up_no_function() {
+    let flush = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (flags, expected, cdb) in [(0xc0u8, 512, &read16(0, 1)[..]), (0x80, 0, &flush[..])] {
+        for function in [1u8, 2, 4, 5, 6, 7] {
+            let mut host = Host::login(portal(1), &[]);
+            host.hold = true;
+            let itt = host.command(flags, expected, cdb, &[]);
+            let (tag, _) = host.submitted();
+            host.management(function, itt);
+            assert_eq!(host.next(op::TMF_RESPONSE).bhs.byte(2), 0, "function {function} is answered at once");
+            let aborts = |output: &Output| matches!(output, Output::Abort { tag: aborted } if *aborted == tag);
+            assert_eq!(host.outputs.iter().filter(|output| aborts(output)).count(), 1);
+            host.conn.complete(host.now, tag, Completion::Done);
+            host.serve();
+            assert!(host.got.is_empty(), "a late completion is dropped");
+        }
+    }
+}
+
+#[test]
+fn a_session_asked_to_log_out_does_so_or_ends() {
+    for obeys in [true, false] {
+        let mut host = Host::login(portal(1), &[]);
+        host.conn.request_logout(host.now, 3);
+        host.conn.request_logout(host.now, 9);
+        host.serve();
+        let asked = host.next(op::ASYNC).bhs;
+        assert_eq!((asked.byte(36), asked.get16(42), asked.itt(), host.got.len()), (1, 3, TAG_NONE, 0));
+        assert_eq!(host.read(0, 1), [0; 512], "commands go on meanwhile");
+        if obeys {
+            let mut bhs = Bhs::reply(op::LOGOUT_REQUEST | 0x40, 0x80, 5);
+            bhs.set32(24, host.cmd_sn);
+            host.pdu(bhs, &[]);
+            assert_eq!(host.next(op::LOGOUT_RESPONSE).bhs.byte(2), 0);
+            assert_eq!(host.closed, Some(CloseReason::Logout));
+        } else {
+            host.now = host.conn.next_deadline().unwrap();
+            host.conn.tick(host.now);
+            host.serve();
+            assert_eq!(
+                (host.closed, host.now.millis_since(Mono::from_millis(1000))),
+                (Some(CloseReason::Shutdown), 3000)
+            );
+        }
+    }
+    let mut host = Host::new(portal(1));
+    host.conn.request_logout(host.now, 3);
+    host.serve();
+    assert_eq!(host.closed, Some(CloseReason::Shutdown), "before the login there is nobody to ask");
+}
+
+#[test]
+fn a_limited_initiator_is_read_from_when_its_turn_comes() {
+    let mut portal = portal(1);
+    let limit = Limit { commands_per_sec: std::num::NonZeroU32::new(10), bytes_per_sec: None };
+    let rule = Initiator { limit, ..Initiator::named(INITIATOR.into()) };
+    Arc::make_mut(&mut portal).targets[0].acl = Acl { initiators: vec![Arc::new(rule)], others: false };
+    let mut host = Host::login(portal, &[]);
+    let mut throttle = Throttle::new(host.login.as_ref().unwrap().limit);
+    let ask = |host: &mut Host, throttle: &mut Throttle| match host.outputs.pop() {
+        Some(Output::Admit { bytes: 512 }) => throttle.admit(host.now, 512),
+        other => panic!("{other:?}"),
+    };
+    let start = host.now;
+    for n in 0..30u32 {
+        host.command(0xc0, 512, &read16(n, 1), &[]);
+        assert!(host.got.is_empty() && host.conn.is_blocked(), "no command begins before it is admitted");
+        let at = ask(&mut host, &mut throttle);
+        host.conn.admit(host.now, at);
+        if at > host.now {
+            assert!(matches!(host.conn.recv_target(), RecvTarget::Blocked));
+            assert_eq!(host.conn.next_deadline(), Some(at));
+            host.now = at;
+            host.conn.tick(at);
+        }
+        host.serve();
+        let got = host.next(op::DATA_IN).bhs;
+        assert_eq!(got.get32(32).wrapping_sub(got.get32(28)) + 1, 10, "about a second of commands");
+    }
+    let took = host.now.millis_since(start);
+    assert!((2_700..=3_000).contains(&took), "30 commands at 10 a second took {took} ms");
+    // Without the limit nobody is asked; a command that waited goes on.
+    host.command(0xc0, 512, &read16(0, 1), &[]);
+    host.conn.set_limit(host.now, Limit::default());
+    host.serve();
+    host.next(op::DATA_IN);
+    host.read(0, 1);
 }
 
 #[test]
@@ -293,6 +381,24 @@ proptest! {
         pdus.iter().for_each(|pdu| bytes.extend_from_slice(pdu));
         bytes.truncate(bytes.len().saturating_sub(cut).max(1));
         fuzz_connection(&bytes);
+    }
+
+    #[test]
+    fn no_list_of_operations_panics(input in prop::collection::vec(any::<[u8; 4]>(), 0..400)) {
+        fuzz_session(input.as_flattened());
+    }
+
+    #[test]
+    fn no_answer_but_the_right_one_gets_in(
+        parts in prop::collection::vec(
+            prop::sample::select(vec![
+                "CHAP_N=u\0", "CHAP_R=0x00\0", "CHAP_I=1\0", "CHAP_C=0x01\0", "\n", "\u{7f}", "CHAP_A=5\0", "\x01", "\x07",
+                "AuthMethod=None\0", "CHAP_R=0b====\0", "CHAP_R=0x0707070707070707070707070707070707070707\0",
+            ]),
+            0..12,
+        ),
+    ) {
+        fuzz_chap(parts.concat().as_bytes());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::latency::Latencies;
 use crate::net;
+use crate::portal::Visit;
 
 /// Commands that may wait for a group's thread. Each holds its caller, so more only means more callers.
 pub const COMMANDS_MAX: usize = 64;
@@ -31,7 +32,7 @@ pub struct HomeMedia {
 #[derive(Debug)]
 pub enum Command {
     /// Serve an initiator: nothing has been read from the socket.
-    Iscsi(std::net::TcpStream),
+    Iscsi(std::net::TcpStream, Visit),
     /// Use a connection to the peer.
     Link(Box<net::Connection>),
     /// Take a volume; its slot is answered.
@@ -57,7 +58,7 @@ pub enum Command {
         /// Bytes on the link.
         link: u64,
     },
-    /// Who may log in.
+    /// Who may log in. Sessions that may not any more are ended.
     SetAcl(Acl),
     /// Records of the journal behind a position, oldest first.
     Inspect {
@@ -106,6 +107,12 @@ pub struct SessionInfo {
     pub address: String,
     /// Since when, on the boot-time clock.
     pub since: Mono,
+    /// The CHAP name it has proved.
+    pub chap_user: Option<String>,
+    /// Headers carry a digest.
+    pub header_digest: bool,
+    /// Data carry a digest.
+    pub data_digest: bool,
     /// Commands under way.
     pub commands: usize,
 }

@@ -3,12 +3,16 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_engine::{Event, HostError, HostOp, HostReply, VolumeMeta};
-use reprise_iscsi::{CloseReason, Config, Connection, Output, Portal, RecvTarget, ResetScope, Target, TaskTag};
+use reprise_iscsi::{
+    Acl, Admission, CloseReason, Config, Connection, Limit, Output, Portal, RecvTarget, ResetScope, Target, TaskTag,
+    Throttle,
+};
 use reprise_scsi::{
     AluaState, BlockSize, Completion, Lun, LunMap, LunNumber, NotReady, Op, PeerPort, Sanitize, ScsiError, TargetPort,
     UnitAttention,
@@ -19,6 +23,7 @@ use tokio::sync::Notify;
 
 use super::owner::Owner;
 use crate::clock;
+use crate::portal::{Visit, challenge, tell_refused};
 
 /// Pieces of one gathered send.
 const SEND_PIECES_MAX: usize = 64;
@@ -33,9 +38,12 @@ pub(super) struct Session {
     pub(super) connection: RefCell<Connection>,
     wake: Notify,
     pub(super) address: String,
+    from: IpAddr,
     pub(super) since: Mono,
     /// The nexus, from login to the end of the connection.
     nexus: RefCell<Option<InitiatorPort>>,
+    /// What all sessions of the initiator share, if it has a limit.
+    throttle: RefCell<Option<Rc<RefCell<Throttle>>>>,
 }
 
 impl Session {
@@ -69,6 +77,16 @@ impl Session {
 
     pub(super) fn close(&self, reason: CloseReason) {
         self.connection.borrow_mut().close(reason);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn request_logout(&self, now: Mono, secs: u16) {
+        self.connection.borrow_mut().request_logout(now, secs);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn set_window(&self, window: u32) {
+        self.connection.borrow_mut().set_command_window(window);
         self.wake.notify_one();
     }
 
@@ -149,11 +167,50 @@ impl Owner {
             name: self.deps.target.name.clone(),
             alias: Some(self.deps.name.clone()),
             addresses: self.deps.target.addresses.clone(),
+            moved: None,
             acl: self.acl.borrow().clone(),
             luns: self.luns(),
         };
         let group_tag = target.luns.port().group;
         Arc::new(Portal { group_tag, targets: vec![target] })
+    }
+
+    /// Other rules: sessions that they do not allow end, the others have the limits that they name.
+    pub(super) fn set_acl(&self, acl: Acl) {
+        let now = clock::now().mono;
+        for session in self.live_sessions() {
+            let info = session.connection.borrow().logged_in().cloned();
+            let Some(info) = info else { continue };
+            let limit = match acl.admit(&info.initiator, Some(session.from)) {
+                Admission::By(rule) if rule.chap.is_none() || info.chap_user.is_some() => rule.limit,
+                Admission::AsAnyone => Limit::default(),
+                Admission::By(_) | Admission::Refused => {
+                    let (initiator, address) = (&info.initiator, &session.address);
+                    tracing::info!(%initiator, %address, group = %self.deps.name, "session is no longer allowed");
+                    session.close(CloseReason::Shutdown);
+                    continue;
+                }
+            };
+            self.throttle(&session, &info.initiator.to_ascii_lowercase(), limit);
+            session.connection.borrow_mut().set_limit(now, limit);
+            session.wake.notify_one();
+        }
+        *self.acl.borrow_mut() = acl;
+    }
+
+    /// Has the session take part in what its initiator may do.
+    fn throttle(&self, session: &Session, initiator: &str, limit: Limit) {
+        let mut all = self.throttles.borrow_mut();
+        all.retain(|_, throttle| throttle.strong_count() > 0);
+        if limit.is_none() {
+            session.throttle.replace(None);
+            return;
+        }
+        let known = all.get(initiator).and_then(std::rc::Weak::upgrade);
+        let throttle = known.unwrap_or_else(|| Rc::new(RefCell::new(Throttle::new(limit))));
+        throttle.borrow_mut().set_limit(limit);
+        all.insert(initiator.to_owned(), Rc::downgrade(&throttle));
+        session.throttle.replace(Some(throttle));
     }
 
     /// A buffer beyond the limit. When all buffers are held by commands whose data has not come yet, that data stands in
@@ -174,6 +231,19 @@ impl Owner {
 
     fn slot_of(&self, volume: VolumeId) -> Option<VolumeSlot> {
         self.group.borrow().meta().volumes.iter().find(|v| v.id == volume).map(|v| v.slot)
+    }
+
+    /// A TSIH that no session has; there are far fewer sessions than numbers.
+    fn fresh_tsih(&self) -> u16 {
+        let sessions = self.live_sessions();
+        let taken = |tsih| sessions.iter().any(|s| s.connection.borrow().tsih() == tsih);
+        loop {
+            let tsih = self.next_tsih.get();
+            self.next_tsih.set(tsih.checked_add(1).unwrap_or(1));
+            if !taken(tsih) {
+                return tsih;
+            }
+        }
     }
 
     /// A session with the same initiator name and ISID takes the place of the older one (RFC 7143, section 6.3.5).
@@ -263,15 +333,24 @@ impl Server {
                     self.wanted = Some(len);
                     self.grant();
                 }
+                Output::Admit { bytes } => {
+                    let now = clock::now().mono;
+                    let throttle = self.session.throttle.borrow().clone();
+                    let at = throttle.map_or(now, |throttle| throttle.borrow_mut().admit(now, bytes));
+                    self.session.connection.borrow_mut().admit(now, at);
+                }
                 // Reads and writes complete by themselves; the protocol drops what it no longer wants.
                 Output::Abort { .. } => {}
                 Output::LoggedIn(info) => {
                     tracing::info!(
                         initiator = %info.initiator, address = %self.session.address, group = %self.owner.deps.name,
+                        chap_user = info.chap_user, header_digest = info.params.header_digest,
+                        data_digest = info.params.data_digest,
                         "initiator logged in"
                     );
                     self.session.nexus.replace(self.session.port());
                     self.owner.reinstate(&self.session);
+                    self.owner.throttle(&self.session, &info.initiator.to_ascii_lowercase(), info.limit);
                 }
                 Output::Reset { scope, attention, cold } => {
                     for other in self.owner.live_sessions() {
@@ -287,7 +366,10 @@ impl Server {
                         _ => {}
                     }
                 }
-                Output::Close(reason) => return Some(reason),
+                Output::Close(reason) => {
+                    tell_refused(reason, self.session.from);
+                    return Some(reason);
+                }
             }
         }
         if submitted {
@@ -406,7 +488,7 @@ impl Server {
 }
 
 /// Serves an initiator from its first byte on.
-pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream) {
+pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream, visit: Visit) {
     let address = stream.peer_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
     let local = stream.local_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
     let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
@@ -417,15 +499,28 @@ pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream) {
         }
     };
     let _ = stream.set_nodelay(true);
-    let tsih = owner.next_tsih.get();
-    owner.next_tsih.set(tsih.checked_add(1).unwrap_or(1));
-    let config = Config::new(owner.portal(), local, tsih);
+    let tsih = owner.fresh_tsih();
+    let challenge = match challenge() {
+        Ok(challenge) => challenge,
+        Err(error) => {
+            tracing::error!(%error, %address, "no random numbers: an initiator is refused");
+            return;
+        }
+    };
+    let from = visit.from();
+    let config = Config {
+        from: Some(from),
+        window: owner.command_window(),
+        ..Config::new(owner.portal(), local, tsih, challenge)
+    };
     let session = Rc::new(Session {
         connection: RefCell::new(Connection::new(config, clock::now().mono)),
         wake: Notify::new(),
         address,
+        from,
         since: clock::now().mono,
         nexus: RefCell::default(),
+        throttle: RefCell::default(),
     });
     owner.sessions.borrow_mut().push(Rc::downgrade(&session));
     let mut server = Server { owner, session, stream, wanted: None };

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
-use reprise_iscsi::{Acl, TaskTag};
+use reprise_iscsi::{Acl, TaskTag, Throttle};
 use reprise_media::{DurabilityChoice, Media, Ring};
 use reprise_types::{BufPool, Mono, VolumeSlot};
 use tokio::sync::{Notify, mpsc};
@@ -21,6 +21,12 @@ use super::thread::GroupDeps;
 use super::units::Units;
 use crate::clock;
 use crate::pool::IndexShare;
+
+/// Commands that a session may have under way.
+const WINDOW: u32 = 128;
+/// The same while buffers are short: MaxCmdSN is the only way to tell an initiator that it has to wait, and what it
+/// may still send stands in its socket in front of its task management functions.
+const WINDOW_SHORT: u32 = 16;
 
 /// An operation of a host that is with the engine.
 struct UnderWay {
@@ -51,6 +57,8 @@ pub(super) struct Owner {
     next_io: Cell<u64>,
     pub(super) sessions: RefCell<Vec<Weak<Session>>>,
     pub(super) acl: RefCell<Acl>,
+    /// Of initiators with a limit, by name.
+    pub(super) throttles: RefCell<HashMap<String, Weak<RefCell<Throttle>>>>,
     pub(super) next_tsih: Cell<u16>,
     pub(super) units: Units,
     pub(super) link: RefCell<Option<Rc<LinkConn>>>,
@@ -90,6 +98,7 @@ impl Owner {
             latencies: RefCell::default(),
             next_io: Cell::new(1),
             sessions: RefCell::default(),
+            throttles: RefCell::default(),
             acl: RefCell::new(deps.target.acl.clone()),
             next_tsih: Cell::new(1),
             units: Units::default(),
@@ -203,8 +212,15 @@ impl Owner {
 
     /// A session waits for a buffer: what is durable leaves memory.
     pub(super) fn memory_short(&self) {
-        self.short.set(true);
+        if !self.short.replace(true) {
+            self.live_sessions().iter().for_each(|s| s.set_window(WINDOW_SHORT));
+        }
         self.group.borrow_mut().set_memory_short(true);
+    }
+
+    /// Commands that a session may have under way.
+    pub(super) fn command_window(&self) -> u32 {
+        if self.short.get() { WINDOW_SHORT } else { WINDOW }
     }
 
     /// Once half of the buffers are back, durable batches are kept again. While the box is nearly out of buffers, no group
@@ -216,6 +232,7 @@ impl Owner {
             self.buffers_free.notify_waiters();
             if self.buffers.used() < self.buffers.limit() / 2 && used < limit / 2 {
                 self.short.set(false);
+                self.live_sessions().iter().for_each(|s| s.set_window(WINDOW));
                 self.overdrawn.replace(Weak::new());
                 self.group.borrow_mut().set_memory_short(false);
             }

@@ -27,6 +27,10 @@ const TICKS_PER_SNAPSHOT: u32 = 5;
 /// The room of thin volumes is looked at every so many ticks: every 2 s.
 const TICKS_PER_MEASUREMENT: u32 = 100;
 
+/// Time for initiators to log out when the group stops. Longer would only hold up a restart, and hosts come back by
+/// themselves.
+const LOGOUT_SECS: u16 = 1;
+
 /// The group's target.
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
@@ -175,6 +179,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
 
 /// Ends sessions and link; what has a Seq becomes durable, what is not applied stays in the journal.
 async fn stop(owner: &Rc<Owner>) {
+    say_goodbye(owner).await;
     owner.live_sessions().iter().for_each(|s| s.close(CloseReason::Shutdown));
     drop(owner.link.borrow_mut().take());
     for _ in 0..500 {
@@ -190,11 +195,21 @@ async fn stop(owner: &Rc<Owner>) {
     tracing::warn!(group = %owner.deps.name, "stopped with disk operations under way");
 }
 
+/// Has the initiators log out, so that none of them finds its connection broken.
+async fn say_goodbye(owner: &Rc<Owner>) {
+    let now = clock::now().mono;
+    owner.live_sessions().iter().for_each(|s| s.request_logout(now, LOGOUT_SECS));
+    let until = now.plus_millis(u64::from(LOGOUT_SECS) * 1000);
+    while clock::now().mono < until && !owner.live_sessions().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 fn serve(owner: &Rc<Owner>, command: Command) {
     let now = clock::now();
     match command {
-        Command::Iscsi(stream) => {
-            tokio::task::spawn_local(iscsi::serve(owner.clone(), stream));
+        Command::Iscsi(stream, visit) => {
+            tokio::task::spawn_local(iscsi::serve(owner.clone(), stream, visit));
         }
         Command::Link(connection) => {
             tokio::task::spawn_local(link::serve(owner.clone(), *connection));
@@ -243,7 +258,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             answer(owner, reply, result);
         }
         Command::SetRates { copy, link } => owner.group.borrow_mut().set_rates(copy, link),
-        Command::SetAcl(acl) => *owner.acl.borrow_mut() = acl,
+        Command::SetAcl(acl) => owner.set_acl(acl),
         Command::Inspect { after, limit, reply } => {
             tokio::task::spawn_local(inspect(owner.clone(), after, limit, reply));
         }
@@ -358,8 +373,16 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     }
     let session = |s: &Rc<iscsi::Session>| {
         let info = s.connection.borrow();
-        let initiator = info.logged_in()?.initiator.clone();
-        Some(SessionInfo { initiator, address: s.address.clone(), since: s.since, commands: info.task_count() })
+        let who = info.logged_in()?;
+        Some(SessionInfo {
+            initiator: who.initiator.clone(),
+            address: s.address.clone(),
+            since: s.since,
+            chap_user: who.chap_user.clone(),
+            header_digest: who.params.header_digest,
+            data_digest: who.params.data_digest,
+            commands: info.task_count(),
+        })
     };
     Snapshot {
         meta: Arc::new(group.meta().clone()),

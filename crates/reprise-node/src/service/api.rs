@@ -381,6 +381,22 @@ impl BoxService for Node {
         self.0.board.cancel_job(request.id)
     }
 
+    async fn initiator_list(&self, _: Nothing) -> Result<InitiatorList, ApiError> {
+        Ok(self.0.initiator_list())
+    }
+
+    async fn initiator_add(&self, request: InitiatorAdd) -> Result<InitiatorChanged, ApiError> {
+        to_the_end(self.0.clone().add_initiator(request)).await
+    }
+
+    async fn initiator_set(&self, request: InitiatorSet) -> Result<InitiatorChanged, ApiError> {
+        to_the_end(self.0.clone().set_initiator(request)).await
+    }
+
+    async fn initiator_remove(&self, request: InitiatorRef) -> Result<Done, ApiError> {
+        to_the_end(self.0.clone().remove_initiator(request.name)).await
+    }
+
     async fn token_list(&self, _: Nothing) -> Result<TokenList, ApiError> {
         let tokens = self.0.store.tokens().map_err(|e| store_error(&e))?;
         Ok(TokenList { tokens: tokens.iter().map(StoredToken::info).collect() })

@@ -56,7 +56,7 @@ impl Inner {
         })
         .await?;
         // The route leads to the thread that has ended.
-        locked(&self.published).clear();
+        *locked(&self.published) = None;
         self.publish_targets();
         // Fenced again at once where the disk still fails: then it says so itself.
         let text = format!(

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use reprise_api::{ApiError, ErrorCode, GroupStatus, JobKind, Name, Severity, VolumeStatus};
 use reprise_engine::{Branch, GroupMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
-use reprise_iscsi::Acl;
 use reprise_journal::SegmentId;
 use reprise_link::instance;
 use reprise_media::{Identity, Media, MediaError, MediaOptions};
@@ -221,11 +220,6 @@ fn open_homes(data: &DataHalf, meta: &mut GroupMeta) -> Result<Vec<HomeMedia>, H
 }
 
 impl Inner {
-    fn acl(&self) -> Acl {
-        let names = &self.settings.iscsi.initiators;
-        if names.is_empty() { Acl::Open } else { Acl::Names(names.clone()) }
-    }
-
     /// Portals as discovery gives them; none where one listens on every address, since then the address that was asked
     /// is the right one.
     fn target_addresses(&self) -> Vec<String> {
@@ -319,7 +313,7 @@ impl Inner {
         let target = TargetConfig {
             name: target_name(opened.meta.group, name.as_str()),
             addresses: self.target_addresses(),
-            acl: self.acl(),
+            acl: self.acl(&name),
         };
         let deps = GroupDeps {
             name: name.to_string(),
@@ -343,23 +337,21 @@ impl Inner {
 
     /// Offers the targets of the groups of which this box is the source.
     pub(super) fn publish_targets(&self) {
-        let routes: Vec<portal::Route> = self
-            .running()
-            .into_iter()
-            .filter(|g| g.snapshot.borrow().meta.role == Role::Source)
-            .map(|g| portal::Route {
-                name: target_name(g.id, g.name.as_str()),
-                acl: self.acl(),
-                addresses: self.target_addresses(),
-                commands: g.commands,
-            })
-            .collect();
-        let names: Vec<String> = routes.iter().map(|r| r.name.clone()).collect();
+        let sources: Vec<Running> =
+            self.running().into_iter().filter(|g| g.snapshot.borrow().meta.role == Role::Source).collect();
+        let names: Vec<String> = sources.iter().map(|g| target_name(g.id, g.name.as_str())).collect();
         let mut published = locked(&self.published);
-        if *published != names {
-            *published = names;
-            self.targets.set(routes);
+        if published.as_ref() == Some(&names) {
+            return;
         }
+        let routes = sources.into_iter().zip(&names).map(|(g, name)| portal::Route {
+            name: name.clone(),
+            acl: self.acl(&g.name),
+            addresses: self.target_addresses(),
+            commands: g.commands,
+        });
+        self.targets.set(routes.collect());
+        *published = Some(names);
     }
 
     /// Groups whose threads run.

@@ -9,6 +9,7 @@ mod board;
 mod control;
 mod faults;
 mod groups;
+mod initiators;
 mod meter;
 mod mirrors;
 mod pairing;
@@ -84,7 +85,8 @@ pub(crate) struct Inner {
     links: Mutex<BTreeMap<BoxId, control::PeerLinks>>,
     pairing: Mutex<Pairing>,
     endpoints: Mutex<Endpoints>,
-    published: Mutex<Vec<String>>,
+    /// Targets that the portal has, with rules that hold; none where it has to be told again.
+    published: Mutex<Option<Vec<String>>>,
     /// Reports of comparisons, the latest last.
     verified: Mutex<VecDeque<VerifyReport>>,
     started: Instant,

@@ -224,10 +224,15 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
         .collect();
     volumes.extend(facts.preparing.iter().cloned());
     volumes.sort_by_key(|v| v.lun);
+    let now = crate::clock::now();
     let sessions = snapshot.sessions.iter().map(|s| SessionStatus {
         initiator: s.initiator.clone(),
         address: s.address.clone(),
-        age_secs: crate::clock::now().mono.millis_since(s.since) / 1000,
+        age_secs: now.mono.millis_since(s.since) / 1000,
+        since_unix_ms: (now.wall.get() / 1000).saturating_sub(now.mono.millis_since(s.since)),
+        chap_user: s.chap_user.clone(),
+        header_digest: s.header_digest,
+        data_digest: s.data_digest,
         commands_in_flight: u32::try_from(s.commands).unwrap_or(u32::MAX),
     });
     let target = TargetStatus {

@@ -278,7 +278,7 @@ async fn settings(setup: &Setup, w: &mut World) -> Result<String> {
         (good.replace("[iscsi]", "[iscsy]"), "iscsy"),
         (good.replace("size = \"2G\"", "size = \"2X\""), "2X"),
         (good.replace("name = \"a\"", "name = \"A b\""), "A b"),
-        (good.replace("127.0.0.1", "0.0.0.0"), "iscsi.listen"),
+        (good.replace("[iscsi]", "[iscsi]\ninitiators = [\"bob\"]"), "iscsi.initiators"),
         ("\u{0}\u{1}".to_owned(), "settings"),
     ];
     for (n, (text, word)) in cases.iter().enumerate() {

@@ -14,6 +14,7 @@ mod faults;
 mod history;
 mod http;
 mod images;
+mod initiators;
 mod limits;
 mod odd;
 mod rot;
@@ -113,6 +114,7 @@ fn main() -> ExitCode {
         "disk",
         "both-ways",
         "limits",
+        "initiators",
         "odd",
         "faults",
         "rot",
@@ -174,6 +176,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "convert" => vec![Part { name, outcome: images::convert(setup).await }],
         "both-ways" => vec![Part { name, outcome: both_ways::run(setup).await }],
         "limits" => limits::run(setup).await,
+        "initiators" => initiators::run(setup).await,
         "odd" => odd::run(setup).await,
         "disk" => disk::run(setup).await,
         "torture" => vec![Part { name, outcome: torture::run(setup).await }],

@@ -1,18 +1,25 @@
 //! The iSCSI portal: accepts initiators, answers discovery, and gives each session to the thread of its group.
 
+mod gate;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reprise_iscsi::{Acl, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target};
+use reprise_iscsi::{
+    Acl, Challenge, CloseReason, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target,
+};
 use reprise_scsi::{AluaState, LunMap, TargetPort};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
+pub use gate::{GateLimits, Visit};
+
 use crate::clock;
 use crate::group::Command;
+use gate::Gate;
 
 /// Connections that have not logged in, at most: beyond, a connection is closed at once.
 const STRANGERS_MAX: usize = 64;
@@ -71,13 +78,18 @@ impl Portal {
     ///
     /// # Errors
     /// An address cannot be used.
-    pub fn start(listen: Vec<SocketAddr>, targets: Targets) -> io::Result<Self> {
+    pub fn start(listen: Vec<SocketAddr>, targets: Targets, limits: GateLimits) -> io::Result<Self> {
         // What can fail comes before the runtime: the caller may be asynchronous, and a runtime cannot be dropped there.
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
-        for address in listen {
+        for &address in &listen {
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
+            let all_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            if address.is_ipv6() && listen.contains(&all_v4) {
+                // Else `[::]` takes IPv4 as well and the two exclude each other.
+                socket.set_only_v6(true)?;
+            }
             let error = |e: io::Error| io::Error::new(e.kind(), format!("listen at {address}: {e}"));
             socket.bind(&address.into()).map_err(error)?;
             socket.listen(128).map_err(error)?;
@@ -89,11 +101,12 @@ impl Portal {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("portal").enable_all().build()?;
         let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+        let gate = Gate::new(limits);
         for listener in listeners {
-            let (targets, strangers) = (targets.clone(), strangers.clone());
+            let (targets, strangers, gate) = (targets.clone(), strangers.clone(), gate.clone());
             runtime.spawn(async move {
                 match TcpListener::from_std(listener) {
-                    Ok(listener) => accept(listener, targets, strangers).await,
+                    Ok(listener) => accept(listener, targets, strangers, gate).await,
                     Err(error) => tracing::error!(%error, "portal cannot listen"),
                 }
             });
@@ -107,10 +120,10 @@ impl Portal {
     }
 }
 
-async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphore>, gate: Gate) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok((stream, from)) => (stream, from.ip().to_canonical()),
             Err(error) => {
                 // Out of descriptors, most likely: others must end first.
                 tracing::warn!(%error, "initiator cannot be accepted");
@@ -119,10 +132,11 @@ async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphor
             }
         };
         let Ok(permit) = strangers.clone().try_acquire_owned() else { continue };
+        let Some(visit) = gate.enter(clock::now().mono, from) else { continue };
         let targets = targets.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            if let Ok(Err(error)) = tokio::time::timeout(LOGIN_TIME, greet(stream, targets)).await {
+            if let Ok(Err(error)) = tokio::time::timeout(LOGIN_TIME, greet(stream, visit, targets)).await {
                 tracing::debug!(%error, "initiator went away before it logged in");
             }
         });
@@ -130,7 +144,7 @@ async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphor
 }
 
 /// Looks at the first login request without taking it, and sends the connection where it belongs.
-async fn greet(stream: TcpStream, targets: Targets) -> io::Result<()> {
+async fn greet(stream: TcpStream, visit: Visit, targets: Targets) -> io::Result<()> {
     let mut buf = vec![0; PEEK_MAX];
     let mut seen = 0;
     loop {
@@ -152,18 +166,18 @@ async fn greet(stream: TcpStream, targets: Targets) -> io::Result<()> {
                 return match route {
                     Some(route) => {
                         let stream = stream.into_std()?;
-                        route.commands.send(Command::Iscsi(stream)).await.map_err(io::Error::other)
+                        route.commands.send(Command::Iscsi(stream, visit)).await.map_err(io::Error::other)
                     }
-                    None => discovery(stream, &targets).await,
+                    None => discovery(stream, &visit, &targets).await,
                 };
             }
-            Peek::Discovery | Peek::Invalid | Peek::NeedMore => return discovery(stream, &targets).await,
+            Peek::Discovery | Peek::Invalid | Peek::NeedMore => return discovery(stream, &visit, &targets).await,
         }
     }
 }
 
 /// Serves discovery, and refuses properly what names no target of ours.
-async fn discovery(stream: TcpStream, targets: &Targets) -> io::Result<()> {
+async fn discovery(stream: TcpStream, visit: &Visit, targets: &Targets) -> io::Result<()> {
     let target = |r: Route| {
         let port = TargetPort {
             target_name: r.name.clone(),
@@ -173,16 +187,18 @@ async fn discovery(stream: TcpStream, targets: &Targets) -> io::Result<()> {
             peer: None,
         };
         let luns = LunMap::new(port, []).map_err(io::Error::other)?;
-        Ok(Target { name: r.name, alias: None, addresses: r.addresses, acl: r.acl, luns })
+        Ok(Target { name: r.name, alias: None, addresses: r.addresses, moved: None, acl: r.acl, luns })
     };
     let list = targets.get().into_iter().map(target).collect::<io::Result<Vec<_>>>()?;
     let portal = Arc::new(reprise_iscsi::Portal { group_tag: 1, targets: list });
     let local = stream.local_addr()?.to_string();
     let mut stream = stream;
-    let mut connection = Connection::new(Config::new(portal, local, 1), clock::now().mono);
+    let config = Config { from: Some(visit.from()), ..Config::new(portal, local, 1, challenge()?) };
+    let mut connection = Connection::new(config, clock::now().mono);
     loop {
         while let Some(output) = connection.poll_output() {
-            if let Output::Close(_) = output {
+            if let Output::Close(reason) = output {
+                tell_refused(reason, visit.from());
                 return stream.shutdown().await;
             }
         }
@@ -208,5 +224,19 @@ async fn discovery(stream: TcpStream, targets: &Targets) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// A challenge for one connection.
+pub(crate) fn challenge() -> io::Result<Challenge> {
+    let mut random = [0; 33];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(Challenge::from_random(random))
+}
+
+/// Logs a login that was refused: somebody tries, or a rule is missing.
+pub(crate) fn tell_refused(reason: CloseReason, address: IpAddr) {
+    if let CloseReason::LoginFailed { status } = reason {
+        tracing::info!(%address, status = format_args!("{status:#06x}"), "login refused");
     }
 }

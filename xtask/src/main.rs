@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod boxes;
 mod checks;
 mod demo;
 mod fuzz;

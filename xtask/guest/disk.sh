@@ -1,4 +1,4 @@
-# Scene "disk": one session, both digests, no multipath: login, SCSI commands, file systems.
+# Scene "disk": one session, both digests, no multipath: login, SCSI commands, file systems, CHAP.
 
 device=/dev/none
 
@@ -16,7 +16,6 @@ case_login() {
     tell "$(iscsiadm -m session -P 3 | grep -E 'HeaderDigest|DataDigest|ImmediateData|MaxBurst' | tr -d '\t' | tr '\n' ' ')"
     [ "$HEADER_DIGEST" != CRC32C ] || iscsiadm -m session -P 3 | grep -q 'HeaderDigest: CRC32C' || die "no header digest"
     [ "$DATA_DIGEST" != CRC32C ] || iscsiadm -m session -P 3 | grep -q 'DataDigest: CRC32C' || die "no data digest"
-    [ -z "$CHAP_USER" ] || tell "CHAP as $CHAP_USER"
 }
 
 # A file system with fio's verified writes, unmounted and mounted again in between.
@@ -93,3 +92,4 @@ if [ -z "$SHORT" ]; then
     run fstrim
 fi
 run logout
+. /job/chap.sh

@@ -109,16 +109,6 @@ node.conn[0].iscsi.MaxRecvDataSegmentLength = 262144
 node.conn[0].iscsi.HeaderDigest = ${HEADER_DIGEST:-None}
 node.conn[0].iscsi.DataDigest = ${DATA_DIGEST:-None}
 END
-    if [ -n "$CHAP_USER" ]; then
-        cat >>/etc/iscsi/iscsid.conf <<END
-node.session.auth.authmethod = CHAP
-node.session.auth.username = $CHAP_USER
-node.session.auth.password = $CHAP_SECRET
-discovery.sendtargets.auth.authmethod = CHAP
-discovery.sendtargets.auth.username = $CHAP_USER
-discovery.sendtargets.auth.password = $CHAP_SECRET
-END
-    fi
 }
 
 # login PORT: a session through that port of the host, and its disk's name.
@@ -149,6 +139,15 @@ wait_disks() {
     done
     udevadm settle --timeout=30 || true
     disks
+}
+
+# expect STATUS WHAT COMMAND...: the command's exit status is that one.
+expect() {
+    wanted=$1 what=$2
+    shift 2
+    got=0
+    "$@" || got=$?
+    [ "$got" = "$wanted" ] || die "$what: status $got instead of $wanted"
 }
 
 # until_true SECS WHAT COMMAND...

@@ -119,7 +119,7 @@ fn all(binary: &Path, scenes: &[&Scene], short: bool, keep: bool) -> Result<Tall
             tally.failed(scene.name, &format!("{error:#}"));
         }
         let equal = format!("{}/homes_equal", scene.name);
-        match world.homes_equal() {
+        match world.put_right().and_then(|()| world.homes_equal()) {
             Ok(text) => tally.ok(&equal, &text),
             Err(error) => tally.failed(&equal, &format!("{error:#}")),
         }

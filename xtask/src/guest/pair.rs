@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use super::relay::{Line, Relay};
 use crate::boxes::{self, Api, Pair, Process, signal, start_box, until};
+use crate::process::run;
 
 /// Size of the volume: XFS takes 300 MiB at least.
 const VOLUME_BYTES: u64 = 512 << 20;
@@ -25,11 +27,11 @@ pub(super) struct World {
     api: Api,
     relay: Relay,
     binary: PathBuf,
+    /// The initiator that has to prove itself.
+    chap: Option<String>,
     pub(super) iqn: String,
     /// Ports of the host at which the guest finds the two portals.
     pub(super) ports: [u16; 2],
-    /// User and secret that initiators must give; none while boxes have no such setting.
-    pub(super) chap: Option<(String, String)>,
     /// Behind the processes that use it.
     _place: Place,
 }
@@ -72,7 +74,7 @@ impl World {
         let api = pair.source.api.clone().context("the source has no API")?;
         let ports = [first.port(), relay.port()];
         let binary = binary.to_owned();
-        let mut this = Self { source: None, pair, api, relay, binary, iqn, ports, chap: None, _place: place };
+        let mut this = Self { source: None, pair, api, relay, binary, chap: None, iqn, ports, _place: place };
         this.kill_source()?;
         this.start_source()?;
         Ok(this)
@@ -109,10 +111,56 @@ impl World {
                 let can = String::from_utf8_lossy(&said.stdout).lines().any(|l| l.trim().starts_with("resize"));
                 return Ok(if can { "yes" } else { "no" }.to_owned());
             }
+            ["can-chap"] => return Ok(if self.initiators("", None).is_ok() { "yes" } else { "no" }.to_owned()),
+            ["chap", name, user, secret, mutual_user, mutual_secret] => {
+                let chap = json!({
+                    "user": user, "secret": secret, "mutual_user": mutual_user, "mutual_secret": mutual_secret,
+                });
+                self.initiators("", Some(&json!({ "name": name, "chap": chap })))?;
+                self.chap = Some((*name).to_owned());
+            }
             ["resize", size] => drop(self.api.ask(&["volume", "resize", "disk", "--size", size])?),
             other => bail!("the host knows no {other:?}"),
         }
         Ok(String::new())
+    }
+
+    /// The box's list of initiators: a look at it, or a change.
+    fn initiators(&self, action: &str, change: Option<&Value>) -> Result<()> {
+        let mut command = Command::new("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "30",
+            "--output",
+            "/dev/null",
+            "--unix-socket",
+        ]);
+        command.arg(&self.api.socket).arg(format!("http://box/api/v1/initiators{action}"));
+        match change {
+            Some(change) => {
+                command.args(["--header", "content-type: application/json", "--data", &change.to_string()]);
+            }
+            // A box without initiators says so by an error, which is the answer.
+            None => {
+                command.stderr(Stdio::null());
+            }
+        }
+        run(&mut command)
+    }
+
+    /// Undoes what a scene that came to no good end may have left.
+    pub(super) fn put_right(&mut self) -> Result<()> {
+        self.relay.set(Line::Whole);
+        if !self.api.answers() {
+            self.start_source()?;
+        }
+        match self.chap.take() {
+            Some(name) => self.initiators("/remove", Some(&json!({ "name": name }))),
+            None => Ok(()),
+        }
     }
 
     /// Waits until nothing is left to do, then compares the homes of both boxes.

@@ -21,6 +21,7 @@ const SCRIPTS: &[(&str, &[u8])] = &[
     ("lib.sh", include_bytes!("../../guest/lib.sh")),
     ("scsi.sh", include_bytes!("../../guest/scsi.sh")),
     ("disk.sh", include_bytes!("../../guest/disk.sh")),
+    ("chap.sh", include_bytes!("../../guest/chap.sh")),
     ("crash.sh", include_bytes!("../../guest/crash.sh")),
     ("check.sh", include_bytes!("../../guest/check.sh")),
     ("multipath.sh", include_bytes!("../../guest/multipath.sh")),
@@ -139,9 +140,6 @@ fn job(script: &Script, world: &World, short: bool, kept: &[String]) -> Vec<(Str
     let mut settings = format!("INITIATOR={INITIATOR}\nSCENE={}\n{}", script.file, script.settings);
     settings += &format!("IQN={}\nPORT1={}\nPORT2={}\n", world.iqn, world.ports[0], world.ports[1]);
     settings += if short { "SHORT=1\nFIO_SIZE=8m\n" } else { "SHORT=\nFIO_SIZE=48m\n" };
-    if let Some((user, secret)) = &world.chap {
-        settings += &format!("CHAP_USER={user}\nCHAP_SECRET={secret}\n");
-    }
     files.push(("settings".to_owned(), settings.into_bytes()));
     files.push(("kept".to_owned(), (kept.join("\n") + "\n").into_bytes()));
     files

@@ -1,6 +1,5 @@
 //! `cargo xtask bench`: the product against tgt, in turn, on one machine and one file system.
 
-mod boxes;
 mod client;
 mod link;
 mod report;
@@ -11,9 +10,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::boxes::{self, Served, proc_number};
 use crate::process::{cargo, root, run as run_command, target_dir};
 use crate::setup;
-use boxes::{Served, proc_number};
 use client::{Case, Sample, qemu_bench};
 
 const USAGE: &str = "\

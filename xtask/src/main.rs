@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod boxes;
 mod checks;
 mod demo;
 mod fuzz;
+mod guest;
 mod lint;
 mod process;
 mod setup;
@@ -20,7 +22,8 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup                          install what the others need (Debian, as root), or say what is missing
-  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, fuzz
+  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, guest, fuzz
+  guest-test [--short]           the Linux kernel's initiator against a pair, in a QEMU guest; --help lists the options
   demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
   bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
   sim OPTIONS [--patch FILE]     a pair in a simulator; --help lists the options; a patch goes to a scratch copy
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         "setup" => setup::run(),
         "test" => test::run(rest),
+        "guest-test" => guest::run(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),

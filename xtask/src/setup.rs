@@ -20,6 +20,8 @@ const NEEDED: &[(&str, Sign, &str)] = &[
     ("libiscsi-bin", Sign::Program("iscsi-perf"), "an initiator for tests and benchmarks"),
     ("qemu-utils", Sign::Program("qemu-img"), "copies images, measures"),
     ("qemu-block-extra", Sign::Library("qemu/block-iscsi.so"), "lets qemu-img speak iSCSI"),
+    ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), "runs the Linux initiator in a guest"),
+    ("kmod", Sign::Program("depmod"), "indexes the modules of the guest's kernel"),
     ("tgt", Sign::Program("tgtd"), "what the benchmarks compare with"),
     ("e2fsprogs", Sign::Program("mkfs.ext4"), "makes and checks file systems"),
     ("iproute2", Sign::Program("tc"), "shapes the link of the benchmarks"),

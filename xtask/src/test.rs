@@ -1,15 +1,16 @@
 //! `cargo xtask test`: everything that can be tested on one machine, with one number at the end.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
-use crate::{checks, fuzz, setup, sim};
+use crate::{checks, fuzz, guest, setup, sim};
 
 /// The steps, in the order they run: what fails fastest first.
-const STEPS: [&str; 6] = ["checks", "unit", "planted", "sim", "e2e", "fuzz"];
+const STEPS: [&str; 7] = ["checks", "unit", "planted", "sim", "e2e", "guest", "fuzz"];
 
 /// The daemon under test can be told to have bad disks.
 const TEST_FEATURES: &str = "reprise/test-faults";
@@ -42,6 +43,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "planted" => planted(),
             "sim" => sim::test().map(|(passed, failed)| Count { passed, failed }),
             "e2e" => e2e(),
+            "guest" => linux_initiator(),
             _ => fuzz_targets(),
         };
         // A step that could not even run is a failure, and the others still tell their part.
@@ -142,13 +144,17 @@ fn counted(text: &str, separator: char) -> Count {
     count
 }
 
-/// The built binary, as its users run it. The build of the unit tests has made both programs.
-fn e2e() -> Result<Count> {
+/// Binary and tester. The build of the unit tests has made both; with `--only` they may be missing or old.
+fn built_binaries() -> Result<(PathBuf, PathBuf)> {
     let binaries = target_dir().join("debug");
-    let (reprise, tester) = (binaries.join("reprise"), binaries.join("e2e"));
-    // After `--only e2e` they may be missing or old; after the unit tests this finds nothing to do.
     let mut build = cargo(&["test", "--workspace", "--no-run", "--locked", "--quiet", "--features", TEST_FEATURES]);
     crate::process::run(&mut build).context("build the binaries")?;
+    Ok((binaries.join("reprise"), binaries.join("e2e")))
+}
+
+/// The built binary, as its users run it.
+fn e2e() -> Result<Count> {
+    let (reprise, tester) = built_binaries()?;
     let mut command = Command::new(&tester);
     command.arg("--reprise").arg(&reprise);
     let (status, lines) = watch(&mut command)?;
@@ -159,6 +165,12 @@ fn e2e() -> Result<Count> {
         count.failed = 1;
     }
     Ok(count)
+}
+
+/// The built binary, and the Linux kernel as its host.
+fn linux_initiator() -> Result<Count> {
+    let tally = guest::test(&built_binaries()?.0)?;
+    Ok(Count { passed: tally.passed, failed: tally.failed })
 }
 
 fn fuzz_targets() -> Result<Count> {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::boxes::{Served, cpu_us};
+use crate::boxes::{Served, cpu_us};
 use crate::process::output;
 
 /// No measurement takes this long on a machine that works.

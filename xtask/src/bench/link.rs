@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::boxes::{Api, Pair, Process, STATUS_AGE_MAX, proc_number, signal, start_box, until};
 use super::client::{Case, Latency, load};
+use crate::boxes::{Api, Pair, Process, STATUS_AGE_MAX, proc_number, signal, start_box, until};
 use crate::process::run;
 
 /// Names that the demo gives.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::boxes::{Api, Process, STATUS_AGE_MAX, start, until};
+use crate::boxes::{Api, Process, STATUS_AGE_MAX, start, until};
 use crate::process::{output, run};
 
 /// Rates of the page, bits per second.

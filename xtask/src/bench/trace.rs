@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::boxes::Pair;
+use crate::boxes::Pair;
 
 /// The trace is replayed so many times as fast as it was recorded.
 pub(super) const SPEEDUP: u32 = 120;

@@ -192,6 +192,15 @@ impl Appliance {
     }
 }
 
+/// A box that is dropped before it was told to stop, because its pair never came about, does not stay behind.
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("kill a box: {error:#}");
+        }
+    }
+}
+
 /// The pair. Dropping it stops both boxes.
 pub(crate) struct Pair {
     pub(crate) source: Appliance,

@@ -1,4 +1,4 @@
-//! The processes that are measured: a pair of boxes, a box alone, tgt.
+//! The processes that are measured, and that guests talk to: a pair of boxes, a box alone, tgt.
 
 use std::fs::File;
 use std::io::Write;
@@ -150,8 +150,11 @@ pub(super) struct Pair {
     _demo: Process,
     pub(super) source: Served,
     pub(super) mirror_pid: u32,
+    pub(super) mirror_api: Api,
     /// Settings of the source, to start it again.
     pub(super) config: PathBuf,
+    /// Home of the volume at the source and at the mirror.
+    pub(super) homes: [PathBuf; 2],
 }
 
 pub(super) fn pair(binary: &Path, dir: &Path, size: u64) -> Result<Pair> {
@@ -164,16 +167,23 @@ pub(super) fn pair(binary: &Path, dir: &Path, size: u64) -> Result<Pair> {
         let found = serde_json::from_str(&text).ok();
         if found.is_none() && demo.has_ended() { Some(Value::Null) } else { found }
     })?;
-    let text = |key: &str| reaches["source"][key].as_str().with_context(|| format!("the demo says no {key}"));
+    let text = |of: &str, key: &str| {
+        reaches[of][key].as_str().map(str::to_owned).with_context(|| format!("the demo says no {key} of the {of}"))
+    };
+    let home = |of: &str| {
+        reaches[of]["home"][0].as_str().map(PathBuf::from).with_context(|| format!("the demo says no home of the {of}"))
+    };
     let pid = |name: &str| -> Result<u32> {
         let pid = reaches[name]["pid"].as_u64().context("the demo says no pid")?;
         Ok(u32::try_from(pid)?)
     };
-    let api = Api { binary: binary.to_owned(), socket: text("socket")?.into() };
+    let api = |of: &str| -> Result<Api> { Ok(Api { binary: binary.to_owned(), socket: text(of, "socket")?.into() }) };
     Ok(Pair {
-        source: Served { url: text("iscsi")?.to_owned(), pid: pid("source")?, api: Some(api) },
+        source: Served { url: text("source", "iscsi")?, pid: pid("source")?, api: Some(api("source")?) },
         mirror_pid: pid("mirror")?,
-        config: text("config")?.into(),
+        mirror_api: api("mirror")?,
+        config: text("source", "config")?.into(),
+        homes: [home("source")?, home("mirror")?],
         _demo: demo,
     })
 }

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::event::{Alert, Event, Job};
 pub use crate::initiator::{InitiatorAdd, InitiatorChanged, InitiatorList, InitiatorRef, InitiatorSet};
 use crate::route::Rights;
-use crate::status::{GroupStatus, PeerStatus, VolumeStatus};
+use crate::status::{BlockSize, GroupStatus, PeerStatus, VolumeStatus};
 use crate::token::TokenInfo;
 use crate::value::{ByteSize, Name};
 pub use crate::verify::{VerifyReport, VerifyStart};
@@ -79,6 +79,32 @@ pub struct VolumeCreate {
     /// Stays on this box: never sent to a mirror.
     #[serde(default)]
     pub local_only: bool,
+    /// Blocks that hosts see.
+    #[serde(default)]
+    pub block_size: BlockSize,
+    /// Hosts may not write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// More room for a volume, while hosts use it. A mirrored one grows on both boxes, which have to be connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeResize {
+    /// The volume.
+    pub name: Name,
+    /// Its new size; a multiple of 4096 bytes, more than it has.
+    pub size: ByteSize,
+}
+
+/// What hosts may do with a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSet {
+    /// The volume.
+    pub name: Name,
+    /// Hosts may not write.
+    pub read_only: bool,
 }
 
 /// An existing device or image becomes a volume as it is: nothing is written by this, and it can be taken out again.
@@ -520,6 +546,8 @@ subject! {
     VerifyStart: |r| format!("group {}", r.group);
     GroupCreate: |r| format!("group {}", r.name);
     VolumeCreate: |r| format!("volume {} in group {}", r.name, r.group);
+    VolumeResize: |r| format!("volume {} to {} bytes", r.name, r.size.bytes());
+    VolumeSet: |r| format!("volume {}{}", r.name, if r.read_only { " read-only" } else { " writable" });
     VolumeAdopt: |r| format!("volume {} in group {} from {}", r.name, r.group, r.path.display());
     VolumeQuery: |r| r.group.as_ref().map(|g| format!("group {g}")).unwrap_or_default();
     ByName: |r| r.name.to_string();

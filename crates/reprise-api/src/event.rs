@@ -67,6 +67,8 @@ pub struct Alert {
 pub enum JobKind {
     /// Writes a new volume fully.
     VolumeCreate,
+    /// Gives a volume more room.
+    VolumeResize,
     /// Takes an existing device or image as a volume.
     VolumeAdopt,
     /// Destroys a volume's content.

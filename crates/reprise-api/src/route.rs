@@ -112,6 +112,10 @@ macro_rules! service_commands {
         post volume_create "/api/v1/volumes" Admin VolumeCreate => VolumeStarted;
         "Takes an existing device or image as a volume, as it is."
         post volume_adopt "/api/v1/volumes/adopt" Admin VolumeAdopt => VolumeStarted;
+        "Gives a volume more room, while hosts use it."
+        post volume_resize "/api/v1/volumes/resize" Admin VolumeResize => VolumeStarted;
+        "Lets hosts write a volume, or not."
+        post volume_set "/api/v1/volumes/set" Admin VolumeSet => VolumeStatus;
         "The initiators the box knows, without their secrets."
         get initiator_list "/api/v1/initiators" ReadOnly Nothing => InitiatorList;
         "Lets an initiator use the box."

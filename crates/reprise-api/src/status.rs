@@ -279,6 +279,44 @@ pub struct CacheStatus {
     pub pacing_ms: f64,
 }
 
+/// Blocks of a volume as hosts see them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum BlockSize {
+    /// 512 bytes, on physical blocks of 4096 bytes.
+    #[default]
+    #[serde(rename = "512e")]
+    Emulated512,
+    /// 512 bytes, on physical blocks of 512 bytes: for hosts that do not know 512e.
+    #[serde(rename = "512n")]
+    Native512,
+    /// 4096 bytes.
+    #[serde(rename = "4kn")]
+    Native4096,
+}
+
+impl std::fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Emulated512 => "512e",
+            Self::Native512 => "512n",
+            Self::Native4096 => "4kn",
+        })
+    }
+}
+
+impl std::str::FromStr for BlockSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "512e" => Ok(Self::Emulated512),
+            "512n" => Ok(Self::Native512),
+            "4kn" => Ok(Self::Native4096),
+            _ => Err("512e, 512n or 4kn"),
+        }
+    }
+}
+
 /// How a volume came to the box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -326,6 +364,10 @@ pub struct VolumeStatus {
     pub kind: VolumeKind,
     /// False for a volume that stays on this box.
     pub replicated: bool,
+    /// Blocks that hosts see.
+    pub block_size: BlockSize,
+    /// Hosts may not write.
+    pub read_only: bool,
     /// Path of its home.
     pub home: String,
     /// Where it stands.

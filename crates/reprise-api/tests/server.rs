@@ -60,8 +60,15 @@ async fn every_command_goes_there_and_back() {
     assert_eq!(c.volume_list(&VolumeQuery::default()).await.unwrap().volumes.len(), 2);
     assert_eq!(c.volume_show(&ByName { name: name("pg-old") }).await.unwrap().lun, 1);
     assert_eq!(code(c.volume_show(&ByName { name: name("none") }).await), ErrorCode::NotFound);
-    let create =
-        VolumeCreate { name: name("v"), group: name("g"), size: "3G".parse().unwrap(), thin: true, local_only: false };
+    let create = VolumeCreate {
+        name: name("v"),
+        group: name("g"),
+        size: "3G".parse().unwrap(),
+        thin: true,
+        local_only: false,
+        block_size: BlockSize::default(),
+        read_only: false,
+    };
     assert_eq!(c.volume_create(&create).await.unwrap().volume.size_bytes, 3 << 30);
     let adopt = VolumeAdopt { name: name("v"), group: name("g"), path: "/dev/x".into(), local_only: true };
     assert!(c.volume_adopt(&adopt).await.unwrap().job.is_none());

@@ -171,7 +171,7 @@ impl Group {
         self.stats.bytes_in += payload.len() as u64;
         let fault = match self.journal.append_body(payload) {
             Ok(range) if range == (first, last) => {
-                let records = self.journal.newest_of(RecordKind::Reservation);
+                let records = self.journal.newest_of(&[RecordKind::Reservation, RecordKind::VolumeResized]);
                 self.unit_records(records);
                 #[cfg(feature = "planted")]
                 if has(Planted::MirrorAcksReceived) {

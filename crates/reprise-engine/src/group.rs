@@ -628,7 +628,7 @@ impl Group {
         self.feed.disconnected();
     }
 
-    fn source_only(&self) -> Result<(), CommandError> {
+    pub(crate) fn source_only(&self) -> Result<(), CommandError> {
         if let Some(reason) = &self.meta.fenced {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
@@ -655,6 +655,20 @@ impl Group {
         self.persist(After::Nothing);
         self.pump();
         Ok(slot)
+    }
+
+    /// Hosts may write a volume or not. The mirror learns of it when it is made only.
+    ///
+    /// # Errors
+    /// Not on the source, or no such volume.
+    pub fn set_read_only(&mut self, now: Now, slot: VolumeSlot, read_only: bool) -> Result<(), CommandError> {
+        self.source_only()?;
+        let volume = self.meta.volumes.iter_mut().find(|v| v.slot == slot).ok_or(CommandError::NoVolume)?;
+        volume.read_only = read_only;
+        self.now = now;
+        self.persist(After::Nothing);
+        self.pump();
+        Ok(())
     }
 
     /// First step of letting a volume go: hosts get no more of it. Once `applied` has reached the position that this

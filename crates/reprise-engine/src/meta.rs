@@ -1,11 +1,12 @@
 //! What a group keeps in its superblock, typed.
 
 use reprise_format::FormatError;
-use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce};
+use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce, Volume};
 use reprise_format::superblock::{BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VolumeBody};
 use reprise_format::unit;
 use reprise_types::{
-    BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, UnitState, VolumeId, VolumeSlot,
+    BlockFormat, BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, UnitState, VolumeId,
+    VolumeSlot,
 };
 
 /// A superblock whose fields are not what they should be.
@@ -60,8 +61,8 @@ pub struct VolumeMeta {
     pub local_only: bool,
     /// Home is sparse.
     pub thin: bool,
-    /// Bytes of a logical block as hosts see it: 512 or 4096.
-    pub block_size: u32,
+    /// Blocks as hosts see them.
+    pub block_size: BlockFormat,
     /// Hosts may not write.
     pub read_only: bool,
     /// What the unit remembers; none for one that never had anything to.
@@ -190,6 +191,21 @@ impl GroupMeta {
         self.branches = lineage.iter().rev().map(branch).collect();
     }
 
+    /// The volumes as the link speaks of them.
+    pub fn link_volumes(&self) -> Vec<Volume> {
+        let volume = |v: &VolumeMeta| Volume {
+            id: v.id,
+            slot: v.slot,
+            name: v.name.clone(),
+            sectors: v.sectors,
+            lun: v.lun.into(),
+            block_size: v.block_size.code(),
+            thin: v.thin,
+            read_only: v.read_only,
+        };
+        self.volumes.iter().map(volume).collect()
+    }
+
     /// The volume with this slot.
     pub fn volume(&self, slot: VolumeSlot) -> Option<&VolumeMeta> {
         self.volumes.iter().find(|v| v.slot == slot)
@@ -216,7 +232,7 @@ impl GroupMeta {
             local_only: v.local_only,
             thin: v.thin,
             unit: v.unit.as_ref().map(unit::to_body),
-            block_size: v.block_size,
+            block_size: v.block_size.code(),
             read_only: v.read_only,
         };
         let peer = |p: &PeerMeta| PeerBody {
@@ -283,11 +299,7 @@ impl GroupMeta {
                     .collect(),
                 local_only: v.local_only,
                 thin: v.thin,
-                block_size: match v.block_size {
-                    0 => 512,
-                    size @ (512 | 4096) => size,
-                    _ => return Err(MetaError::Field("block_size")),
-                },
+                block_size: BlockFormat::from_code(v.block_size).ok_or(MetaError::Field("block_size"))?,
                 read_only: v.read_only,
                 unit: v.unit.as_ref().map(unit::from_body).transpose()?,
             })

@@ -138,9 +138,7 @@ impl Group {
 
     /// The volumes as the link speaks of them.
     pub fn link_volumes(&self) -> Vec<Volume> {
-        let volume =
-            |v: &crate::VolumeMeta| Volume { id: v.id, slot: v.slot, name: v.name.clone(), sectors: v.sectors };
-        self.meta.volumes.iter().map(volume).collect()
+        self.meta.link_volumes()
     }
 
     /// The row of the handshake on this connection, or on which the link stopped.

@@ -1,4 +1,4 @@
-//! What logical units remember beside their content: reservations and saved mode parameters.
+//! What logical units remember beside their content: reservations, saved mode parameters, and their size.
 //!
 //! A change takes a Seq like a write, so that it reaches the mirror in order. The superblock of each box holds the newest
 //! state: on the source a change is answered when the record *and* the superblock are durable, on the mirror a record is
@@ -11,10 +11,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use reprise_format::superblock::{self, SuperblockKind};
 use reprise_format::unit;
-use reprise_types::{Extent, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
+use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
 use crate::effect::{Effect, HostError, HostReply, Io};
-use crate::group::{After, Group};
+use crate::group::{After, CommandError, Group};
 use crate::planted::{Planted, has};
 
 /// A change that has a Seq and is not durable.
@@ -22,8 +22,41 @@ use crate::planted::{Planted, has};
 struct Change {
     seq: Seq,
     volume: VolumeSlot,
-    state: UnitState,
+    what: What,
     io: Option<Io>,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    /// The unit remembers this.
+    State(UnitState),
+    /// The volume has this size.
+    Size(SectorCount),
+}
+
+impl What {
+    fn kind(&self) -> RecordKind {
+        match self {
+            Self::State(_) => RecordKind::Reservation,
+            Self::Size(_) => RecordKind::VolumeResized,
+        }
+    }
+
+    fn payload(&self) -> Bytes {
+        match self {
+            Self::State(state) => unit::to_payload(state),
+            Self::Size(sectors) => unit::size_payload(*sectors),
+        }
+    }
+
+    /// From a record; none for what this version does not understand, which the journal keeps all the same.
+    fn of(kind: RecordKind, payload: &[u8]) -> Option<Self> {
+        match kind {
+            RecordKind::Reservation => unit::from_payload(payload).ok().map(Self::State),
+            RecordKind::VolumeResized => unit::size_of_payload(payload).ok().map(Self::Size),
+            _ => None,
+        }
+    }
 }
 
 /// Changes under way.
@@ -50,7 +83,7 @@ impl Group {
             known
         });
         if known && self.units.first.is_empty() {
-            return self.unit_append(Some(io), volume, state);
+            return self.unit_append(Some(io), volume, What::State(state));
         }
         self.units.first.push_back((io, volume, state));
         self.persist(After::UnitsKnown);
@@ -70,22 +103,42 @@ impl Group {
 
     pub(crate) fn units_known(&mut self) {
         for (io, volume, state) in std::mem::take(&mut self.units.first) {
-            self.unit_append(Some(io), volume, state);
+            self.unit_append(Some(io), volume, What::State(state));
         }
     }
 
-    fn unit_append(&mut self, io: Option<Io>, volume: VolumeSlot, state: UnitState) {
+    fn unit_append(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
         let extent = Extent { volume, sector: Sector::ZERO, sectors: SectorCount::from_raw(0) };
-        let seq = self.append(RecordKind::Reservation, extent, unit::to_payload(&state));
-        self.units.changes.push_back(Change { seq, volume, state, io });
+        let seq = self.append(what.kind(), extent, what.payload());
+        self.units.changes.push_back(Change { seq, volume, what, io });
+    }
+
+    /// Gives a volume more room. Its homes on all boxes have it already. The new size counts once the record and the
+    /// superblock hold it.
+    ///
+    /// # Errors
+    /// Not on the source, no such volume, a first copy or a comparison is under way.
+    pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
+        self.source_only()?;
+        let copying = self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        if copying || self.verify.base().is_some() {
+            return Err(CommandError::Busy);
+        }
+        let volume = self.meta.volumes.iter_mut().find(|v| v.slot == slot && v.sectors < sectors);
+        // It is said again whenever the link comes up, like all that is known of units.
+        volume.ok_or(CommandError::NoVolume)?.unit.get_or_insert_default();
+        self.now = now;
+        self.unit_append(None, slot, What::Size(sectors));
+        self.settle(now);
+        Ok(())
     }
 
     /// A batch came from the peer: changes in it count once they are durable.
-    pub(crate) fn unit_records(&mut self, records: Vec<(Seq, VolumeSlot, Bytes)>) {
-        for (seq, volume, payload) in records {
-            // A state of a later version is kept in the journal and not understood here.
-            let Ok(state) = unit::from_payload(&payload) else { continue };
-            self.units.changes.push_back(Change { seq, volume, state, io: None });
+    pub(crate) fn unit_records(&mut self, records: Vec<(Seq, RecordKind, VolumeSlot, Bytes)>) {
+        for (seq, kind, volume, payload) in records {
+            if let Some(what) = What::of(kind, &payload) {
+                self.units.changes.push_back(Change { seq, volume, what, io: None });
+            }
         }
     }
 
@@ -96,7 +149,10 @@ impl Group {
         while let Some(change) = self.units.changes.pop_front_if(|change| change.seq <= durable) {
             changed = true;
             if let Some(volume) = self.meta.volumes.iter_mut().find(|v| v.slot == change.volume) {
-                volume.unit = Some(change.state);
+                match change.what {
+                    What::State(state) => volume.unit = Some(state),
+                    What::Size(sectors) => volume.sectors = sectors,
+                }
             }
             done.extend(change.io);
         }
@@ -128,16 +184,16 @@ impl Group {
         if has(Planted::UnitNotSaidAgain) || self.is_fenced() {
             return;
         }
-        let newest =
-            |volume: VolumeSlot| self.units.changes.iter().rfind(|c| c.volume == volume).map(|c| c.state.clone());
-        let states: Vec<(VolumeSlot, UnitState)> = self
-            .meta
-            .volumes
-            .iter()
-            .filter_map(|v| Some((v.slot, newest(v.slot).or_else(|| v.unit.clone())?)))
-            .collect();
-        for (volume, state) in states {
-            self.unit_append(None, volume, state);
+        let known: Vec<VolumeSlot> = self.meta.volumes.iter().filter(|v| v.unit.is_some()).map(|v| v.slot).collect();
+        for slot in known {
+            let under_way = self.units.changes.iter().filter(|c| c.volume == slot).map(|c| c.what.clone());
+            let Some(volume) = self.meta.volume(slot) else { continue };
+            let stored = [What::Size(volume.sectors), What::State(volume.unit.clone().unwrap_or_default())];
+            let (sizes, states): (Vec<What>, Vec<What>) =
+                stored.into_iter().chain(under_way).partition(|what| matches!(what, What::Size(_)));
+            for what in sizes.into_iter().last().into_iter().chain(states.into_iter().last()) {
+                self.unit_append(None, slot, what);
+            }
         }
     }
 

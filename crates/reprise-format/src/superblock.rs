@@ -165,7 +165,7 @@ pub struct VolumeBody {
     /// What the unit remembers; missing for one that never had anything to.
     #[prost(message, optional, tag = "9")]
     pub unit: Option<crate::unit::UnitBody>,
-    /// Bytes of a logical block; 0 stands for 512.
+    /// Blocks as hosts see them: 0 for 512e, 512 for 512n, 4096 for 4Kn.
     #[prost(uint32, tag = "10")]
     pub block_size: u32,
     /// True where hosts may not write.

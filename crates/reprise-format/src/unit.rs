@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use reprise_types::{InitiatorPort, PoolBuf, Registration, Reservation, ReservationType, UnitState};
+use reprise_types::{InitiatorPort, PoolBuf, Registration, Reservation, ReservationType, SectorCount, UnitState};
 
 use crate::FormatError;
 
@@ -109,6 +109,26 @@ pub fn from_payload(payload: &[u8]) -> Result<UnitState, FormatError> {
     from_body(&UnitBody::decode(body).map_err(|_| wrong())?)
 }
 
+/// The size of a volume as the payload of a record.
+pub fn size_payload(sectors: SectorCount) -> Bytes {
+    let mut out = PoolBuf::unpooled(GRAIN);
+    out[..8].copy_from_slice(&sectors.get().to_le_bytes());
+    out.freeze()
+}
+
+/// From the payload of a record.
+///
+/// # Errors
+/// Too short, or 0.
+pub fn size_of_payload(payload: &[u8]) -> Result<SectorCount, FormatError> {
+    let short = || FormatError::Short { what: "size of a volume", need: 8, have: payload.len() };
+    let sectors = u64::from_le_bytes(*payload.first_chunk::<8>().ok_or_else(short)?);
+    if sectors == 0 {
+        return Err(FormatError::Field { what: "size of a volume", field: "sectors", value: 0 });
+    }
+    Ok(SectorCount::from_raw(sectors))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +152,9 @@ mod tests {
         body.kind = 1;
         body.holder.clear();
         assert!(from_body(&body).is_err());
+        let size = SectorCount::from_raw(4096);
+        assert_eq!(size_of_payload(&size_payload(size)).unwrap(), size);
+        assert!(size_of_payload(&[0; 512]).is_err() && size_of_payload(&[1]).is_err());
         assert!(from_payload(&[]).is_err());
         assert!(from_payload(&[255; 512]).is_err());
     }

@@ -358,12 +358,12 @@ impl Journal {
         Ok((head.first_seq, head.last_seq))
     }
 
-    /// Records of one kind in the batch that was packed or taken last, with their payload.
-    pub fn newest_of(&self, kind: RecordKind) -> Vec<(Seq, VolumeSlot, Bytes)> {
+    /// Records of some kinds in the batch that was packed or taken last, with their payload.
+    pub fn newest_of(&self, kinds: &[RecordKind]) -> Vec<(Seq, RecordKind, VolumeSlot, Bytes)> {
         let records = self.queue.back().into_iter().flat_map(|batch| batch.records());
         records
-            .filter(|(record, _)| record.descriptor.kind == kind)
-            .map(|(record, payload)| (record.seq, record.descriptor.volume, payload.clone()))
+            .filter(|(record, _)| kinds.contains(&record.descriptor.kind))
+            .map(|(record, payload)| (record.seq, record.descriptor.kind, record.descriptor.volume, payload.clone()))
             .collect()
     }
 

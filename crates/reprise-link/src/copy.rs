@@ -339,6 +339,10 @@ mod tests {
             slot: VolumeSlot::from_raw(*slot),
             name: format!("v{slot}"),
             sectors: SectorCount::from_raw(*sectors),
+            lun: 0,
+            block_size: 0,
+            thin: false,
+            read_only: false,
         };
         sizes.iter().map(volume).collect()
     }

@@ -64,6 +64,10 @@ fn volumes() -> Vec<Volume> {
         slot: VolumeSlot::from_raw(0),
         name: "v".into(),
         sectors: SectorCount::from_raw(VOLUME_SECTORS),
+        lun: 0,
+        block_size: 0,
+        thin: false,
+        read_only: false,
     }]
 }
 

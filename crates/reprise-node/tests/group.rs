@@ -13,7 +13,9 @@ use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limi
 use reprise_node::pool::{DataPlace, Pool, PoolConfig};
 use reprise_node::portal::{GateLimits, Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
-use reprise_types::{BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot};
+use reprise_types::{
+    BlockFormat, BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
+};
 use tokio::sync::{mpsc, oneshot};
 
 const IQN: &str = "iqn.2026-11.io.reprise:test";
@@ -58,7 +60,7 @@ fn start(dir: &Path) -> Box1 {
                 legs: vec![Leg { path: home.display().to_string(), adopted: false, identity: String::new() }],
                 local_only: false,
                 thin: false,
-                block_size: 512,
+                block_size: BlockFormat::default(),
                 read_only: false,
                 unit: None,
             };

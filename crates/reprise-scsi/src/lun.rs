@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reprise_types::{SECTOR_SIZE, Sector, SectorCount, VolumeId};
+use reprise_types::{BlockFormat, SECTOR_SIZE, Sector, SectorCount, VolumeId};
 
 use crate::control::Control;
 use crate::sense::NotReady;
@@ -19,6 +19,16 @@ pub enum BlockSize {
     B512Native,
     /// 4096 bytes (4Kn).
     B4096,
+}
+
+impl From<BlockFormat> for BlockSize {
+    fn from(format: BlockFormat) -> Self {
+        match format {
+            BlockFormat::Emulated512 => Self::B512,
+            BlockFormat::Native512 => Self::B512Native,
+            BlockFormat::Native4096 => Self::B4096,
+        }
+    }
 }
 
 impl BlockSize {

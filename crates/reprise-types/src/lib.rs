@@ -24,4 +24,4 @@ pub use position::{Point, Position, Positions, Role, Seq};
 pub use record::{Extent, RecordKind, VolumeSlot};
 pub use size::{ByteLen, SECTOR_SIZE, Sector, SectorCount};
 pub use time::{Mono, Now, WallMicros};
-pub use unit::{InitiatorPort, Registration, Reservation, ReservationType, UnitState};
+pub use unit::{BlockFormat, InitiatorPort, Registration, Reservation, ReservationType, UnitState};

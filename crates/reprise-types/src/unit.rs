@@ -32,6 +32,34 @@ impl fmt::Display for InitiatorPort {
     }
 }
 
+/// Logical and physical blocks as hosts see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u32)]
+pub enum BlockFormat {
+    /// 512 bytes, on 4 KiB physical blocks (512e).
+    #[default]
+    Emulated512 = 0,
+    /// 512 bytes, on physical blocks of as many (512n): for hosts that do not know 512e.
+    Native512 = 512,
+    /// 4096 bytes (4Kn).
+    Native4096 = 4096,
+}
+
+impl BlockFormat {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Emulated512, Self::Native512, Self::Native4096];
+
+    /// The code on disk and wire.
+    pub const fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The format with this code.
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.code() == code)
+    }
+}
+
 /// TYPE of a persistent reservation (SPC-4, table 66). All have logical unit scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use reprise_api::settings::DEFAULT_SOCKET;
-use reprise_api::{ByteSize, InitiatorName, IpNetwork, Name, Rights};
+use reprise_api::{BlockSize, ByteSize, InitiatorName, IpNetwork, Name, Rights};
 
 /// Replicates disks in order, over any distance.
 #[derive(Debug, Parser)]
@@ -155,8 +155,30 @@ pub(crate) enum VolumeCommand {
         /// Never sent to a mirror
         #[arg(long)]
         local_only: bool,
+        /// Blocks that hosts see: 512e, 512n for old hosts, or 4kn
+        #[arg(long, default_value_t)]
+        block_size: BlockSize,
+        /// Hosts may not write
+        #[arg(long)]
+        read_only: bool,
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Give a volume more room, while hosts use it
+    Resize {
+        name: Name,
+        /// Its new size, such as 20G
+        #[arg(long)]
+        size: ByteSize,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Let hosts write a volume, or not
+    Set {
+        name: Name,
+        /// true: hosts may not write
+        #[arg(long, action = clap::ArgAction::Set)]
+        read_only: bool,
     },
     /// Take an existing device or image as a volume, as it is
     Adopt {

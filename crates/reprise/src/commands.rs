@@ -94,9 +94,16 @@ async fn status(client: &Client, json: bool, watch: bool, interval: Duration) ->
 
 async fn volume(client: &Client, json: bool, command: VolumeCommand) -> anyhow::Result<()> {
     match command {
-        VolumeCommand::Create { name, size, group, thin, local_only, wait } => {
-            let started = client.volume_create(&VolumeCreate { name, group, size, thin, local_only }).await?;
-            volume_started(client, json, started, wait).await
+        VolumeCommand::Create { name, size, group, thin, local_only, block_size, read_only, wait } => {
+            let create = VolumeCreate { name, group, size, thin, local_only, block_size, read_only };
+            volume_started(client, json, client.volume_create(&create).await?, wait).await
+        }
+        VolumeCommand::Resize { name, size, wait } => {
+            let started = client.volume_resize(&VolumeResize { name, size }).await?;
+            follow_job(client, json, started.job, wait).await
+        }
+        VolumeCommand::Set { name, read_only } => {
+            show(json, &client.volume_set(&VolumeSet { name, read_only }).await?, render::volume)
         }
         VolumeCommand::Adopt { path, name, group, local_only, wait } => {
             let path = std::path::absolute(path)?;

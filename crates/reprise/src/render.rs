@@ -397,6 +397,7 @@ pub(crate) fn volume(v: &VolumeStatus) -> String {
         ("lun", v.lun.to_string()),
         ("size", format!("{} ({} bytes)", bytes(v.size_bytes), v.size_bytes)),
         ("kind", volume_kind(v.kind).to_owned()),
+        ("blocks", format!("{}{}", v.block_size, if v.read_only { ", hosts may only read" } else { "" })),
         ("replicated", if v.replicated { "yes" } else { "no" }.to_owned()),
         ("state", volume_state(&v.state)),
         ("home", v.home.clone()),

@@ -119,6 +119,16 @@ impl BoxService for Scripted {
         Ok(VolumeStarted { volume, job: (!r.thin).then(|| self.job(JobState::Running)) })
     }
 
+    async fn volume_resize(&self, r: VolumeResize) -> Result<VolumeStarted, ApiError> {
+        self.note(format!("resize {} {}", r.name, r.size.bytes()));
+        Ok(VolumeStarted { volume: VolumeStatus { name: r.name, ..volume() }, job: None })
+    }
+
+    async fn volume_set(&self, r: VolumeSet) -> Result<VolumeStatus, ApiError> {
+        self.note(format!("set {} read-only {}", r.name, r.read_only));
+        Ok(VolumeStatus { name: r.name, read_only: r.read_only, ..volume() })
+    }
+
     async fn volume_adopt(&self, r: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
         self.note(format!("adopt {}", r.path.display()));
         Ok(VolumeStarted { volume: VolumeStatus { name: r.name, group: r.group, ..volume() }, job: None })

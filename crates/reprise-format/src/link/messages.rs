@@ -207,6 +207,14 @@ message!(
         name: String,
         /// Size.
         sectors: SectorCount,
+        /// LUN under the group's target, the same on both boxes.
+        lun: u32,
+        /// Blocks as hosts see them: code of `BlockFormat`.
+        block_size: u32,
+        /// Hosts may give blocks back.
+        thin: bool,
+        /// Hosts may not write.
+        read_only: bool,
     }
 );
 

@@ -18,6 +18,10 @@ fn volume() -> Volume {
         slot: VolumeSlot::from_raw(3),
         name: "data".into(),
         sectors: SectorCount::from_raw(1 << 21),
+        lun: 0,
+        block_size: 0,
+        thin: false,
+        read_only: false,
     }
 }
 

@@ -39,6 +39,12 @@ pub enum Command {
     AddVolume(VolumeMeta, Arc<Media>, Reply<VolumeSlot>),
     /// Let a volume go once everything of it is in its home; the home is closed when this answers.
     RemoveVolume(VolumeSlot, Reply<VolumeMeta>),
+    /// The opened home of a volume, to be given more room.
+    Home(VolumeSlot, Reply<Arc<Media>>),
+    /// A volume's homes have more room: it has this size from here on.
+    Resize(VolumeSlot, SectorCount, Reply<()>),
+    /// Hosts may write a volume or not.
+    SetReadOnly(VolumeSlot, bool, Reply<()>),
     /// Attach a peer.
     AddPeer(BoxId, Instance, Reply<()>),
     /// Detach the peer.

@@ -144,8 +144,7 @@ impl Owner {
             group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot)).cloned().collect();
         drop(group);
         let units = volumes.into_iter().map(|v| {
-            let size = if v.block_size == 4096 { BlockSize::B4096 } else { BlockSize::B512 };
-            let mut lun = Lun::new(v.id, v.sectors, size);
+            let mut lun = Lun::new(v.id, v.sectors, BlockSize::from(v.block_size));
             lun.thin = v.thin;
             lun.read_only = v.read_only;
             lun.not_ready = unavailable.then_some(NotReady::Unavailable);

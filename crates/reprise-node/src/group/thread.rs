@@ -9,7 +9,7 @@ use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
 use reprise_journal::{BatchSource, JournalConfig};
 use reprise_media::{Media, Ring, RingConfig};
-use reprise_types::{BoxId, BufPool, ByteLen, PoolBuf, PoolId, Role, Seq, VolumeSlot};
+use reprise_types::{BoxId, BufPool, ByteLen, PoolBuf, PoolId, Role, SectorCount, Seq, VolumeSlot};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::{
@@ -226,6 +226,19 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         Command::RemoveVolume(slot, reply) => {
             tokio::task::spawn_local(remove_volume(owner.clone(), slot, reply));
         }
+        Command::Home(slot, reply) => {
+            let home = owner.homes.borrow().get(&slot).cloned();
+            let _ = reply.send(home.ok_or(CommandError::NoVolume));
+        }
+        Command::Resize(slot, sectors, reply) => {
+            tokio::task::spawn_local(resize_volume(owner.clone(), slot, sectors, reply));
+        }
+        Command::SetReadOnly(slot, read_only, reply) => {
+            let result = owner.group.borrow_mut().set_read_only(now, slot, read_only);
+            owner.settle();
+            owner.luns_changed();
+            answer(owner, reply, result);
+        }
         Command::AddPeer(peer, instance, reply) => {
             let result = owner.group.borrow_mut().add_peer(now, peer, instance);
             owner.settle();
@@ -276,6 +289,21 @@ fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, Comm
         }
         let _ = reply.send(result);
     });
+}
+
+/// Hosts are told of a size when it lasts.
+async fn resize_volume(owner: Rc<Owner>, slot: VolumeSlot, sectors: SectorCount, reply: Reply<()>) {
+    let begun = owner.group.borrow_mut().resize_volume(clock::now(), slot, sectors);
+    owner.settle();
+    if let Err(error) = begun {
+        return drop(reply.send(Err(error)));
+    }
+    let done = |group: &Group| group.is_fenced() || group.meta().volume(slot).is_none_or(|v| v.sectors >= sectors);
+    while !done(&owner.group.borrow()) {
+        tokio::time::sleep(TICK).await;
+    }
+    owner.luns_changed();
+    answer(&owner, reply, Ok(()));
 }
 
 /// A volume goes only when its home holds everything: then file or device can be used without the box.

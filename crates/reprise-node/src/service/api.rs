@@ -306,6 +306,14 @@ impl BoxService for Node {
         to_the_end(self.0.clone().create_volume(request)).await
     }
 
+    async fn volume_resize(&self, request: VolumeResize) -> Result<VolumeStarted, ApiError> {
+        to_the_end(self.0.clone().resize_volume(request)).await
+    }
+
+    async fn volume_set(&self, request: VolumeSet) -> Result<VolumeStatus, ApiError> {
+        to_the_end(self.0.clone().set_volume(request)).await
+    }
+
     async fn volume_adopt(&self, request: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
         to_the_end(self.0.clone().adopt_volume(request)).await
     }

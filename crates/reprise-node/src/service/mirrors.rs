@@ -9,10 +9,10 @@ use reprise_api::{ApiError, ErrorCode, MirrorOf, MirrorStarted, Name, Severity};
 use reprise_engine::{CopyState, GroupMeta, Leg, PeerMeta, VolumeMeta};
 use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
-    Volume,
+    ReserveVolume, Volume,
 };
 use reprise_link::instance;
-use reprise_types::{BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
+use reprise_types::{BlockFormat, BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
 
 use super::board::Told;
 use super::control::CLOCK_OFFSET_MAX_SECS;
@@ -23,6 +23,9 @@ use crate::clock;
 use crate::group::{Command, HomeMedia};
 use crate::pool::{DataHalf, HomeName, Make};
 use crate::store::PeerRecord;
+
+/// Largest LUN: up to 255 units a target, addressed in one byte.
+const LUN_MAX: u32 = 255;
 
 /// Longest wait for the peer to make its homes. Room is only promised there, not written, on file systems that can.
 const CREATE_TIME: Duration = Duration::from_secs(45);
@@ -74,7 +77,7 @@ impl Inner {
         self.may_be_mirrored(group, &meta)?;
         let info = self.peer_info(peer.id).await?;
         let warnings = self.compare(&peer.name, &info);
-        let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes: link_volumes(&meta) };
+        let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes: meta.link_volumes() };
         let undo = || BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
         match self.ask_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
             Ok(Outcome::Done(_)) => {}
@@ -211,9 +214,7 @@ impl Inner {
             BoxCommand::DeleteMirror(delete) => self.delete_mirror(peer, delete).await,
             BoxCommand::PauseNotice(notice) => self.note_pause(peer, &notice),
             BoxCommand::ForgetPeer(_) => self.forgotten_by(peer),
-            BoxCommand::ReserveVolume(_) => {
-                Err(refused(RefusalReason::Unsupported, "volumes cannot join a mirrored group in this version"))
-            }
+            BoxCommand::ReserveVolume(reserve) => self.reserve_volume(peer, reserve).await,
         };
         match result {
             Ok(()) => Outcome::Done(Done {}),
@@ -281,6 +282,19 @@ impl Inner {
         let text = format!("Group {name} is mirrored to this box from {}.", self.peer_name(peer));
         self.board.event(Told::new("mirror-created", Severity::Info, format!("group {name}"), text, ""));
         Ok(())
+    }
+
+    /// The source is about to give a volume more room: its home here gets it first.
+    async fn reserve_volume(self: &Arc<Self>, peer: BoxId, reserve: ReserveVolume) -> Result<(), Refused> {
+        let _change = self.change.lock().await;
+        let group = self.mirror_of(peer, reserve.group)?;
+        let Volume { slot, sectors, .. } = reserve.volume;
+        if group.now().meta.volume(slot).is_none() {
+            let text = "volumes cannot join a mirrored group in this version";
+            return Err(refused(RefusalReason::Unsupported, text));
+        }
+        let grown = self.grow_home(&group, slot, sectors.bytes(), None).await;
+        grown.map_err(|e| refused(reason_of(&e), &e.message))
     }
 
     fn peer_name(&self, peer: BoxId) -> String {
@@ -362,7 +376,7 @@ fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<
     if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
         return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
     }
-    let same = link_volumes(&meta) == create.volumes;
+    let same = meta.link_volumes() == create.volumes;
     let fresh = meta.role == Role::Mirror && meta.branches.is_empty() && meta.peer.as_ref().is_some_and(|p| !p.paused);
     if same && fresh {
         return Ok(());
@@ -380,6 +394,12 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
         if earlier.iter().any(|v| v.slot == volume.slot || v.id == volume.id || v.name == volume.name) {
             return invalid("two volumes have the same slot, identity or name");
         }
+        if volume.lun > LUN_MAX || earlier.iter().any(|v| v.lun == volume.lun) {
+            return invalid("no LUN of a volume, or twice the same");
+        }
+        if BlockFormat::from_code(volume.block_size).is_none() {
+            return invalid("blocks of a size that this version does not know");
+        }
         if volume.name.parse::<Name>().is_err() {
             return invalid("no name of a volume");
         }
@@ -391,15 +411,10 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
     Ok(())
 }
 
-fn link_volumes(meta: &GroupMeta) -> Vec<Volume> {
-    let volume = |v: &VolumeMeta| Volume { id: v.id, slot: v.slot, name: v.name.clone(), sectors: v.sectors };
-    meta.volumes.iter().map(volume).collect()
-}
-
 /// Makes the homes of a mirror, all or none.
 fn make_homes(data: &DataHalf, group: &str, volumes: &[Volume]) -> Result<(Vec<VolumeMeta>, Vec<HomeMedia>), ApiError> {
     let (mut metas, mut homes) = (Vec::new(), Vec::new());
-    for (lun, volume) in volumes.iter().enumerate() {
+    for volume in volumes {
         let name = HomeName { group, volume: &volume.name, id: volume.id };
         let made = data.create(name, volume.sectors.bytes(), Make::Reserved, &mut |_| ControlFlow::Continue(()));
         let home = match made {
@@ -418,12 +433,13 @@ fn make_homes(data: &DataHalf, group: &str, volumes: &[Volume]) -> Result<(Vec<V
             id: volume.id,
             sectors: volume.sectors,
             name: volume.name.clone(),
-            lun: lun as u16,
+            lun: u16::try_from(volume.lun).unwrap_or(u16::MAX),
             legs: vec![Leg { path: home.path, adopted: false, identity: home.identity }],
             local_only: false,
-            thin: false,
-            block_size: 512,
-            read_only: false,
+            // Its home is thick, but hosts are told the same on both boxes.
+            thin: volume.thin && !data.is_raw(),
+            block_size: BlockFormat::from_code(volume.block_size).unwrap_or_default(),
+            read_only: volume.read_only,
             unit: None,
         });
         homes.push(HomeMedia { slot: volume.slot, media: home.media });
@@ -472,6 +488,10 @@ mod tests {
             slot: VolumeSlot::from_raw(n.into()),
             name: format!("v{n}"),
             sectors: SectorCount::from_raw(2048),
+            lun: n.into(),
+            block_size: 0,
+            thin: false,
+            read_only: false,
         }
     }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use reprise_api::{
-    Alert, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, Name, Rates, SessionStatus,
-    TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
+    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, Name, Rates,
+    SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
 };
 use reprise_engine::{CacheFill, GroupMeta, VolumeMeta};
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_scsi::Naa;
-use reprise_types::{GroupId, Role, VolumeId};
+use reprise_types::{BlockFormat, GroupId, Role, VolumeId};
 
 use crate::group::Snapshot;
 use crate::store::PeerRecord;
@@ -190,6 +190,12 @@ pub(crate) fn volume_status(group: &Name, volume: &VolumeMeta, state: VolumeStat
         size_bytes: volume.sectors.get().saturating_mul(512),
         kind,
         replicated: !volume.local_only,
+        block_size: match volume.block_size {
+            BlockFormat::Emulated512 => BlockSize::Emulated512,
+            BlockFormat::Native512 => BlockSize::Native512,
+            BlockFormat::Native4096 => BlockSize::Native4096,
+        },
+        read_only: volume.read_only,
         home: volume.legs.first().map(|l| l.path.clone()).unwrap_or_default(),
         state,
         serial: serial(volume.id),
@@ -339,7 +345,7 @@ pub(crate) mod tests {
                 legs: vec![Leg { path: "/x/data.home".into(), adopted: false, identity: "file:1:2".into() }],
                 local_only: false,
                 thin: false,
-                block_size: 512,
+                block_size: BlockFormat::default(),
                 read_only: false,
                 unit: None,
             }],

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_api::{
-    ApiError, ErrorCode, Job, JobKind, Name, Severity, VolumeAdopt, VolumeCreate, VolumeKind, VolumeStarted,
-    VolumeState, VolumeStatus,
+    ApiError, BlockSize, ErrorCode, Job, JobKind, Name, Severity, VolumeAdopt, VolumeCreate, VolumeKind, VolumeResize,
+    VolumeSet, VolumeStarted, VolumeState, VolumeStatus,
 };
 use reprise_engine::{Leg, VolumeMeta};
-use reprise_media::{Media, MediaError, MediaOptions, Signature};
-use reprise_types::{ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
+use reprise_format::link::{Command as BoxCommand, ReserveVolume, Volume};
+use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, Signature, grow_file};
+use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
 
 use super::board::{JobHandle, Told};
 use super::groups::Running;
@@ -23,6 +24,9 @@ use crate::pool::{DataError, Home, HomeName, Make};
 
 /// Sizes of volumes are multiples of this, so that a host may use 4 KiB blocks.
 const SIZE_GRAIN: u64 = 4096;
+/// Longest wait for a mirror to give a home more room. Where it has to write zeros, a larger step takes longer: it goes on
+/// there, and a second try finds it done.
+const GROW_TIME: Duration = Duration::from_secs(120);
 
 /// A volume that is being made and is in no group's superblock yet.
 pub(super) struct Preparing {
@@ -197,6 +201,8 @@ impl Inner {
             size_bytes: size,
             kind,
             replicated: !local_only,
+            block_size: BlockSize::default(),
+            read_only: false,
             home: home.display().to_string(),
             state: VolumeState::Preparing,
             serial: serial(id),
@@ -237,7 +243,8 @@ impl Inner {
         let home = HomeName { group: request.group.as_str(), volume: request.name.as_str(), id };
         let path = self.pool.data().planned(home);
         let kind = if request.thin { VolumeKind::Thin } else { VolumeKind::Thick };
-        let (status, reserved) = self.reserve(&group, &request.name, size, kind, request.local_only, &path, id);
+        let (mut status, reserved) = self.reserve(&group, &request.name, size, kind, request.local_only, &path, id);
+        (status.block_size, status.read_only) = (request.block_size, request.read_only);
         if request.thin {
             self.fill_and_add(group.clone(), status, None, reserved).await?;
             return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
@@ -312,8 +319,8 @@ impl Inner {
             legs: vec![leg],
             local_only: !status.replicated,
             thin: status.kind == VolumeKind::Thin,
-            block_size: 512,
-            read_only: false,
+            block_size: format_of(status.block_size),
+            read_only: status.read_only,
             unit: None,
         };
         let media = home.media.clone();
@@ -327,6 +334,111 @@ impl Inner {
             "",
         ));
         Ok(())
+    }
+
+    /// Gives a home more room; what it has gained reads as zeros.
+    pub(super) async fn grow_home(
+        &self,
+        group: &Running,
+        slot: VolumeSlot,
+        size: ByteLen,
+        job: Option<JobHandle>,
+    ) -> Result<(), ApiError> {
+        let volume = group.now().meta.volume(slot).cloned();
+        let volume =
+            volume.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no such volume", "look: reprise volume list"))?;
+        let home = ask(&group.commands, |reply| Command::Home(slot, reply)).await?;
+        // An earlier attempt may have got this far.
+        if home.size() >= size {
+            return Ok(());
+        }
+        let more = size.get() - home.size().get();
+        if home.is_window() || home.kind() == MediaKind::Device {
+            let text =
+                format!("the home of volume {} is {}, which cannot grow by itself", volume.name, home.path().display());
+            let what = "use a folder as pool.data for volumes that grow, or copy it onto a larger volume";
+            return Err(ApiError::new(ErrorCode::NotSupported, text, what));
+        }
+        let room = self.data_room()?;
+        if !volume.thin && more > room {
+            return Err(no_space(more, room));
+        }
+        blocking(move || {
+            let mut progress = |p: reprise_media::Progress| {
+                let Some(job) = &job else { return ControlFlow::Continue(()) };
+                job.progress(p.done.get(), p.total.get());
+                if job.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let fill = if volume.thin { Fill::Sparse } else { Fill::Zeroed };
+            grow_file(&home, size, fill, &mut progress).map_err(|e| media_error(&e))
+        })
+        .await
+    }
+
+    /// Gives a volume more room, while hosts use it: first the mirror's home, then the own one, then everybody is told.
+    pub(super) async fn resize_volume(self: Arc<Self>, request: VolumeResize) -> Result<VolumeStarted, ApiError> {
+        let _command = self.commands.lock().await;
+        let (group, volume) = self.volume(&request.name)?;
+        let (size, before) = (request.size.bytes(), volume.sectors.bytes().get());
+        if !size.is_multiple_of(SIZE_GRAIN) || size <= before || i64::try_from(size).is_err() {
+            let text = format!("volume {} has {before} bytes and can only grow", request.name);
+            return Err(ApiError::new(
+                ErrorCode::BadRequest,
+                text,
+                "give a larger multiple of 4096 bytes, such as 20G",
+            ));
+        }
+        let meta = group.now().meta;
+        if meta.role != Role::Source {
+            let text =
+                format!("volume {} belongs to group {}, which is mirrored to this box", request.name, group.name);
+            return Err(wrong_state(text, "run the command on the box that is its source"));
+        }
+        let subject = format!("volume {}", request.name);
+        let job = self.board.begin_job(JobKind::VolumeResize, subject, Some(size - before), true)?;
+        let (inner, handle, name) = (self.clone(), job.clone(), request.name.clone());
+        tokio::spawn(async move {
+            let result = inner.grow_volume(&group, volume, size, handle.clone()).await;
+            if result.is_ok() {
+                let text = format!("Volume {name} has {size} bytes now; hosts have been told.");
+                inner.board.event(Told::new("volume-resized", Severity::Info, format!("volume {name}"), text, ""));
+            }
+            handle.end(result);
+        });
+        Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: job.job() })
+    }
+
+    async fn grow_volume(
+        self: &Arc<Self>,
+        group: &Running,
+        volume: VolumeMeta,
+        size: u64,
+        job: JobHandle,
+    ) -> Result<(), ApiError> {
+        let _change = self.change.lock().await;
+        let meta = group.now().meta;
+        let sectors = SectorCount::from_raw(size / 512);
+        if let Some(peer) = &meta.peer {
+            let known = meta.link_volumes().into_iter().find(|v| v.slot == volume.slot);
+            let known = known.ok_or_else(|| wrong_state("the volume is leaving".to_owned(), "see reprise jobs"))?;
+            let reserve = ReserveVolume { group: group.id, volume: Volume { sectors, ..known } };
+            self.ask_peer(peer.peer, BoxCommand::ReserveVolume(reserve), GROW_TIME).await?;
+        }
+        let slot = volume.slot;
+        self.grow_home(group, slot, ByteLen::from_raw(size), Some(job)).await?;
+        ask(&group.commands, |reply| Command::Resize(slot, sectors, reply)).await?;
+        group.shown(|s| s.meta.volume(slot).is_some_and(|v| v.sectors >= sectors)).await;
+        Ok(())
+    }
+
+    /// Lets hosts write a volume, or not.
+    pub(super) async fn set_volume(self: Arc<Self>, request: VolumeSet) -> Result<VolumeStatus, ApiError> {
+        let _command = self.commands.lock().await;
+        let (group, volume) = self.volume(&request.name)?;
+        let (slot, read_only) = (volume.slot, request.read_only);
+        ask(&group.commands, |reply| Command::SetReadOnly(slot, read_only, reply)).await?;
+        group.shown(|s| s.meta.volume(slot).is_some_and(|v| v.read_only == read_only)).await;
+        self.shown_volume(&request.name)
     }
 
     /// Takes an existing device or image as it is.
@@ -529,6 +641,14 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+fn format_of(size: BlockSize) -> BlockFormat {
+    match size {
+        BlockSize::Emulated512 => BlockFormat::Emulated512,
+        BlockSize::Native512 => BlockFormat::Native512,
+        BlockSize::Native4096 => BlockFormat::Native4096,
     }
 }
 

@@ -13,8 +13,8 @@ use reprise_journal::{
     CacheRead, Found, Grant, JournalConfig, RecoverError, newest_generation, recover, scan_segments, segment_offset,
 };
 use reprise_types::{
-    BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId, VolumeSlot,
-    WallMicros,
+    BlockFormat, BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId,
+    VolumeSlot, WallMicros,
 };
 
 use crate::disk::DiskError;
@@ -210,7 +210,7 @@ fn volume(slot: u16) -> VolumeMeta {
         legs: vec![],
         local_only: false,
         thin: false,
-        block_size: 512,
+        block_size: BlockFormat::default(),
         read_only: false,
         unit: None,
     }

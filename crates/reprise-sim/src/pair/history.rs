@@ -218,6 +218,16 @@ impl History {
             return Err(format!("record {seq} goes to disk after {}", self.end()));
         }
         let id = match kind {
+            RecordKind::VolumeResized => {
+                // No volume of a run changes its size: it is only said again.
+                let size = VOLUME_SECTORS.get(usize::from(at.volume.get())).map(|n| n.to_le_bytes());
+                if payload.get(..8) != size.as_ref().map(|s| &s[..]) {
+                    return Err(format!("record {seq}: a size of volume {:?} that it has not", at.volume));
+                }
+                let before = self.hash(self.end()).unwrap_or(self.start);
+                self.records.push(Record { extent: at, hash: chain_bytes(before, kind, &at, payload), unit: None });
+                return Ok(());
+            }
             RecordKind::Reservation => match self.unit_record(seq, at, payload)? {
                 Some(id) => id,
                 // Said again.

@@ -92,9 +92,9 @@ impl Session {
         self.command(lun, &cdb16(0x93, flags, lba, blocks), Data::Out(block)).await.map(drop)
     }
 
-    /// WRITE SAME (16) without data: the blocks read as zeros from here on. All units take it, thin or not.
+    /// WRITE SAME (16) of zeros over blocks of 512 bytes: all units take it, thin or not.
     pub async fn write_zeroes(&self, lun: u16, lba: u64, blocks: u32) -> Result<(), InitiatorError> {
-        self.command(lun, &cdb16(0x93, 0x01, lba, blocks), Data::None).await.map(drop)
+        self.write_same(lun, lba, blocks, Bytes::from_static(&[0; 512]), false).await
     }
 
     /// UNMAP of `(lba, blocks)` ranges.

@@ -232,7 +232,15 @@ impl Pair {
     /// Makes the volume and its mirror, and waits for the first copy. `tell` hears of its progress.
     pub(crate) async fn make_mirrored_volume(&mut self, size: ByteSize, tell: impl FnMut(&Job)) -> anyhow::Result<()> {
         let group: Name = GROUP.parse()?;
-        let create = VolumeCreate { name: VOLUME.parse()?, group: group.clone(), size, thin: false, local_only: false };
+        let create = VolumeCreate {
+            name: VOLUME.parse()?,
+            group: group.clone(),
+            size,
+            thin: false,
+            local_only: false,
+            block_size: BlockSize::default(),
+            read_only: false,
+        };
         let made = self.source.client.volume_create(&create).await.context("make the volume")?;
         self.source.wait_for(made.job, |_| {}).await.context("make the volume")?;
         let request = MirrorOf { group, peer: MIRROR.parse()? };

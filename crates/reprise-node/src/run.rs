@@ -111,7 +111,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     pool.allocator().set_index_limit(index_limit);
     let (net_tx, net_events) = mpsc::channel(QUEUE_MAX);
     let (notices, notice_rx) = mpsc::channel(QUEUE_MAX);
-    let targets = portal::Targets::default();
+    let targets = portal::Targets::of_box(identity.box_id);
     let gate = portal::GateLimits {
         connections: settings.iscsi.connections_per_address,
         logins_per_minute: settings.iscsi.logins_per_minute,

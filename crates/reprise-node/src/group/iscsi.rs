@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use super::owner::Owner;
 use crate::clock;
-use crate::portal::{Visit, challenge, tell_refused};
+use crate::portal::{Visit, challenge, group_tag, tell_refused};
 
 /// Pieces of one gathered send.
 const SEND_PIECES_MAX: usize = 64;
@@ -110,16 +110,12 @@ pub(super) fn scsi_error(error: HostError) -> ScsiError {
 /// Numbers of the only ports of this box and of its peer, which are their port groups too: the same whichever box is
 /// asked, and whatever their roles are. From 1 to 32767.
 fn port_numbers(own: BoxId, peer: Option<BoxId>) -> (u16, Option<u16>) {
-    let number = |id: BoxId| {
-        let [first, second, ..] = id.as_bytes();
-        (u16::from_be_bytes([*first, *second]) & 0x7fff).max(1)
-    };
     // Where both would have the same one, the box with the larger id takes the next.
     let next = |n: u16| if n == 0x7fff { 1 } else { n + 1 };
-    match peer.map(|id| (id, number(id))) {
-        Some((id, same)) if same == number(own) && id > own => (same, Some(next(same))),
-        Some((_, same)) if same == number(own) => (next(same), Some(same)),
-        other => (number(own), other.map(|(_, n)| n)),
+    match peer.map(|id| (id, group_tag(id))) {
+        Some((id, same)) if same == group_tag(own) && id > own => (same, Some(next(same))),
+        Some((_, same)) if same == group_tag(own) => (next(same), Some(same)),
+        other => (group_tag(own), other.map(|(_, n)| n)),
     }
 }
 
@@ -170,8 +166,7 @@ impl Owner {
             acl: self.acl.borrow().clone(),
             luns: self.luns(),
         };
-        let group_tag = target.luns.port().group;
-        Arc::new(Portal { group_tag, targets: vec![target] })
+        Arc::new(Portal { group_tag: group_tag(self.deps.this_box), targets: vec![target] })
     }
 
     /// Other rules: sessions that they do not allow end, the others have the limits that they name.

@@ -11,6 +11,7 @@ use reprise_iscsi::{
     Acl, Challenge, CloseReason, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target,
 };
 use reprise_scsi::{AluaState, LunMap, TargetPort};
+use reprise_types::BoxId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -42,12 +43,25 @@ pub struct Route {
 }
 
 /// The targets, shared with whoever changes them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Targets {
     routes: Arc<Mutex<Vec<Route>>>,
+    group_tag: u16,
+}
+
+/// Portal group tag of a box, from 1 to 32767: the two boxes of a pair are reached through different portal groups of one
+/// target.
+pub fn group_tag(id: BoxId) -> u16 {
+    let [first, second, ..] = id.as_bytes();
+    (u16::from_be_bytes([*first, *second]) & 0x7fff).max(1)
 }
 
 impl Targets {
+    /// No target yet.
+    pub fn of_box(id: BoxId) -> Self {
+        Self { routes: Arc::default(), group_tag: group_tag(id) }
+    }
+
     /// Replaces all routes.
     pub fn set(&self, routes: Vec<Route>) {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
@@ -190,7 +204,7 @@ async fn discovery(stream: TcpStream, visit: &Visit, targets: &Targets) -> io::R
         Ok(Target { name: r.name, alias: None, addresses: r.addresses, moved: None, acl: r.acl, luns })
     };
     let list = targets.get().into_iter().map(target).collect::<io::Result<Vec<_>>>()?;
-    let portal = Arc::new(reprise_iscsi::Portal { group_tag: 1, targets: list });
+    let portal = Arc::new(reprise_iscsi::Portal { group_tag: targets.group_tag, targets: list });
     let local = stream.local_addr()?.to_string();
     let mut stream = stream;
     let config = Config { from: Some(visit.from()), ..Config::new(portal, local, 1, challenge()?) };

@@ -335,16 +335,16 @@ impl Inner {
         Ok(running)
     }
 
-    /// Offers the targets of the groups of which this box is the source.
+    /// Offers the targets of the groups: of those that are mirrored to this box too, whose units say that they are
+    /// unavailable here, so that hosts may hold both paths.
     pub(super) fn publish_targets(&self) {
-        let sources: Vec<Running> =
-            self.running().into_iter().filter(|g| g.snapshot.borrow().meta.role == Role::Source).collect();
-        let names: Vec<String> = sources.iter().map(|g| target_name(g.id, g.name.as_str())).collect();
+        let groups: Vec<Running> = self.running();
+        let names: Vec<String> = groups.iter().map(|g| target_name(g.id, g.name.as_str())).collect();
         let mut published = locked(&self.published);
         if published.as_ref() == Some(&names) {
             return;
         }
-        let routes = sources.into_iter().zip(&names).map(|(g, name)| portal::Route {
+        let routes = groups.into_iter().zip(&names).map(|(g, name)| portal::Route {
             name: name.clone(),
             acl: self.acl(&g.name),
             addresses: self.target_addresses(),

@@ -4,19 +4,21 @@ mod client;
 mod link;
 mod report;
 mod shaped;
+mod target;
 mod trace;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::boxes::{self, Served, proc_number};
+use crate::boxes::{self, Backing, Served, proc_number};
 use crate::process::{cargo, root, run as run_command, target_dir};
 use crate::setup;
 use client::{Case, Sample, qemu_bench};
 
 const USAGE: &str = "\
-cargo xtask bench [OPTIONS]
+cargo xtask bench [OPTIONS]       the product
+cargo xtask bench target [--quick] its front end alone, before memory; writes docs/benchmarks-target.md
 
   --quick            2 runs of a second each instead of 5 of two
   --dir DIR          where the disks are put: a file system on a disk; /var/tmp if absent
@@ -146,6 +148,11 @@ impl Drop for Place {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
+    if let [first, rest @ ..] = args
+        && first == "target"
+    {
+        return target::run(rest);
+    }
     let Some(options) = Options::parse(args)? else { return Ok(()) };
     setup::ensure()?;
     run_command(&mut cargo(&["build", "--release", "--locked", "--package", "reprise"]))?;
@@ -161,7 +168,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let pair =
         boxes::pair(&binary, &place.0.join("pair"), VOLUME_BYTES.max(options.journal_bytes)).context("start a pair")?;
     let (_alone, alone) = boxes::single(&binary, &place.0.join("alone"), VOLUME_BYTES).context("start a box alone")?;
-    let (_tgt, tgt) = boxes::tgt(&place.0.join("tgt"), VOLUME_BYTES).context("start tgt")?;
+    let (_tgt, tgt) = boxes::tgt(&place.0.join("tgt"), VOLUME_BYTES, Backing::Disk).context("start tgt")?;
     println!("writing all disks");
     let fill = Case { writes: true, random: false, bytes: 1 << 20, depth: 8 };
     for served in [&alone, &pair.source] {
@@ -178,7 +185,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     println!("iscsi-perf");
     let mut perf = Vec::new();
     for served in [&tgt, &alone, &pair.source].repeat(options.runs) {
-        perf.push(client::iscsi_perf(served, options.secs)?);
+        perf.push(client::iscsi_perf(served, 32, options.secs)?);
     }
     let rss = |pid| proc_number(pid, "status", "VmRSS");
     let memory = Memory {

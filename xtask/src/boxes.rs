@@ -231,14 +231,29 @@ impl Process {
     }
 }
 
-/// tgt with one LUN: a file of the same file system, written fully, opened with O_DIRECT.
-pub(super) fn tgt(dir: &Path, size: u64) -> Result<(Process, Served)> {
+/// What is behind tgt's LUN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// A file of the same file system, written fully, opened with O_DIRECT.
+    Disk,
+    /// A file, through the page cache: for a folder in memory.
+    Cached,
+    /// Nothing: reads are answered with whatever is there, writes are dropped.
+    Null,
+}
+
+/// tgt with one LUN.
+pub(super) fn tgt(dir: &Path, size: u64, backing: Backing) -> Result<(Process, Served)> {
     std::fs::create_dir_all(dir)?;
     let file = dir.join("disk");
-    fill(&file, size)?;
+    if backing != Backing::Null {
+        fill(&file, size)?;
+    }
     let portal = free_address()?;
     // tgt takes numbers up to 32767; its own is 0.
-    let control = (1 + std::process::id() % 32_000).to_string();
+    static STARTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let nth = STARTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let control = (1 + (std::process::id() * 4 + nth) % 32_000).to_string();
     let daemon = find_program("tgtd").context("tgtd is missing: cargo xtask setup")?;
     let mut command = Command::new(daemon);
     command.args(["-f", "-C", &control, "--iscsi", &format!("portal={portal}")]);
@@ -263,10 +278,28 @@ pub(super) fn tgt(dir: &Path, size: u64) -> Result<(Process, Served)> {
     }
     let path = file.to_str().context("path of the file")?;
     run(&mut admin(&["--op", "new", "--mode", "target", "--tid", "1", "-T", TGT_IQN]))?;
-    let lun = ["--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", path, "--bsoflags", "direct"];
-    run(&mut admin(&lun))?;
+    let lun = ["--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1"];
+    let backing: &[&str] = match backing {
+        Backing::Disk => &["-b", path, "--bsoflags", "direct"],
+        Backing::Cached => &["-b", path],
+        Backing::Null => &["-b", "/dev/null", "--bstype", "null"],
+    };
+    run(&mut admin(&[&lun[..], backing].concat()))?;
     run(&mut admin(&["--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL"]))?;
     let served = Served { url: format!("iscsi://{portal}/{TGT_IQN}/1"), pid: process.0.id(), api: None };
+    Ok((process, served))
+}
+
+/// The product's protocol and SCSI layers alone, before memory or nothing: an example that is built for it.
+pub(super) fn memory_target(binary: &Path, dir: &Path, mib: u64, null: bool) -> Result<(Process, Served)> {
+    std::fs::create_dir_all(dir)?;
+    let address = free_address()?;
+    let mut command = Command::new(binary);
+    command.args([address.to_string(), mib.to_string()]).args(null.then_some("null"));
+    let process = Process::start(command.stdout(Stdio::null()).stderr(File::create(dir.join("log"))?))?;
+    until("the target in memory listens", || std::net::TcpStream::connect(&address).ok().map(|_| true))?;
+    let url = format!("iscsi://{address}/iqn.2026-01.invalid.example:memory/0");
+    let served = Served { url, pid: process.pid(), api: None };
     Ok((process, served))
 }
 

@@ -1,5 +1,5 @@
 //! A disk in memory behind a real socket, to try initiators and conformance tools against the state machine alone:
-//! `cargo run --release -p reprise-iscsi --example memory_target -- 127.0.0.1:3260 [MIB] [thin]`.
+//! `cargo run --release -p reprise-iscsi --example memory_target -- 127.0.0.1:3260 [MIB] [thin] [null]`.
 //! It has one thread per connection and no durability; the daemon is elsewhere.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -13,7 +13,10 @@ use reprise_iscsi::{Acl, Challenge, Config, Connection, Output, Portal, RecvTarg
 use reprise_scsi::{AluaState, BlockSize, Completion, Lun, LunMap, MappedRun, Op, ScsiError, TargetPort};
 use reprise_types::{BufPool, Mono, SectorCount, VolumeId};
 
-type Disk = Arc<Mutex<Vec<u8>>>;
+/// The bytes; none where reads give zeros and writes are dropped.
+type Disk = Option<Arc<Mutex<Vec<u8>>>>;
+
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 const NAME: &str = "iqn.2026-01.invalid.example:memory";
 
@@ -33,7 +36,8 @@ fn main() -> std::io::Result<()> {
     let luns = LunMap::new(port, [(0, lun)]).map_err(std::io::Error::other)?;
     let target = Target { name: NAME.into(), alias: None, addresses: Vec::new(), moved: None, acl: Acl::open(), luns };
     let portal = Arc::new(Portal { group_tag: 1, targets: vec![target] });
-    let disk: Disk = Arc::new(Mutex::new(vec![0; (mib << 20) as usize]));
+    let null = args.iter().any(|arg| arg == "null");
+    let disk: Disk = (!null).then(|| Arc::new(Mutex::new(vec![0; (mib << 20) as usize])));
     let listener = TcpListener::bind(&address)?;
     println!("iscsi://{address}/{NAME}/0");
     static TSIH: AtomicU16 = AtomicU16::new(1);
@@ -95,7 +99,20 @@ fn serve(mut socket: TcpStream, config: Config, disk: &Disk) -> std::io::Result<
     }
 }
 
+fn carry_out_null(op: Op) -> Completion {
+    let Op::Read { sectors, .. } = op else { return Completion::Done };
+    let mut left = (sectors.get() * 512) as usize;
+    let mut parts = Vec::new();
+    while left > 0 {
+        let len = left.min(ZEROS.len());
+        parts.push(Bytes::from_static(&ZEROS[..len]));
+        left -= len;
+    }
+    Completion::DataParts(parts)
+}
+
 fn carry_out(disk: &Disk, op: Op) -> Completion {
+    let Some(disk) = disk else { return carry_out_null(op) };
     let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
     match op {
         Op::Read { sector, sectors } => {

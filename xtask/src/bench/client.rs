@@ -69,11 +69,11 @@ pub(super) fn qemu_bench(served: &Served, case: Case, flush_every: Option<u32>, 
     Ok(Sample { per_sec: ops / secs, cpu_us: (cpu_us(served.pid)? - before) / ops })
 }
 
-/// Random reads of 4 KiB, 32 at a time, by libiscsi's `iscsi-perf`: operations per second.
-pub(super) fn iscsi_perf(served: &Served, secs: f64) -> Result<f64> {
+/// Random reads of 4 KiB, `depth` at a time, by libiscsi's `iscsi-perf`: operations per second.
+pub(super) fn iscsi_perf(served: &Served, depth: u32, secs: f64) -> Result<f64> {
     let secs = (secs.ceil() as u64).to_string();
     let mut command = Command::new("timeout");
-    command.args([RUN_SECS_MAX, "iscsi-perf", "-m", "32", "-b", "8", "-r", "-t", &secs]);
+    command.args([RUN_SECS_MAX, "iscsi-perf", "-m", &depth.to_string(), "-b", "8", "-r", "-t", &secs]);
     let said = output(command.arg(&served.url))?;
     // `iops average 28225 (110 MB/s)`, after lines of progress that say the same of the time so far.
     let found = said.rsplit("iops average ").next().and_then(|rest| rest.split(' ').next()?.parse().ok());

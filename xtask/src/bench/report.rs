@@ -53,6 +53,15 @@ impl Machine {
         ];
         Ok(Self { load, facts })
     }
+
+    /// What was measured on.
+    pub(super) fn table(&self, page: &mut String) -> std::fmt::Result {
+        writeln!(page, "| machine | |\n|---|---|")?;
+        for (name, value) in &self.facts {
+            writeln!(page, "| {name} | {value} |")?;
+        }
+        writeln!(page, "| load at the start | {} |", self.load)
+    }
 }
 
 /// Everything that was measured.
@@ -72,7 +81,7 @@ pub(super) struct Found {
 }
 
 /// Median of some figures; 0 of none.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2).copied().unwrap_or(0.0);
@@ -100,7 +109,7 @@ fn cell(row: &Row, contender: Contender) -> String {
     format!("**{:.0}** ({least:.0}-{most:.0})", rate(row, contender))
 }
 
-fn ratio(over: f64, under: f64) -> String {
+pub(super) fn ratio(over: f64, under: f64) -> String {
     if under > 0.0 && over > 0.0 { format!("{:.2}", over / under) } else { "-".to_owned() }
 }
 
@@ -212,11 +221,7 @@ fn write_page(page: &mut String, machine: &Machine, options: &Options, found: &F
             "**The machine had other work: its load was {load} at the start. Take these figures as rough.**\n"
         )?;
     }
-    writeln!(page, "| machine | |\n|---|---|")?;
-    for (name, value) in &machine.facts {
-        writeln!(page, "| {name} | {value} |")?;
-    }
-    writeln!(page, "| load at the start | {} |", machine.load)?;
+    machine.table(page)?;
     writeln!(page, "\n## Targets\n\n| what | wanted | found | |\n|---|---|---|---|")?;
     for target in targets(found) {
         let met = match target.met {

@@ -297,7 +297,7 @@ pub(super) fn memory_target(binary: &Path, dir: &Path, mib: u64, null: bool) -> 
     let mut command = Command::new(binary);
     command.args([address.to_string(), mib.to_string()]).args(null.then_some("null"));
     let process = Process::start(command.stdout(Stdio::null()).stderr(File::create(dir.join("log"))?))?;
-    until("the target in memory listens", || std::net::TcpStream::connect(&address).ok().map(|_| true))?;
+    until("the target in memory listens", || std::net::TcpStream::connect(address).ok().map(|_| true))?;
     let url = format!("iscsi://{address}/iqn.2026-01.invalid.example:memory/0");
     let served = Served { url, pid: process.pid(), api: None };
     Ok((process, served))

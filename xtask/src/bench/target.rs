@@ -47,11 +47,12 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     let null = [&contenders.tgt_null, &contenders.own_null];
     let ram = [&contenders.tgt_ram, &contenders.own_ram];
     let perf = |depth| move |served: &Served| client::iscsi_perf(served, depth, secs);
-    let mut rows = Vec::new();
-    rows.push(row("null LUN, 4 KiB random read, QD32, one session", Some(1.3), runs, null, perf(32))?);
-    rows.push(row("null LUN, the same, four sessions together", None, runs, null, |s| four(s, secs))?);
-    rows.push(row("RAM, 4 KiB random read, QD1", Some(1.0), runs, ram, perf(1))?);
-    rows.push(row("RAM, 4 KiB random read, QD32", None, runs, ram, perf(32))?);
+    let mut rows = vec![
+        row("null LUN, 4 KiB random read, QD32, one session", Some(1.3), runs, null, perf(32))?,
+        row("null LUN, the same, four sessions together", None, runs, null, |s| four(s, secs))?,
+        row("RAM, 4 KiB random read, QD1", Some(1.0), runs, ram, perf(1))?,
+        row("RAM, 4 KiB random read, QD32", None, runs, ram, perf(32))?,
+    ];
     for (what, wanted, writes) in
         [("RAM, 128 KiB write, QD8", Some(1.7), true), ("RAM, 128 KiB read, QD8", None, false)]
     {

@@ -516,7 +516,7 @@ mod tests {
         assert_eq!((metas.len(), homes.len()), (2, 2));
         let create = CreateMirror { group: GroupId::from_raw([3; 16]), name: "pg".into(), volumes: volumes.to_vec() };
         let meta = mirror_meta(&create, metas, BoxId::from_raw([4; 16]), [5; 16]);
-        assert_eq!(link_volumes(&meta), create.volumes);
+        assert_eq!(meta.link_volumes(), create.volumes);
         assert_eq!(meta.next_slot, 3);
         assert_eq!(GroupMeta::from_body(&meta.to_body()).unwrap(), meta);
         drop(homes);

@@ -256,7 +256,7 @@ impl CopyJob {
         Action::Submit(Submit { volume, op: Op::Read { sector, sectors }, then: Then::Copy(self) })
     }
 
-    fn failed(mut self: Box<Self>, error: &ScsiError) -> Action {
+    fn failed(mut self, error: &ScsiError) -> Action {
         self.end.good = false;
         self.results.put(self.end);
         let error =

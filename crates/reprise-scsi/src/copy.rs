@@ -165,11 +165,8 @@ fn parse_targets(luns: &LunMap, targets: &[u8]) -> Result<Vec<Option<Arc<Lun>>>,
         if target.first() != Some(&TARGET_IDENTIFICATION) {
             return Err(ScsiError::TargetDescriptorType);
         }
-        // LU ID TYPE 00b: a unit. What else there is counts as a wrong field of the command, as hosts expect it.
-        if be(target, 1, 1) & 0xc0 != 0 {
-            return Err(invalid(10));
-        }
-        // No NUL device, a disk, and a designator of the unit: NAA in binary.
+        // No NUL device, a disk, and a designator of the unit: NAA in binary. A designator leaves nothing for LU ID TYPE to
+        // say: SPC-4 has it ignored.
         let naa = be(target, 1, 1) & 0x20 == 0
             && be(target, 4, 1) & 0x0f == 1
             && be(target, 5, 1) & 0x3f == 3
@@ -259,7 +256,7 @@ impl CopyJob {
         Action::Submit(Submit { volume, op: Op::Read { sector, sectors }, then: Then::Copy(self) })
     }
 
-    fn failed(&mut self, error: &ScsiError) -> Action {
+    fn failed(mut self, error: &ScsiError) -> Action {
         self.end.good = false;
         self.results.put(self.end);
         let error =

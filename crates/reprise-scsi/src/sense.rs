@@ -262,7 +262,8 @@ impl Sense {
             ScsiError::SegmentDescriptorType => Self::new(K::IllegalRequest, 0x26, 0x09),
             ScsiError::InlineData => Self::new(K::IllegalRequest, 0x26, 0x0b),
             ScsiError::CopyUnreachable => Self::new(K::CopyAborted, 0x0d, 0x02),
-            ScsiError::CopyOutOfRange { lba } => Self::new(K::CopyAborted, 0x21, 0x00).info(Some(lba)),
+            // Under COPY ABORTED hosts know no LBA OUT OF RANGE; the block is in INFORMATION.
+            ScsiError::CopyOutOfRange { lba } => Self::new(K::CopyAborted, 0x00, 0x00).info(Some(lba)),
             ScsiError::CopyFailed => Self::new(K::CopyAborted, 0x0d, 0x01),
             ScsiError::SavingParametersNotSupported => Self::new(K::IllegalRequest, 0x39, 0x00),
             ScsiError::WriteProtected => Self::new(K::DataProtect, 0x27, 0x00),
@@ -377,7 +378,7 @@ mod tests {
         check(ScsiError::InlineData, 5, 0x26, 0xb);
         check(ScsiError::CopyUnreachable, 0xa, 0x0d, 2);
         check(ScsiError::CopyFailed, 0xa, 0x0d, 1);
-        check(ScsiError::CopyOutOfRange { lba: 7 }, 0xa, 0x21, 0);
+        check(ScsiError::CopyOutOfRange { lba: 7 }, 0xa, 0x00, 0);
         check(ScsiError::NotReady(NotReady::SanitizeInProgress), 2, 4, 0x1b);
         check(ScsiError::SanitizeFailed, 3, 0x31, 3);
         check(ScsiError::UnitAttention(U::ReservationsPreempted), 6, 0x2a, 3);

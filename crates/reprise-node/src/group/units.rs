@@ -85,9 +85,19 @@ impl Owner {
             unit.control.clone()
         });
         if lun.thin {
-            let gauge = self.units.gauges.borrow_mut().entry(slot).or_default().clone();
+            let known = self.units.gauges.borrow().get(&slot).cloned();
+            let gauge = known.unwrap_or_else(|| self.new_gauge(slot));
             lun.resources = Some(gauge);
         }
+    }
+
+    fn new_gauge(&self, slot: VolumeSlot) -> ResourceGauge {
+        let gauge = ResourceGauge::default();
+        if let Some(room) = self.homes.borrow().get(&slot).and_then(|home| home.room().ok()) {
+            gauge.set(room.available, room.used);
+        }
+        self.units.gauges.borrow_mut().insert(slot, gauge.clone());
+        gauge
     }
 
     /// A session asks for a change.
@@ -285,8 +295,12 @@ impl Owner {
         Completion::Mapped(runs)
     }
 
-    /// Looks how much room thin units have, and warns their hosts once when it gets short.
+    /// Looks how much room thin units have, and warns their hosts once when it gets short. On a mirror it also has sessions
+    /// see what the source has sent about units.
     pub(super) fn measure_units(&self) {
+        if self.group.borrow().meta().role == Role::Mirror && !self.live_sessions().is_empty() {
+            self.luns_changed();
+        }
         let gauges = self.units.gauges.borrow().clone();
         for (slot, gauge) in gauges {
             let Some(home) = self.homes.borrow().get(&slot).cloned() else { continue };

@@ -115,6 +115,9 @@ pub enum InitiatorError {
         /// Response code.
         response: u8,
     },
+    /// The command was ended by ABORT TASK.
+    #[error("aborted")]
+    Aborted,
 }
 
 impl From<std::io::Error> for InitiatorError {
@@ -126,7 +129,14 @@ impl From<std::io::Error> for InitiatorError {
 impl InitiatorError {
     /// True where the target answered: the session still lives.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Status { .. } | Self::Rejected { .. } | Self::TaskManagement { .. } | Self::Target { .. })
+        matches!(
+            self,
+            Self::Status { .. }
+                | Self::Rejected { .. }
+                | Self::TaskManagement { .. }
+                | Self::Target { .. }
+                | Self::Aborted
+        )
     }
 
     /// The sense, where there is one.

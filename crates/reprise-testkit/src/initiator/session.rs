@@ -143,6 +143,20 @@ impl Session {
         self.manage(2, lun, NO_TAG).await
     }
 
+    /// ABORT TASK. If the target has done it, the command ends with [`InitiatorError::Aborted`].
+    pub async fn abort_task(&self, lun: u16, tag: u32) -> Result<(), InitiatorError> {
+        self.manage(1, lun, tag).await?;
+        // A task that has been answered meanwhile is not known any more.
+        let _ = self.shared.lock().finish(tag, |_| Err(InitiatorError::Aborted));
+        Ok(())
+    }
+
+    /// Initiator task tags of the commands that were sent and not answered.
+    pub fn tags_in_flight(&self) -> Vec<u32> {
+        let state = self.shared.lock();
+        state.tasks.iter().zip(0..).filter(|(task, _)| task.is_some()).map(|(_, tag)| tag).collect()
+    }
+
     async fn manage(&self, function: u8, lun: u16, referenced: u32) -> Result<(), InitiatorError> {
         let (done, answer) = oneshot::channel();
         self.request(Request::Manage { function, lun, referenced, done });

@@ -9,6 +9,7 @@ mod bad_input;
 mod both_ways;
 mod boxes;
 mod chaos;
+mod conformance;
 mod disk;
 mod faults;
 mod history;
@@ -18,6 +19,7 @@ mod initiators;
 mod limits;
 mod odd;
 mod rot;
+mod sequences;
 mod torture;
 mod verify;
 
@@ -115,6 +117,8 @@ fn main() -> ExitCode {
         "both-ways",
         "limits",
         "initiators",
+        "conformance",
+        "sequences",
         "odd",
         "faults",
         "rot",
@@ -177,6 +181,8 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "both-ways" => vec![Part { name, outcome: both_ways::run(setup).await }],
         "limits" => limits::run(setup).await,
         "initiators" => initiators::run(setup).await,
+        "conformance" => conformance::run(setup).await,
+        "sequences" => sequences::run(setup).await,
         "odd" => odd::run(setup).await,
         "disk" => disk::run(setup).await,
         "torture" => vec![Part { name, outcome: torture::run(setup).await }],

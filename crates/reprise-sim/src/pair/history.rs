@@ -284,7 +284,9 @@ impl History {
         let known = |state: &Option<Bytes>| state.as_deref() == Some(payload);
         let lost = self.lost_units.iter().any(|(v, state)| *v == volume && state == payload);
         let odd = self.superblock_odd && (lost || self.records.iter().any(|r| known(&r.unit)));
-        if !odd && !self.units_possible(volume).any(|state| state == payload) {
+        // Known to have a state, and none was answered yet: it is said to have none.
+        let none = is_nothing(payload) && !self.units_answered.contains_key(&volume);
+        if !odd && !none && !self.units_possible(volume).any(|state| state == payload) {
             return Err(format!("record {seq}: a state of unit {volume} that nobody asked for, or that is over"));
         }
         let before = self.hash(self.end()).unwrap_or(self.start);
@@ -319,7 +321,7 @@ impl History {
     /// The state of a volume's unit at the end.
     pub fn unit(&self, volume: u16) -> Option<&[u8]> {
         let of_volume = self.records.iter().rev().filter(|r| r.extent.volume.get() == volume);
-        of_volume.filter_map(|r| r.unit.as_deref()).next()
+        of_volume.filter_map(|r| r.unit.as_deref()).next().filter(|state| !is_nothing(state))
     }
 
     /// The host is told that a change (or a flush) is done.
@@ -479,6 +481,11 @@ impl History {
         let end = self.end();
         (at.sector.get()..at.end().get()).map(|s| self.at(at.volume.get(), s, end)).collect()
     }
+}
+
+/// The payload of a unit that remembers nothing: a length of 0.
+fn is_nothing(state: &[u8]) -> bool {
+    state.iter().all(|byte| *byte == 0)
 }
 
 fn id_of(bytes: &[u8]) -> u64 {

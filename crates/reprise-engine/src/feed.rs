@@ -197,7 +197,7 @@ impl Group {
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
         let settled = self.journal.durable().seq == self.journal.written() || has(Planted::AnswerUnsettled);
-        let settled = settled && !self.journal_held && !self.strays_hold();
+        let settled = settled && !self.journal_held && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
         self.feed.answered = true;

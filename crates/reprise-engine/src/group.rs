@@ -166,7 +166,7 @@ pub struct Group {
     superblock_durable: u64,
     superblock_writing: Option<u64>,
     superblock_dirty: bool,
-    after: VecDeque<(u64, After)>,
+    pub(crate) after: VecDeque<(u64, After)>,
     /// Reads under way that may touch segments, by start; segments freed later wait for them.
     pub(crate) reads_open: BTreeMap<u64, u64>,
     limbo: VecDeque<(u64, Vec<SegmentId>)>,

@@ -65,7 +65,7 @@ pub(crate) struct Units {
     /// In Seq order.
     changes: VecDeque<Change>,
     /// Changes that wait until the superblock knows that their unit has a state.
-    first: VecDeque<(Io, VolumeSlot, UnitState)>,
+    first: VecDeque<(Option<Io>, VolumeSlot, What)>,
     /// Versions of the superblock under way that a mirror's acknowledgement waits for.
     holding: usize,
 }
@@ -77,15 +77,20 @@ impl Group {
             self.effects.push_back(Effect::Reply(io, Err(HostError::NoRoom)));
             return;
         }
+        self.unit_change(Some(io), volume, What::State(state));
+    }
+
+    /// Appends a change once the superblock knows that the unit has a state, which is then said again at each link.
+    fn unit_change(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
         let known = self.meta.volumes.iter_mut().find(|v| v.slot == volume).is_some_and(|v| {
             let known = v.unit.is_some();
             v.unit.get_or_insert_default();
             known
         });
         if known && self.units.first.is_empty() {
-            return self.unit_append(Some(io), volume, What::State(state));
+            return self.unit_append(io, volume, what);
         }
-        self.units.first.push_back((io, volume, state));
+        self.units.first.push_back((io, volume, what));
         self.persist(After::UnitsKnown);
     }
 
@@ -102,8 +107,9 @@ impl Group {
     }
 
     pub(crate) fn units_known(&mut self) {
-        for (io, volume, state) in std::mem::take(&mut self.units.first) {
-            self.unit_append(Some(io), volume, What::State(state));
+        // One for each version: those behind it wait for a later one, which knows of their units.
+        if let Some((io, volume, what)) = self.units.first.pop_front() {
+            self.unit_append(io, volume, what);
         }
     }
 
@@ -124,11 +130,9 @@ impl Group {
         if copying || self.verify.base().is_some() {
             return Err(CommandError::Busy);
         }
-        let volume = self.meta.volumes.iter_mut().find(|v| v.slot == slot && v.sectors < sectors);
-        // It is said again whenever the link comes up, like all that is known of units.
-        volume.ok_or(CommandError::NoVolume)?.unit.get_or_insert_default();
+        self.meta.volume(slot).filter(|v| v.sectors < sectors).ok_or(CommandError::NoVolume)?;
         self.now = now;
-        self.unit_append(None, slot, What::Size(sectors));
+        self.unit_change(None, slot, What::Size(sectors));
         self.settle(now);
         Ok(())
     }
@@ -179,6 +183,11 @@ impl Group {
         }
     }
 
+    /// A superblock that holds what is durable in the journal is still on its way.
+    pub(crate) fn units_hold(&self) -> bool {
+        self.units.holding > 0
+    }
+
     /// The link is up: the mirror may hold a change that this box has forgotten.
     pub(crate) fn units_say_again(&mut self) {
         if has(Planted::UnitNotSaidAgain) || self.is_fenced() {
@@ -203,7 +212,13 @@ impl Group {
     }
 
     pub(crate) fn units_fail(&mut self) -> Vec<Io> {
-        let first = std::mem::take(&mut self.units.first).into_iter().map(|(io, _, _)| io);
-        first.chain(std::mem::take(&mut self.units.changes).into_iter().filter_map(|c| c.io)).collect()
+        let first = std::mem::take(&mut self.units.first).into_iter().filter_map(|(io, _, _)| io);
+        let changes = std::mem::take(&mut self.units.changes).into_iter().filter_map(|c| c.io);
+        // Those whose record is durable wait for a superblock that may never be.
+        let kept = self.after.iter_mut().filter_map(|(_, after)| match after {
+            After::UnitsKept(done) => Some(std::mem::take(done)),
+            _ => None,
+        });
+        first.chain(changes).chain(kept.flatten()).collect()
     }
 }

@@ -376,7 +376,9 @@ fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<
     if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
         return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
     }
-    let same = meta.link_volumes() == create.volumes;
+    // How hosts see them may differ: what this box cannot give, or a volume that was made read-only since.
+    let bytes = |v: &Volume| (v.id, v.slot, v.name.clone(), v.sectors);
+    let same = meta.link_volumes().iter().map(bytes).eq(create.volumes.iter().map(bytes));
     let fresh = meta.role == Role::Mirror && meta.branches.is_empty() && meta.peer.as_ref().is_some_and(|p| !p.paused);
     if same && fresh {
         return Ok(());

@@ -157,6 +157,14 @@ impl Control {
         self.sanitize = sanitize;
     }
 
+    /// What happened to the unit while a change was on its way to the disk: SANITIZE began or ended, RESERVE ended.
+    pub fn carry_over(&mut self, present: &Self) {
+        self.sanitize = present.sanitize;
+        if present.reserved.is_none() {
+            self.reserved = None;
+        }
+    }
+
     /// The nexus that holds RESERVE.
     pub fn reserved(&self) -> Option<&InitiatorPort> {
         self.reserved.as_ref()

@@ -144,7 +144,11 @@ impl Owner {
         };
         self.units.with(self, slot, |unit| unit.busy = false);
         match reply {
-            Ok(_) => self.unit_changed(slot, changed, &asked),
+            Ok(_) => {
+                let mut changed = changed;
+                self.units.with(self, slot, |unit| changed.control.carry_over(&unit.control));
+                self.unit_changed(slot, changed, &asked);
+            }
             Err(error) => asked.session.complete(asked.tag, Completion::Failed(scsi_error(*error))),
         }
         self.next_change(slot);

@@ -225,6 +225,20 @@ fn the_old_reservation() {
     assert!(change(&control, 1, ChangeKind::Reserve).is_err());
 }
 
+/// A change that was made before SANITIZE began, and before RESERVE ended with its nexus, comes back from the disk after.
+#[test]
+fn what_happened_meanwhile_is_kept() {
+    let reserve = Change { port: port(1), relative_port: 1, kind: ChangeKind::Reserve };
+    let mut present = Control::default().apply(&reserve).unwrap().control;
+    let kind = ChangeKind::Mode { software_write_protect: true, save: true };
+    let mut changed = present.apply(&Change { port: port(1), relative_port: 1, kind }).unwrap().control;
+    present.set_sanitize(Sanitize::Running);
+    present.release_reserve(Some(&port(1)));
+    changed.carry_over(&present);
+    assert_eq!((changed.sanitize(), changed.reserved()), (Sanitize::Running, None));
+    assert!(changed.state().software_write_protect);
+}
+
 /// Names differ in case only: one nexus.
 #[test]
 fn names_of_ports() {

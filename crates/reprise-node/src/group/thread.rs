@@ -141,12 +141,15 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
 }
 
 async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watch::Sender<Snapshot>) {
+    // Before anything is done: a rule may be about the first operation of a start.
+    #[cfg(feature = "test-faults")]
+    let mut faults = super::faults::Switch::from_env(&owner.deps.name);
+    #[cfg(feature = "test-faults")]
+    faults.look(&owner.ring);
     owner.settle();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut ticks = 0u32;
-    #[cfg(feature = "test-faults")]
-    let mut faults = super::faults::Switch::from_env(&owner.deps.name);
     loop {
         tokio::select! {
             command = inbox.recv() => match command {

@@ -101,6 +101,15 @@ impl Appliance {
         self.dir.join("faults")
     }
 
+    /// Says how the disks of a group fail from now on, or from the next start.
+    pub(crate) fn set_faults(&self, group: &str, rules: &str) -> Result<()> {
+        std::fs::create_dir_all(self.faults())?;
+        let path = self.faults().join(group);
+        // Replaced whole: a half-written rule is none.
+        std::fs::write(path.with_extension("new"), rules)?;
+        std::fs::rename(path.with_extension("new"), &path).context("replace the rules")
+    }
+
     /// Starts the process and waits until it answers.
     pub(crate) async fn run(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).context("open the log")?;

@@ -27,6 +27,9 @@ const VOLUME_SECTORS: u64 = VOLUME_BYTES / 512;
 /// What the writers may write, bytes per second. Enough for a thousand writes a second; a limit, so that the checker keeps up.
 const WRITE_RATE: u64 = 6 << 20;
 
+/// How much longer a flush of the source's homes takes until its records have been read after a kill, milliseconds.
+const UNREAD_MS: u64 = 800;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
     KillSource,
@@ -144,10 +147,14 @@ impl World {
         let homes = self.b.homes(GROUP).await?;
         if blow == Blow::KillSource {
             self.line.set_line(Line::Reset);
+            // What was written in the last moment before the kill has not been read yet, and a segment that both boxes have at
+            // home is given up with its records: home is slow until they are read.
+            self.a.set_faults(GROUP, &format!("sync .home delay={UNREAD_MS}"))?;
             self.a.run().await.context("start the source again")?;
         }
         let ops = self.log.ops();
         self.history.collect(&self.log).await?;
+        self.a.set_faults(GROUP, "")?;
         self.history.holds_acknowledged(&ops)?;
         self.history.is_replay(&homes, at)?;
         self.line.set_line(Line::Up);

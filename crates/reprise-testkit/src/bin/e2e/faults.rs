@@ -130,11 +130,7 @@ async fn login(of: &Appliance, group: &str, lun: u16, writer: u32) -> Result<Ses
 
 /// Sets the faults of a group's disks, and waits until its thread has seen them.
 pub(crate) async fn fail(of: &Appliance, group: &str, rules: &str) -> Result<()> {
-    std::fs::create_dir_all(of.faults())?;
-    let path = of.faults().join(group);
-    // Replaced whole: a half-written rule is none.
-    std::fs::write(path.with_extension("new"), rules)?;
-    std::fs::rename(path.with_extension("new"), &path)?;
+    of.set_faults(group, rules)?;
     tokio::time::sleep(Duration::from_millis(150)).await;
     Ok(())
 }

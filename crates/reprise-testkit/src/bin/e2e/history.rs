@@ -19,7 +19,7 @@ use crate::http::call;
 
 /// Between two looks at the source's records: far less than filling a segment takes, since a segment that both boxes have
 /// at home is given up with its records.
-const READ_EVERY: Duration = Duration::from_millis(100);
+const READ_EVERY: Duration = Duration::from_millis(50);
 /// Records asked for at a time.
 const PAGE: u64 = 1000;
 /// Records read again at each look: what was durable once must never read differently.

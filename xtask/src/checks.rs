@@ -22,7 +22,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reprise-api", &["types"]),
     ("reprise-node", &["types", "format", "media", "journal", "scsi", "iscsi", "link", "engine", "api"]),
     // `reprise torture` brings the initiator and the stamps of the tests.
-    ("reprise", &["node", "api", "testkit"]),
+    ("reprise", &["node", "console", "api", "testkit"]),
+    ("reprise-console", &["api"]),
+    // The system socket's types are the API's.
+    ("reprise-init", &["types", "format", "media", "api"]),
     ("reprise-sim", &["types", "format", "journal", "scsi", "iscsi", "link", "engine"]),
     // The checker stands outside: nothing of the product.
     ("reprise-testkit", &[]),

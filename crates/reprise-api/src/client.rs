@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use crate::command::*;
 use crate::error::ApiError;
 use crate::event::{Alert, Job};
-use crate::route::{Verb, server_commands, service_commands, verb};
+use crate::route::{Verb, appliance_commands, server_commands, service_commands, verb};
 use crate::status::{GroupStatus, Status, VolumeStatus};
 
 /// Largest answer taken: a full page of journal records or a status with thousands of volumes stays far below.
@@ -209,6 +209,7 @@ macro_rules! client_methods {
     };
 }
 service_commands!(client_methods);
+appliance_commands!(client_methods);
 server_commands!(client_methods);
 
 impl Client {

@@ -6,10 +6,15 @@ use reprise_types::{BoxId, RecordKind, Seq};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+pub use crate::admin::{AdminStatus, Login, NotifySettings, NotifyTest, PasswordSet};
 use crate::event::{Alert, Event, Job};
 pub use crate::initiator::{InitiatorAdd, InitiatorChanged, InitiatorList, InitiatorRef, InitiatorSet};
 use crate::route::Rights;
 use crate::status::{BlockSize, GroupStatus, PeerStatus, VolumeStatus};
+pub use crate::system::{
+    DiskTake, LogLines, LogQuery, NameSet, NetworkSettings, Power, PowerAction, ResetLevel, SupportBundle,
+    SystemStatus, TimeSet,
+};
 use crate::token::TokenInfo;
 use crate::value::{ByteSize, Name};
 pub use crate::verify::{VerifyReport, VerifyStart};
@@ -469,6 +474,11 @@ pub enum Action {
         /// The group.
         group: Name,
     },
+    /// Resets the box to a state it was in before, and starts it again.
+    SystemReset {
+        /// How much is taken away.
+        level: ResetLevel,
+    },
 }
 
 impl Action {
@@ -481,12 +491,20 @@ impl Action {
             Self::PeerReplace { .. } => "peer_replace",
             Self::MirrorRemove { .. } => "mirror_remove",
             Self::GroupDelete { .. } => "group_delete",
+            Self::SystemReset { .. } => "system_reset",
         }
     }
 
     /// Every `kind`.
-    pub const KINDS: [&'static str; 6] =
-        ["volume_erase", "volume_remove", "peer_remove", "peer_replace", "mirror_remove", "group_delete"];
+    pub const KINDS: [&'static str; 7] = [
+        "volume_erase",
+        "volume_remove",
+        "peer_remove",
+        "peer_replace",
+        "mirror_remove",
+        "group_delete",
+        "system_reset",
+    ];
 }
 
 /// Asks what an action would do.
@@ -544,6 +562,15 @@ pub struct ActionDone {
 subject! {
     Nothing: |_r| String::new();
     VerifyStart: |r| format!("group {}", r.group);
+    NetworkSettings: |r| format!("network with {} interfaces named", r.interfaces.len());
+    TimeSet: |r| format!("clock by {} servers", r.servers.len());
+    NameSet: |r| format!("name {}", r.name);
+    DiskTake: |r| format!("disk {}", r.path);
+    LogQuery: |_r| String::new();
+    Power: |r| match r.action { PowerAction::Reboot => "reboot".to_owned(), PowerAction::PowerOff => "power off".to_owned() };
+    PasswordSet: |_r| "administrator".to_owned();
+    Login: |r| format!("administrator from {}", r.from);
+    NotifySettings: |r| format!("{} webhooks{}", r.webhooks.len(), if r.mail.is_some() { " and mail" } else { "" });
     GroupCreate: |r| format!("group {}", r.name);
     VolumeCreate: |r| format!("volume {} in group {}", r.name, r.group);
     VolumeResize: |r| format!("volume {} to {} bytes", r.name, r.size.bytes());
@@ -572,5 +599,6 @@ subject! {
         Action::PeerReplace { peer, with } => format!("replace peer {peer} with {with}"),
         Action::MirrorRemove { group, peer } => format!("remove mirror of group {group} to peer {peer}"),
         Action::GroupDelete { group } => format!("delete group {group}"),
+        Action::SystemReset { level } => format!("reset the box: {}", level.as_str()),
     };
 }

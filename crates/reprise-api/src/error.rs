@@ -45,6 +45,8 @@ error_codes! {
     InUse = "in-use", 409;
     /// The command does not fit the state the thing is in.
     WrongState = "wrong-state", 409;
+    /// The box has no pool yet.
+    NoPool = "no-pool", 409;
     /// Not enough room in the pool, here or at the peer.
     NoSpace = "no-space", 409;
     /// The device or image cannot be used: missing, too small, of the wrong kind or not what it was.

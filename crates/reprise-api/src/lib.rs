@@ -10,6 +10,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod admin;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod command;
@@ -23,10 +24,12 @@ pub mod route;
 pub mod server;
 pub mod settings;
 pub mod status;
+pub mod system;
 pub mod token;
 pub mod value;
 mod verify;
 
+pub use admin::*;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Target};
 pub use command::*;
@@ -35,9 +38,10 @@ pub use event::*;
 pub use initiator::*;
 pub use route::{Rights, Route, Verb, routes};
 #[cfg(feature = "server")]
-pub use server::BoxService;
+pub use server::{Appliance, BoxService};
 pub use settings::{Settings, SettingsError};
 pub use status::*;
+pub use system::*;
 pub use token::{MintedToken, StoredToken};
 pub use value::{ByteSize, ChapSecret, ChapSecretError, InitiatorName, InitiatorNameError, Name, NameError, SizeError};
 pub use verify::*;

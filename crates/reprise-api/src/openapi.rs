@@ -15,7 +15,9 @@ use utoipa::{IntoParams, ToSchema};
 use crate::command::*;
 use crate::error::ApiError;
 use crate::event::*;
-use crate::route::{METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, route, server_commands, service_commands};
+use crate::route::{
+    METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, appliance_commands, route, server_commands, service_commands,
+};
 use crate::status::*;
 
 struct Builder {
@@ -110,6 +112,7 @@ macro_rules! add_operations {
 pub fn document() -> OpenApi {
     let mut builder = Builder { paths: Paths::new(), schemas: BTreeMap::new() };
     service_commands!(add_operations builder);
+    appliance_commands!(add_operations builder);
     server_commands!(add_operations builder);
     builder.text(OPENAPI_PATH, "application/json", "This document.");
     builder.text(METRICS_PATH, "text/plain; version=0.0.4", "Prometheus metrics.");

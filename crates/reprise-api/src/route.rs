@@ -168,6 +168,44 @@ macro_rules! service_commands {
 }
 pub(crate) use service_commands;
 
+/// Calls `$callback! { ($args) rows }` with the commands that a box carries out also while it has no pool: the machine
+/// itself, the administrator, messages.
+macro_rules! appliance_commands {
+    ($callback:ident $($args:tt)*) => { $callback! { ($($args)*)
+        "The machine: firmware, clock, network, disks."
+        get system_show "/api/v1/system" ReadOnly Nothing => SystemStatus;
+        "Changes the network; the earlier settings come back unless these are kept within two minutes."
+        post system_network_set "/api/v1/system/network" Admin NetworkSettings => Done;
+        "Keeps the network as it is now."
+        post system_network_keep "/api/v1/system/network/keep" Admin Nothing => Done;
+        "Says how the clock is kept, or sets it."
+        post system_time_set "/api/v1/system/time" Admin TimeSet => Done;
+        "Names the box."
+        post system_name_set "/api/v1/system/name" Admin NameSet => Done;
+        "Makes the pool on a disk."
+        post system_disk_take "/api/v1/system/disks/take" Admin DiskTake => Done;
+        "The last lines of a log."
+        get system_logs "/api/v1/system/logs" ReadOnly LogQuery => LogLines;
+        "What somebody who helps wants to see, without secrets."
+        post system_support "/api/v1/system/support" Admin Nothing => SupportBundle;
+        "Turns the machine off or starts it again."
+        post system_power "/api/v1/system/power" Admin Power => Done;
+        "Whether the administrator has a password."
+        get admin_status "/api/v1/admin" ReadOnly Nothing => AdminStatus;
+        "Sets the administrator's password."
+        post admin_password "/api/v1/admin/password" Admin PasswordSet => Done;
+        "Says whether a password is the administrator's; too many wrong ones from one place are refused for a while."
+        post admin_login "/api/v1/admin/login" Admin Login => Done;
+        "Who is told what happens, without passwords."
+        get notify_show "/api/v1/notify" ReadOnly Nothing => NotifySettings;
+        "Says who is told what happens."
+        post notify_set "/api/v1/notify" Admin NotifySettings => NotifySettings;
+        "Sends everybody a message that says it is a test."
+        post notify_test "/api/v1/notify/test" Admin Nothing => NotifyTest;
+    } };
+}
+pub(crate) use appliance_commands;
+
 /// Calls `$callback! { ($args) rows }` with the commands that the server carries out by itself.
 macro_rules! server_commands {
     ($callback:ident $($args:tt)*) => { $callback! { ($($args)*)
@@ -205,11 +243,12 @@ macro_rules! make_table {
     };
 }
 service_commands!(make_table SERVICE_ROUTES);
+appliance_commands!(make_table APPLIANCE_ROUTES);
 server_commands!(make_table SERVER_ROUTES);
 
 /// Every command.
 pub fn routes() -> impl Iterator<Item = &'static Route> {
-    SERVICE_ROUTES.iter().chain(SERVER_ROUTES)
+    SERVICE_ROUTES.iter().chain(APPLIANCE_ROUTES).chain(SERVER_ROUTES)
 }
 
 /// The command called `name`.

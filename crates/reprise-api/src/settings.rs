@@ -65,8 +65,12 @@ pub struct Settings {
     /// Directory of the control store and the keys. Without it: `state` in `pool.dir`, else `/var/lib/reprise`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
-    /// Where data goes.
+    /// Where data goes. Left out on an appliance that has no disk for it yet.
+    #[serde(default)]
     pub pool: PoolSettings,
+    /// The machine under the daemon.
+    #[serde(default)]
+    pub system: SystemSettings,
     /// The iSCSI front end.
     #[serde(default)]
     pub iscsi: IscsiSettings,
@@ -85,6 +89,15 @@ pub struct Settings {
     /// Limits of memory and speed.
     #[serde(default)]
     pub limits: LimitSettings,
+}
+
+/// The machine under the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SystemSettings {
+    /// Socket of the first process of an appliance; absent on a Linux of one's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 /// `cache` and `data`, or `disk`, or `dir`.
@@ -326,12 +339,19 @@ impl Settings {
         }
     }
 
+    /// True on an appliance that has no disk for its pool yet.
+    pub fn waits_for_pool(&self) -> bool {
+        self.system.socket.is_some() && self.pool == PoolSettings::default()
+    }
+
     /// Refuses what cannot work.
     ///
     /// # Errors
     /// Names the key.
     pub fn check(&self) -> Result<(), SettingsError> {
-        self.pool.check()?;
+        if !self.waits_for_pool() {
+            self.pool.check()?;
+        }
         self.iscsi.check()?;
         self.check_listeners()?;
         let limits = &self.limits;

@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use reprise_api::Settings;
 use reprise_api::client::certificate_fingerprint;
-use reprise_api::server::{bind_unix, serve_https, serve_metrics, serve_unix};
+use reprise_api::server::{Waiting, bind_unix, serve_https, serve_metrics, serve_unix};
 use reprise_api::settings::PoolLayout;
+use reprise_api::{BoxService, Endpoints, Settings};
 use reprise_types::{BufPool, ByteLen};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::net::{LinkNet, NetConfig};
 use crate::pool::{DataHalf, DataPlace, Pool, PoolConfig};
 use crate::portal;
-use crate::service::{GROUP_BUFFERS_MIN, Inner, Node, Parts, QUEUE_MAX};
+use crate::service::{GROUP_BUFFERS_MIN, Inner, Machine, Node, Parts, QUEUE_MAX};
 use crate::store::{Identity, Store, write_secret};
 
 /// Level of zstd on the link: the fastest one saves nearly as much as the next ones and never slows a fast line.
@@ -91,6 +91,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let state = settings.state_dir();
+    if settings.waits_for_pool() {
+        return wait_for_pool(settings, &state, &mut terminate, &mut interrupt).await;
+    }
     let (config, data_limit) = pool_config(&settings)?;
     let identity = Identity::open(&state).context("open the box's identity")?;
     if let Some(dir) = config.cache.parent() {
@@ -138,8 +141,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     )
     .with_context(|| format!("listen for peers on {}", settings.link.listen))?;
 
+    let machine = Machine::new(&state, store.clone(), settings.system.socket.clone())?;
     let node = Node::new(Parts {
         settings: settings.clone(),
+        machine,
         identity,
         store,
         pool,
@@ -155,7 +160,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || starting.start_groups()).await?;
     node.spawn_watchers(notice_rx, net_events);
     let (stop, stopped) = watch::channel(false);
-    let listeners = start_api(&settings, &state, &node, &stopped).await?;
+    let listeners = start_api(&settings, &state, node.clone(), &stopped, |e| node.set_endpoints(e)).await?;
     tracing::info!(r#box = %settings.name, id = %box_id, "serving");
 
     tokio::select! {
@@ -195,31 +200,64 @@ fn list(addresses: &[SocketAddr]) -> String {
 async fn start_api(
     settings: &Settings,
     state: &Path,
-    node: &Node,
+    service: impl BoxService<Machine = Machine>,
     stop: &watch::Receiver<bool>,
+    tell: impl Fn(&mut dyn FnMut(&mut Endpoints)),
 ) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
-    let service = Arc::new(node.clone());
+    let service = Arc::new(service);
+    if settings.system.socket.is_some() && settings.api.https_cert.is_none() {
+        // The web console, a process of its own, shows it to browsers.
+        let (_, fingerprint) = https_config(settings, state).context("prepare the certificate of the web console")?;
+        service.machine().set_fingerprint(fingerprint.clone());
+        tell(&mut |e| e.https_fingerprint = Some(fingerprint.clone()));
+    }
     let mut listeners = Vec::new();
     let socket = bind_unix(&settings.api.socket).context("listen on the API's socket")?;
-    node.set_endpoints(|e| e.socket = Some(settings.api.socket.display().to_string()));
+    tell(&mut |e| e.socket = Some(settings.api.socket.display().to_string()));
     listeners.push(tokio::spawn(serve_unix(socket, service.clone(), stop.clone())));
     if let Some(address) = settings.api.https {
         let (tls, fingerprint) = https_config(settings, state).context("prepare HTTPS")?;
         let listener = TcpListener::bind(address).await.with_context(|| format!("listen for HTTPS on {address}"))?;
         let address = listener.local_addr()?;
-        node.set_endpoints(|e| {
+        tell(&mut |e| {
             e.https = Some(format!("https://{address}"));
-            e.https_fingerprint = Some(fingerprint);
+            e.https_fingerprint = Some(fingerprint.clone());
         });
         listeners.push(tokio::spawn(serve_https(listener, Arc::new(tls), service.clone(), stop.clone())));
     }
     if let Some(address) = settings.metrics.listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("listen for metrics on {address}"))?;
         let address = listener.local_addr()?;
-        node.set_endpoints(|e| e.metrics = Some(format!("http://{address}{}", reprise_api::route::METRICS_PATH)));
+        tell(&mut |e| e.metrics = Some(format!("http://{address}{}", reprise_api::route::METRICS_PATH)));
         listeners.push(tokio::spawn(serve_metrics(listener, service, stop.clone())));
     }
     Ok(listeners)
+}
+
+/// An appliance without a disk for its pool serves the API alone, so that somebody can choose one. The first process
+/// starts the daemon again when it has made the pool.
+async fn wait_for_pool(
+    settings: Settings,
+    state: &Path,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+) -> anyhow::Result<()> {
+    Identity::open(state).context("open the box's identity")?;
+    let store = Arc::new(Store::open(state).context("open the control store")?);
+    let machine = Machine::new(state, store.clone(), settings.system.socket.clone())?;
+    let (stop, stopped) = watch::channel(false);
+    let listeners = start_api(&settings, state, Waiting(machine), &stopped, |_| {}).await?;
+    tracing::info!(r#box = %settings.name, "waiting for a disk");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let _ = stop.send(true);
+    for listener in listeners {
+        let _ = listener.await;
+    }
+    store.flush().context("flush the control store")?;
+    Ok(())
 }
 
 /// The certificate that is named, or one that the box makes for itself once, and its SHA-256.

@@ -118,6 +118,14 @@ pub(crate) enum Command {
         #[arg(long)]
         limit: Option<u64>,
     },
+    /// The machine under the box: firmware, clock, network, disks
+    #[command(subcommand)]
+    System(crate::system::SystemCommand),
+    /// Set the password of the web console
+    Password,
+    /// Who is told what happens
+    #[command(subcommand)]
+    Notify(crate::system::NotifyCommand),
     /// The OpenAPI document of the API
     Openapi,
 }

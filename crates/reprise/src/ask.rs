@@ -21,8 +21,13 @@ fn line() -> io::Result<String> {
     Ok(raw_line()?.trim().to_owned())
 }
 
-/// A secret: typed without being shown, or a line of standard input.
+/// A secret of CHAP.
 pub(crate) fn secret(of: &str) -> anyhow::Result<ChapSecret> {
+    Ok(password(of)?.parse::<ChapSecret>()?)
+}
+
+/// Typed without being shown, or a line of standard input.
+pub(crate) fn password(of: &str) -> anyhow::Result<String> {
     let stdin = io::stdin();
     let text = if stdin.is_terminal() {
         eprint!("{of}: ");
@@ -38,7 +43,7 @@ pub(crate) fn secret(of: &str) -> anyhow::Result<ChapSecret> {
         raw_line()?
     };
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(text.strip_suffix('\r').unwrap_or(text).parse::<ChapSecret>()?)
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
 /// True if the person, having read what is lost, typed yes.

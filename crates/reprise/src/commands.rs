@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::*;
 use crate::units::{bytes, now_unix_ms, plain, utc};
-use crate::{ask, initiator, pair, render, verify};
+use crate::{ask, initiator, pair, render, system, verify};
 
 /// Between two looks at a job.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -57,6 +57,9 @@ pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow
         Command::Jobs { command } => jobs(client, json, command.unwrap_or(JobCommand::List)).await,
         Command::Token(command) => token(client, json, command).await,
         Command::Inspect { group, from, limit } => inspect(client, group, from, limit).await,
+        Command::System(command) => system::run(client, json, command).await,
+        Command::Password => system::password(client, json).await,
+        Command::Notify(command) => system::notify(client, json, command).await,
         Command::Openapi => {
             let text = client.openapi().await?;
             print(&format!("{text}\n"))
@@ -190,7 +193,7 @@ async fn peer(client: &Client, json: bool, command: PeerCommand) -> anyhow::Resu
 }
 
 /// Preview, question, confirmation.
-async fn act(client: &Client, json: bool, action: Action, sure: Sure, wait: Wait) -> anyhow::Result<()> {
+pub(crate) async fn act(client: &Client, json: bool, action: Action, sure: Sure, wait: Wait) -> anyhow::Result<()> {
     let preview = client.action_preview(&PreviewRequest { action }).await?;
     if !sure.yes && !ask::confirmed(&preview)? {
         eprintln!("Nothing was changed.");

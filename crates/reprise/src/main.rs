@@ -15,6 +15,7 @@ mod demo;
 mod initiator;
 mod pair;
 mod render;
+mod system;
 mod target;
 #[cfg(feature = "torture")]
 mod torture;

@@ -15,12 +15,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::confirm::{Confirmations, TOKEN_SECS};
-use super::{BoxService, Consequences};
+use super::{Appliance, BoxService, Consequences};
 use crate::command::*;
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics;
 use crate::openapi;
-use crate::route::{METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, route, service_commands};
+use crate::route::{METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, appliance_commands, route, service_commands};
 
 /// Largest request body. The largest real one holds two names, a path and a size.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -58,24 +58,33 @@ struct Known {
     rights: Rights,
 }
 
+fn itself<S: BoxService>(service: &S) -> &S {
+    service
+}
+
+fn machine<S: BoxService>(service: &S) -> &S::Machine {
+    service.machine()
+}
+
 /// The router of a box's API. Each request needs a [`Caller`] among its extensions; without one it is refused.
 pub fn router<S: BoxService>(service: Arc<S>) -> Router {
     let shared = Arc::new(Shared { service, confirmations: Mutex::default() });
     let mut router = Router::new();
     macro_rules! add_routes {
-        (() $($doc:literal $verb:ident $name:ident $path:literal $right:ident $req:ident => $resp:ident;)*) => {
+        (($of:ident) $($doc:literal $verb:ident $name:ident $path:literal $right:ident $req:ident => $resp:ident;)*) => {
             $(router = router.route($path, $verb(|State(shared): State<Arc<Shared<S>>>, request: Request| async move {
                 match admit::<S, $req>(&shared.service, stringify!($name), request).await {
                     Ok((route, known, request)) => {
                         let subject = request.subject();
-                        finish(route, &known, &subject, shared.service.$name(request)).await
+                        finish(route, &known, &subject, $of(&*shared.service).$name(request)).await
                     }
                     Err(refusal) => refusal,
                 }
             }));)*
         };
     }
-    service_commands!(add_routes);
+    service_commands!(add_routes itself);
+    appliance_commands!(add_routes machine);
     router
         .route("/api/v1/actions/preview", post(preview::<S>))
         .route("/api/v1/actions/confirm", post(confirm::<S>))
@@ -184,7 +193,7 @@ async fn identify<S: BoxService>(service: &S, claim: &Claim) -> Result<Known, Ap
         )),
         Some(Caller::Remote(_)) => {
             let known = match &claim.token {
-                Some(token) => service.authenticate(token).await,
+                Some(token) => service.machine().authenticate(token).await,
                 None => None,
             };
             known.map(|(id, rights)| Known { who: format!("token {id}"), rights }).ok_or_else(|| {

@@ -12,9 +12,9 @@ mod listen;
 use std::future::Future;
 
 use crate::command::*;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::event::{Alert, Job};
-use crate::route::{Rights, service_commands};
+use crate::route::{Rights, appliance_commands, service_commands};
 use crate::status::{GroupStatus, Status, VolumeStatus};
 
 pub use handler::{AUDIT_TARGET, BODY_BYTES_MAX, COMMAND_SECS_MAX, Caller, router};
@@ -32,6 +32,44 @@ pub struct Consequences {
     pub basis: String,
 }
 
+macro_rules! appliance_trait {
+    (() $($doc:literal $verb:ident $name:ident $path:literal $right:ident $req:ident => $resp:ident;)*) => {
+        /// What a box can do also while it has no pool. A future may be dropped at the time limit, as with [`BoxService`].
+        pub trait Appliance: Send + Sync + 'static {
+            /// The rights of a bearer token, and its public id for the audit line; none if it is not known.
+            fn authenticate(&self, token: &str) -> impl Future<Output = Option<(String, Rights)>> + Send;
+
+            /// What a reset would do. Changes nothing.
+            ///
+            /// # Errors
+            /// As the command has them.
+            fn reset_describe(&self, level: ResetLevel) -> impl Future<Output = Result<Consequences, ApiError>> + Send;
+
+            /// Does a confirmed reset.
+            ///
+            /// # Errors
+            /// As the command has them.
+            fn reset(&self, level: ResetLevel) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+            $(
+                #[doc = $doc]
+                ///
+                /// # Errors
+                /// As the command has them.
+                fn $name(&self, request: $req) -> impl Future<Output = Result<$resp, ApiError>> + Send;
+            )*
+        }
+    };
+}
+
+/// A box without a pool: it answers what the machine itself can, and refuses the rest.
+#[derive(Debug)]
+pub struct Waiting<A>(pub A);
+
+fn no_pool() -> ApiError {
+    ApiError::new(ErrorCode::NoPool, "the box has no disk for its pool yet", "choose a disk: reprise system disks")
+}
+
 macro_rules! service_trait {
     (() $($doc:literal $verb:ident $name:ident $path:literal $right:ident $req:ident => $resp:ident;)*) => {
         /// What carries the commands of a box out. Rights, sizes, time limits, audit and confirmation are the server's
@@ -39,8 +77,11 @@ macro_rules! service_trait {
         ///
         /// A future may be dropped at the time limit; a command must then either not have begun or go on by itself.
         pub trait BoxService: Send + Sync + 'static {
-            /// The rights of a bearer token, and its public id for the audit line; none if it is not known.
-            fn authenticate(&self, token: &str) -> impl Future<Output = Option<(String, Rights)>> + Send;
+            /// What carries out the commands that need no pool.
+            type Machine: Appliance;
+
+            /// What carries out the commands that need no pool.
+            fn machine(&self) -> &Self::Machine;
 
             /// What `action` would do. Changes nothing. Refuses what [`Self::action_execute`] would refuse.
             ///
@@ -62,6 +103,34 @@ macro_rules! service_trait {
                 fn $name(&self, request: $req) -> impl Future<Output = Result<$resp, ApiError>> + Send;
             )*
         }
+
+        impl<A: Appliance> BoxService for Waiting<A> {
+            type Machine = A;
+
+            fn machine(&self) -> &A {
+                &self.0
+            }
+
+            async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
+                match action {
+                    Action::SystemReset { level } => self.0.reset_describe(*level).await,
+                    _ => Err(no_pool()),
+                }
+            }
+            async fn action_execute(&self, action: &Action) -> Result<ActionDone, ApiError> {
+                match action {
+                    Action::SystemReset { level } => {
+                        self.0.reset(*level).await?;
+                        Ok(ActionDone { action: action.clone(), job: None })
+                    }
+                    _ => Err(no_pool()),
+                }
+            }
+            $(async fn $name(&self, _: $req) -> Result<$resp, ApiError> {
+                Err(no_pool())
+            })*
+        }
     };
 }
 service_commands!(service_trait);
+appliance_commands!(appliance_trait);

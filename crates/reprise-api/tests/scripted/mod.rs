@@ -61,13 +61,97 @@ fn event(id: u64) -> Event {
     }
 }
 
-impl BoxService for Scripted {
+fn bare() -> ApiError {
+    ApiError::new(ErrorCode::NotSupported, "no appliance", "use the image")
+}
+
+impl Appliance for Scripted {
     async fn authenticate(&self, token: &str) -> Option<(String, Rights)> {
         match token {
             ADMIN_TOKEN => Some(("a".into(), Rights::Admin)),
             READ_TOKEN => Some(("r".into(), Rights::ReadOnly)),
             _ => None,
         }
+    }
+
+    async fn reset_describe(&self, _: ResetLevel) -> Result<Consequences, ApiError> {
+        Err(bare())
+    }
+
+    async fn reset(&self, _: ResetLevel) -> Result<(), ApiError> {
+        Err(bare())
+    }
+
+    async fn system_show(&self, _: Nothing) -> Result<SystemStatus, ApiError> {
+        Err(bare())
+    }
+
+    async fn system_network_set(&self, r: NetworkSettings) -> Result<Done, ApiError> {
+        self.note(format!("network {}", r.interfaces.len()));
+        Ok(Done {})
+    }
+
+    async fn system_network_keep(&self, _: Nothing) -> Result<Done, ApiError> {
+        Ok(Done {})
+    }
+
+    async fn system_time_set(&self, _: TimeSet) -> Result<Done, ApiError> {
+        Ok(Done {})
+    }
+
+    async fn system_name_set(&self, _: NameSet) -> Result<Done, ApiError> {
+        Ok(Done {})
+    }
+
+    async fn system_disk_take(&self, r: DiskTake) -> Result<Done, ApiError> {
+        self.note(format!("take {}", r.path));
+        Ok(Done {})
+    }
+
+    async fn system_logs(&self, r: LogQuery) -> Result<LogLines, ApiError> {
+        Ok(LogLines { lines: vec![format!("{:?} {:?}", r.source, r.lines)] })
+    }
+
+    async fn system_support(&self, _: Nothing) -> Result<SupportBundle, ApiError> {
+        Err(bare())
+    }
+
+    async fn system_power(&self, r: Power) -> Result<Done, ApiError> {
+        self.note(format!("{:?}", r.action));
+        Ok(Done {})
+    }
+
+    async fn admin_status(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
+        Ok(AdminStatus { password_set: true })
+    }
+
+    async fn admin_password(&self, _: PasswordSet) -> Result<Done, ApiError> {
+        Ok(Done {})
+    }
+
+    async fn admin_login(&self, r: Login) -> Result<Done, ApiError> {
+        self.note(format!("login from {}", r.from));
+        Ok(Done {})
+    }
+
+    async fn notify_show(&self, _: Nothing) -> Result<NotifySettings, ApiError> {
+        Ok(NotifySettings::default())
+    }
+
+    async fn notify_set(&self, r: NotifySettings) -> Result<NotifySettings, ApiError> {
+        Ok(r)
+    }
+
+    async fn notify_test(&self, _: Nothing) -> Result<NotifyTest, ApiError> {
+        Ok(NotifyTest { results: Vec::new() })
+    }
+}
+
+impl BoxService for Scripted {
+    type Machine = Self;
+
+    fn machine(&self) -> &Self {
+        self
     }
 
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {

@@ -6,7 +6,7 @@ use reprise_api::server::Consequences;
 use reprise_api::*;
 use reprise_types::{RecordKind, Role, Seq};
 
-use super::{Inner, Node, chain, locked, stopping, to_the_end, wrong_state};
+use super::{Inner, Machine, Node, chain, locked, stopping, to_the_end, wrong_state};
 use crate::group::{Command, Inspected};
 use crate::store::{StoreError, unix_ms};
 
@@ -36,6 +36,11 @@ impl Inner {
         let known = |subject: &str| groups.iter().any(|g| subject.strip_prefix("group ") == Some(g.name.as_str()));
         let alerts = self.board.alerts(false).into_iter().filter(|a| !known(&a.subject)).collect();
         Status { this_box: self.box_status(), peers: self.peer_statuses(), alerts, jobs: self.board.jobs(), groups }
+    }
+
+    /// The status as JSON, for whoever helps.
+    pub(super) fn status_text(&self) -> String {
+        serde_json::to_string_pretty(&self.full_status()).unwrap_or_default()
     }
 
     fn box_status(&self) -> BoxStatus {
@@ -137,6 +142,7 @@ impl Inner {
                 (summary, losses, format!("{} {}", running.id, record.id))
             }
             Action::GroupDelete { group } => self.delete_consequences(group)?,
+            Action::SystemReset { level } => return self.machine.reset_consequences(*level),
         };
         Ok(Consequences { summary, losses, basis })
     }
@@ -209,6 +215,10 @@ impl Node {
                     inner.end_mirror(&running, &record).await?;
                     done(action.clone(), None)
                 }
+                Action::SystemReset { level } => {
+                    inner.machine.reset(*level).await?;
+                    done(action, None)
+                }
                 Action::GroupDelete { group } => {
                     let _command = inner.commands.lock().await;
                     let _change = inner.change.lock().await;
@@ -237,9 +247,10 @@ fn record(of: &Inspected, volumes: &[reprise_engine::VolumeMeta]) -> JournalReco
 }
 
 impl BoxService for Node {
-    async fn authenticate(&self, token: &str) -> Option<(String, Rights)> {
-        let stored = self.0.store.token(StoredToken::id_in(token)?)?;
-        stored.matches(token).then_some((stored.id, stored.rights))
+    type Machine = Machine;
+
+    fn machine(&self) -> &Machine {
+        &self.0.machine
     }
 
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {

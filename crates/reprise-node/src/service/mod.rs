@@ -4,12 +4,14 @@
 //! truth of its own: what a group is stands in its superblock, and is read from the snapshots that the groups' threads
 //! publish.
 
+mod admin;
 mod api;
 mod board;
 mod control;
 mod faults;
 mod groups;
 mod initiators;
+mod machine;
 mod meter;
 mod mirrors;
 mod pairing;
@@ -38,6 +40,8 @@ use crate::store::{Identity, Store};
 pub(crate) use groups::GROUP_BUFFERS_MIN;
 pub use groups::HomeError;
 
+pub use machine::Machine;
+
 use board::Board;
 use groups::Entry;
 use pairing::Pairing;
@@ -49,6 +53,7 @@ pub(crate) const QUEUE_MAX: usize = 256;
 /// What [`Node::new`] is made from.
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
+    pub(crate) machine: Machine,
     pub(crate) identity: Identity,
     pub(crate) store: Arc<Store>,
     pub(crate) pool: Pool,
@@ -69,6 +74,7 @@ pub struct Node(Arc<Inner>);
 
 pub(crate) struct Inner {
     settings: Settings,
+    machine: Machine,
     identity: Identity,
     store: Arc<Store>,
     board: Arc<Board>,
@@ -181,6 +187,7 @@ impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts {
             settings,
+            machine,
             identity,
             store,
             pool,
@@ -195,8 +202,9 @@ impl Node {
         let board = Arc::new(Board::new(store.clone()));
         let link = Some(net.address().to_string());
         let endpoints = Endpoints { iscsi: portals.clone(), link, ..Endpoints::default() };
-        Self(Arc::new(Inner {
+        let node = Self(Arc::new(Inner {
             settings,
+            machine,
             identity,
             store,
             board,
@@ -219,11 +227,17 @@ impl Node {
             write_rate: AtomicU64::new(0),
             commands: tokio::sync::Mutex::new(()),
             change: tokio::sync::Mutex::new(()),
-        }))
+        }));
+        let inner = Arc::downgrade(&node.0);
+        node.0.machine.set_status(Box::new(move || match inner.upgrade() {
+            Some(inner) => inner.status_text(),
+            None => String::new(),
+        }));
+        node
     }
 
     /// Takes the endpoints of the API, once its listeners are there.
-    pub(crate) fn set_endpoints(&self, change: impl FnOnce(&mut Endpoints)) {
+    pub(crate) fn set_endpoints(&self, change: &mut dyn FnMut(&mut Endpoints)) {
         change(&mut locked(&self.0.endpoints));
     }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reprise_api::settings::{
-    ApiSettings, IscsiSettings, LimitSettings, LinkSettings, LogSettings, MetricsSettings, PoolSettings,
+    ApiSettings, IscsiSettings, LimitSettings, LinkSettings, LogSettings, MetricsSettings, PoolSettings, SystemSettings,
 };
 use reprise_api::*;
 
@@ -85,6 +85,7 @@ impl Appliance {
             metrics: MetricsSettings { listen: Some(ports.metrics), open: false },
             log: LogSettings::default(),
             limits: LimitSettings::default(),
+            system: SystemSettings::default(),
         };
         settings.check()?;
         let config = dir.join("box.toml");

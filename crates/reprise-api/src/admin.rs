@@ -1,0 +1,132 @@
+//! Who may use the consoles, and who is told what happens.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Shortest password, characters.
+pub const PASSWORD_CHARS_MIN: usize = 10;
+/// Longest password, bytes: bounds what a login makes the box hash.
+pub const PASSWORD_BYTES_MAX: usize = 256;
+/// Most webhooks, and most receivers of mail.
+pub const RECEIVERS_MAX: usize = 8;
+
+/// The administrator's password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminStatus {
+    /// False until somebody sets one: the first login of the web console does.
+    pub password_set: bool,
+}
+
+/// Sets the administrator's password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PasswordSet {
+    /// The one so far. Not needed while there is none, and on the serial console, where whoever stands there has the box.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// The new one, 10 characters to 256 bytes.
+    pub new: String,
+    /// True: without the one so far, for whoever has the box in hands.
+    #[serde(default)]
+    pub at_the_box: bool,
+}
+
+impl std::fmt::Debug for PasswordSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordSet").field("at_the_box", &self.at_the_box).finish_non_exhaustive()
+    }
+}
+
+/// Asks whether a password is the administrator's.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The password.
+    pub password: String,
+    /// Where it was typed, such as the address of a browser; tries are counted by it.
+    pub from: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+/// Who is told when an alert begins, grows worse or ends: one message for each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NotifySettings {
+    /// Called with a JSON body, at most 8.
+    pub webhooks: Vec<Webhook>,
+    /// Mail; off if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mail: Option<MailSettings>,
+}
+
+/// An address that is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `https://...` or `http://...`, at most 1024 characters.
+    pub url: String,
+}
+
+/// How mail is sent.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MailSettings {
+    /// Name or address of the server.
+    pub server: String,
+    /// Its port: 465 for `tls`, 587 for `starttls`, 25 for `none` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How the way there is protected.
+    #[serde(default)]
+    pub security: MailSecurity,
+    /// Name to log in with; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Its password. Never shown: an empty one keeps the one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// Sender.
+    pub from: String,
+    /// Receivers, 1 to 8.
+    pub to: Vec<String>,
+}
+
+impl std::fmt::Debug for MailSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MailSettings").field("server", &self.server).field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// How the way to a mail server is protected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MailSecurity {
+    /// TLS from the first byte.
+    #[default]
+    Tls,
+    /// TLS after STARTTLS, never without.
+    Starttls,
+    /// None: for a server on the same network only.
+    None,
+}
+
+/// How the messages of a test went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotifyTest {
+    /// One for each webhook, and one for mail.
+    pub results: Vec<NotifyResult>,
+}
+
+/// How one message went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotifyResult {
+    /// Where to: the address of the webhook, or the mail server.
+    pub to: String,
+    /// Why it did not arrive; null if it was taken.
+    pub error: Option<String>,
+}

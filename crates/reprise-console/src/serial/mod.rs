@@ -1,0 +1,1 @@
+//! The console on a serial line or on the screen.

@@ -1,0 +1,1 @@
+//! From the initial memory disk to the checked root.

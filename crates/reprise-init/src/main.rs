@@ -1,0 +1,5 @@
+//! The first process of the appliance.
+
+fn main() -> anyhow::Result<()> {
+    reprise_init::main()
+}

@@ -1,0 +1,1 @@
+//! The appliance while it runs.

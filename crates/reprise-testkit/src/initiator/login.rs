@@ -26,6 +26,8 @@ pub struct LoginOptions {
     pub max_burst: u32,
     /// MaxRecvDataSegmentLength that we announce.
     pub max_recv: u32,
+    /// Asks for CRC32C over headers and over data.
+    pub digests: bool,
     /// Last bytes of the ISID: two sessions of one initiator name need different ones.
     pub isid: u16,
 }
@@ -41,6 +43,7 @@ impl LoginOptions {
             first_burst: 256 << 10,
             max_burst: 1 << 20,
             max_recv: 256 << 10,
+            digests: false,
             isid: 1,
         }
     }
@@ -59,6 +62,8 @@ pub struct Negotiated {
     pub max_burst: u32,
     /// MaxRecvDataSegmentLength of the target: the most that we send in a PDU.
     pub max_send: u32,
+    /// CRC32C over headers and over data, from the first PDU after login on.
+    pub digests: bool,
 }
 
 /// A target found by SendTargets.
@@ -92,8 +97,10 @@ pub(crate) async fn login(address: SocketAddr, options: &LoginOptions) -> Result
         first_burst: options.first_burst.min(64 << 10),
         max_burst: options.max_burst.min(256 << 10),
         max_send: 8192,
+        digests: false,
     };
     let mut c = LoggedIn { stream, input: BytesMut::new(), negotiated, cmd_sn: 1, max_cmd_sn: 1, exp_stat_sn: 0 };
+    let digest = if options.digests { "CRC32C" } else { "None" };
     let yes_no = |b: bool| if b { "Yes" } else { "No" }.to_owned();
     let mut security = vec![("InitiatorName", options.initiator.clone())];
     match &options.target {
@@ -104,8 +111,8 @@ pub(crate) async fn login(address: SocketAddr, options: &LoginOptions) -> Result
     }
     security.push(("AuthMethod", "None".into()));
     let mut operational = vec![
-        ("HeaderDigest", "None".into()),
-        ("DataDigest", "None".into()),
+        ("HeaderDigest", digest.into()),
+        ("DataDigest", digest.into()),
         ("MaxRecvDataSegmentLength", options.max_recv.to_string()),
         ("DefaultTime2Wait", "0".into()),
         ("DefaultTime2Retain", "0".into()),
@@ -146,6 +153,9 @@ pub(crate) async fn login(address: SocketAddr, options: &LoginOptions) -> Result
         text = Vec::new();
         if flags & 0x80 != 0 {
             match flags & 3 {
+                3 if c.negotiated.digests != options.digests => {
+                    return Err(InitiatorError::Protocol { what: "other digests than asked for" });
+                }
                 3 => return Ok(c),
                 1 => {
                     stage = 1;
@@ -161,13 +171,13 @@ pub(crate) async fn login(address: SocketAddr, options: &LoginOptions) -> Result
 impl LoggedIn {
     async fn send(&mut self, header: &mut Header, data: &[u8]) -> Result<(), InitiatorError> {
         let mut out = BytesMut::new();
-        header.encode(data, &mut out);
+        header.encode(data, false, &mut out);
         Ok(self.stream.write_all(&out).await?)
     }
 
     async fn receive(&mut self) -> Result<Pdu, InitiatorError> {
         loop {
-            if let Some(pdu) = pdu::decode(&mut self.input)? {
+            if let Some(pdu) = pdu::decode(&mut self.input, false)? {
                 return Ok(pdu);
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {
@@ -188,6 +198,7 @@ impl LoggedIn {
             let yes = value == "Yes";
             let number = value.parse::<u32>();
             match (key.as_str(), number) {
+                ("HeaderDigest" | "DataDigest", _) => n.digests = value == "CRC32C",
                 ("InitialR2T", _) => n.initial_r2t = yes || options.initial_r2t,
                 ("ImmediateData", _) => n.immediate_data = yes && options.immediate_data,
                 ("FirstBurstLength", Ok(v)) => n.first_burst = v.min(options.first_burst),

@@ -1,4 +1,4 @@
-//! A small iSCSI initiator: one connection per session, no digests, no authentication, error recovery level 0.
+//! A small iSCSI initiator: one connection per session, CRC32C on demand, no authentication, error recovery level 0.
 //!
 //! A session is shared by any number of tasks; commands are pipelined up to the target's window. Everything that was
 //! queued while the connection was busy goes out with one system call.

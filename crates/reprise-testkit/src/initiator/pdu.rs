@@ -5,6 +5,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::InitiatorError;
 
 pub(crate) const BHS: usize = 48;
+/// Bytes of a digest.
+const DIGEST: usize = 4;
 pub(crate) const NO_TAG: u32 = 0xffff_ffff;
 
 /// No target may send a larger data segment; we announce less.
@@ -79,14 +81,21 @@ impl Header {
         usize::from(self.0[5]) << 16 | usize::from(self.0[6]) << 8 | usize::from(self.0[7])
     }
 
-    /// Appends header and data, padded, to `out`.
-    pub(crate) fn encode(&mut self, data: &[u8], out: &mut BytesMut) {
+    /// Appends header and data, padded, to `out`; with `digests` both are followed by theirs (RFC 7143, 11.2.1).
+    pub(crate) fn encode(&mut self, data: &[u8], digests: bool, out: &mut BytesMut) {
         let len = (data.len() as u32).to_be_bytes();
         self.put(5, &len[1..]);
-        out.reserve(BHS + data.len() + 3);
+        out.reserve(BHS + data.len() + 3 + 2 * DIGEST);
         out.extend_from_slice(&self.0);
+        if digests {
+            out.put_u32_le(crc32c(&self.0));
+        }
+        let start = out.len();
         out.extend_from_slice(data);
         out.put_bytes(0, data.len().next_multiple_of(4) - data.len());
+        if digests && !data.is_empty() {
+            out.put_u32_le(crc32c(&out[start..]));
+        }
     }
 }
 
@@ -97,8 +106,12 @@ pub(crate) struct Pdu {
     pub(crate) data: Bytes,
 }
 
-/// Takes a PDU off the front of `input`; none if it is not complete.
-pub(crate) fn decode(input: &mut BytesMut) -> Result<Option<Pdu>, InitiatorError> {
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Takes a PDU off the front of `input`; none if it is not complete. With `digests` both parts have to fit theirs.
+pub(crate) fn decode(input: &mut BytesMut, digests: bool) -> Result<Option<Pdu>, InitiatorError> {
     let Some(head) = input.first_chunk::<BHS>() else { return Ok(None) };
     let header = Header(*head);
     let additional = usize::from(head[4]) * 4;
@@ -106,13 +119,21 @@ pub(crate) fn decode(input: &mut BytesMut) -> Result<Option<Pdu>, InitiatorError
     if data_len > DATA_SEGMENT_MAX {
         return Err(InitiatorError::Protocol { what: "data segment longer than announced" });
     }
-    let total = BHS + additional + data_len.next_multiple_of(4);
+    let digest = if digests { DIGEST } else { 0 };
+    let padded = data_len.next_multiple_of(4);
+    let total = BHS + additional + digest + padded + if padded > 0 { digest } else { 0 };
     if input.len() < total {
         input.reserve(total - input.len());
         return Ok(None);
     }
     let mut whole = input.split_to(total);
-    whole.advance(BHS + additional);
+    let fits = |part: &[u8], at: usize| whole.get(at..at + DIGEST).is_some_and(|d| d == crc32c(part).to_le_bytes());
+    let head = BHS + additional;
+    let data = head + digest;
+    if digests && !(fits(&whole[..head], head) && (padded == 0 || fits(&whole[data..data + padded], data + padded))) {
+        return Err(InitiatorError::Protocol { what: "a digest that does not fit" });
+    }
+    whole.advance(data);
     whole.truncate(data_len);
     Ok(Some(Pdu { header, data: whole.freeze() }))
 }

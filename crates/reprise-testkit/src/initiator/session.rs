@@ -50,6 +50,7 @@ enum Request {
 }
 
 struct State {
+    digests: bool,
     out: BytesMut,
     cmd_sn: u32,
     max_cmd_sn: u32,
@@ -96,6 +97,7 @@ impl Session {
         let LoggedIn { stream, input, negotiated, cmd_sn, max_cmd_sn, exp_stat_sn } = login(address, options).await?;
         let (read, write) = stream.into_split();
         let state = State {
+            digests: negotiated.digests,
             out: BytesMut::new(),
             cmd_sn,
             max_cmd_sn,
@@ -233,7 +235,7 @@ impl State {
     /// Numbers a header as immediate and queues it.
     fn queue(&mut self, header: &mut Header, data: &[u8]) {
         header.put_u32(24, self.cmd_sn).put_u32(28, self.exp_stat_sn);
-        header.encode(data, &mut self.out);
+        header.encode(data, self.digests, &mut self.out);
     }
 
     /// Issues what waits, as far as the window and the tags go.
@@ -302,7 +304,7 @@ impl State {
             let mut header = Header::new(op::DATA_OUT, if end == range.end { 0x80 } else { 0 });
             header.lun(lun).put_u32(16, tag).put_u32(20, target_tag);
             header.put_u32(28, self.exp_stat_sn).put_u32(36, data_sn).put_u32(40, at as u32);
-            header.encode(&out[at..end], &mut self.out);
+            header.encode(&out[at..end], self.digests, &mut self.out);
             (at, data_sn) = (end, data_sn + 1);
         }
     }
@@ -425,7 +427,7 @@ async fn read_loop(shared: Arc<Shared>, mut socket: OwnedReadHalf, mut input: By
         loop {
             {
                 let mut state = shared.lock();
-                while let Some(pdu) = pdu::decode(&mut input)? {
+                while let Some(pdu) = pdu::decode(&mut input, shared.negotiated.digests)? {
                     state.handle(&pdu, &shared.negotiated)?;
                 }
                 if !state.out.is_empty() {

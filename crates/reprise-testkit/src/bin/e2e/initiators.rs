@@ -82,10 +82,30 @@ fn cli(a: &Appliance, reprise: &std::path::Path, line: &[&str], secrets: &str) -
     serde_json::from_slice(&out.stdout).with_context(|| format!("{line:?}"))
 }
 
+/// Writes and reads with CRC32C over everything, in the command's PDU, in unsolicited and in solicited data.
+async fn with_both_digests(a: &Appliance, iqn: &str) -> Result<()> {
+    for immediate in [true, false] {
+        let options =
+            LoginOptions { digests: true, immediate_data: immediate, first_burst: 8 << 10, ..LoginOptions::new(iqn) };
+        let session = Session::login(a.iscsi, &options).await?;
+        session.clear_attentions(0).await?;
+        for (lba, blocks) in [(0u64, 1u32), (8, 8), (64, 1024)] {
+            let data: Vec<u8> = (0..blocks * 512).map(|n| (n / 7 + n * 13) as u8 ^ lba as u8).collect();
+            let data = bytes::Bytes::from(data);
+            session.write(0, lba, blocks, data.clone()).await?;
+            ensure!(session.read(0, lba, blocks, 512).await? == data, "{blocks} blocks at {lba} read back as others");
+        }
+        session.logout().await?;
+    }
+    ensure!(a.log().contains("data_digest=true"), "the box took no data digest");
+    Ok(())
+}
+
 async fn login(setup: &Setup) -> Result<String> {
     let mut a = one_box(setup, "guarded").await?;
     let peer = Peer { address: a.iscsi.to_string(), iqn: a.iqn("main").await? };
     peer.inquire(OTHER, "", None).context("on loopback, while nobody is named, everybody may")?;
+    with_both_digests(&a, &peer.iqn).await.context("digests over headers and data")?;
     let both =
         ["initiator", "add", HOST, "--group", "main", "--address", "127.0.0.0/8", "--chap", "u", "--mutual", "b"];
     let added = cli(&a, &setup.reprise, &both, &format!("{SECRET}\n{OWN_SECRET}\n"))?;
@@ -94,14 +114,13 @@ async fn login(setup: &Setup) -> Result<String> {
     let own = ("b", OWN_SECRET);
     peer.inquire(HOST, &right, None).context("CHAP")?;
     peer.inquire(HOST, &right, Some(own)).context("mutual CHAP")?;
-    ensure!(!a.log().contains("header_digest=true"), "nobody asked for a digest");
     let url = json!({ "driver": "raw", "file": {
         "driver": "iscsi", "transport": "tcp", "portal": peer.address, "target": peer.iqn, "lun": 0, "user": "u",
         "password-secret": "s", "initiator-name": HOST, "header-digest": "crc32c"
     } });
     let secret = format!("secret,id=s,data={SECRET}");
     output("qemu-img", &["info", "--object", &secret, &format!("json:{url}")]).context("CHAP and a header digest")?;
-    ensure!(a.log().contains("header_digest=true"), "QEMU has no header digest");
+    ensure!(a.log().contains("header_digest=true data_digest=false"), "QEMU has no header digest");
     peer.refused(HOST, "", None)?;
     peer.refused(HOST, &wrong, None)?;
     peer.refused(HOST, &format!("U%{SECRET}@"), None)?;
@@ -132,7 +151,7 @@ async fn login(setup: &Setup) -> Result<String> {
     ensure!(![SECRET, OWN_SECRET, new].iter().any(|secret| log.contains(secret)), "the log holds a secret");
     ensure!(log.contains("login refused"), "the log says nothing of refused logins");
     no_errors_logged(&[&a], &[])?;
-    Ok("one way, both ways, header digest, discovery, groups, networks, restart".into())
+    Ok("one way, both ways, header and data digest, discovery, groups, networks, restart".into())
 }
 
 async fn limits(setup: &Setup) -> Result<String> {

@@ -17,6 +17,9 @@ pub const SEC: u64 = 1_000 * MS;
 
 /// One in so many seeds has scenes beside what chance brings.
 const SCENES_EVERY: u64 = 5;
+/// One in so many seeds ends with histories that fork; a remainder that no kept seed has.
+const FORK_EVERY: u64 = 16;
+const FORK_AT: u64 = 7;
 
 /// What a host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -411,6 +414,9 @@ impl Plan {
         let scenes = seed % SCENES_EVERY == SCENES_EVERY - 1;
         if scenes {
             scenes::add(&mut rng, &mut items, length);
+        }
+        if !scenes && seed % FORK_EVERY == FORK_AT {
+            scenes::add_fork(&mut Rng::new(seed ^ 0x66_6f72_6b65_64), &mut items, length);
         }
         items.sort_by_key(|i| i.at);
         let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };

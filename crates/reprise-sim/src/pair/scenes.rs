@@ -173,16 +173,27 @@ pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
             _ => favourite(rng),
         };
         let begin = length / 10 + i * room + rng.below(room / 4);
-        for (at, trouble) in scene.troubles {
-            items.push(Item { at: (begin + at).min(length), what: What::Trouble(trouble) });
+        play(rng, items, scene, begin, length);
+    }
+}
+
+/// Adds a fork near the end of a plan of this length: it ends most runs.
+pub(super) fn add_fork(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let scene = forked(rng);
+    let begin = length * 7 / 10 + rng.below(length / 10);
+    play(rng, items, scene, begin, length);
+}
+
+fn play(rng: &mut Rng, items: &mut Vec<Item>, scene: Scene, begin: u64, length: u64) {
+    for (at, trouble) in scene.troubles {
+        items.push(Item { at: (begin + at).min(length), what: What::Trouble(trouble) });
+    }
+    for _ in 0..rng.range(30, 120) {
+        let at = begin + rng.range(scene.busy.0, scene.busy.1);
+        let mut action = host_action(rng, scene.heavy);
+        if scene.reads && rng.one_in(3) {
+            action = HostAction::Read(rng.below(2) as u16, rng.below(200), rng.range(1, 56));
         }
-        for _ in 0..rng.range(30, 120) {
-            let at = begin + rng.range(scene.busy.0, scene.busy.1);
-            let mut action = host_action(rng, scene.heavy);
-            if scene.reads && rng.one_in(3) {
-                action = HostAction::Read(rng.below(2) as u16, rng.below(200), rng.range(1, 56));
-            }
-            items.push(Item { at: at.min(length), what: What::Host(action) });
-        }
+        items.push(Item { at: at.min(length), what: What::Host(action) });
     }
 }

@@ -48,6 +48,15 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Talk to the box by menus, on this terminal or on one of its own, such as a serial line
+    Console {
+        /// Terminal, below /dev or as a path, such as ttyS0; this one if absent
+        #[arg(long, value_name = "TTY")]
+        tty: Option<PathBuf>,
+        /// No escape codes
+        #[arg(long)]
+        plain: bool,
+    },
     /// Start a pair on this machine and show what it does
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),

@@ -62,6 +62,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         #[cfg(feature = "daemon")]
         Command::Run { config } => daemon::run(&config),
+        Command::Console { tty, plain } => {
+            reprise_console::serial::run(&reprise_console::serial::Options { socket: cli.global.socket, tty, plain })
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, json),
         #[cfg(feature = "torture")]

@@ -3,7 +3,9 @@
 //! Bytes are bytes, never KiB. Rates are averages over the last 5 seconds or so. A value that is not known is null, never
 //! 0. Times are milliseconds since 1970 by the box's clock, durations are seconds.
 
-use reprise_types::{BoxId, BranchId, GroupId, PoolId, Role, Seq, VolumeId};
+use reprise_types::{BoxId, BranchId, GroupId, PoolId, Seq, VolumeId};
+
+pub use reprise_types::Role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

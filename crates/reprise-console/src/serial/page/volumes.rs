@@ -224,7 +224,7 @@ pub(super) async fn leave(ui: &Ui, erase: bool) -> Talk {
 pub(super) async fn mirror_add(ui: &Ui) -> Talk {
     let mut status = status(ui).await?;
     let mut form = Form::new(ui, "Mirror a group");
-    status.groups.retain(|g| g.link.is_none() && g.role == reprise_types::Role::Source);
+    status.groups.retain(|g| g.link.is_none() && g.role == reprise_api::Role::Source);
     if status.groups.is_empty() {
         return Err(nothing(
             "There is no group without a mirror on this box.",
@@ -245,7 +245,7 @@ async fn pick_mirror(ui: &Ui, title: &str) -> Talk<MirrorOf> {
     let groups = status(ui).await?.groups;
     let mirrored = |g: GroupStatus| {
         let row = home::group_row(&g);
-        (g.role == reprise_types::Role::Source).then_some(())?;
+        (g.role == reprise_api::Role::Source).then_some(())?;
         g.link.map(|link| (MirrorOf { group: g.name, peer: link.peer }, row))
     };
     let (mut mirrors, rows): (Vec<MirrorOf>, Vec<String>) = groups.into_iter().filter_map(mirrored).unzip();

@@ -111,7 +111,7 @@ fn noise() -> impl Strategy<Value = Noise> {
         "correct horse",
         "lacp",
         "eth0",
-        "yes please",
+        "yes, do it",
         "y",
         "YE",
         "KEEP",
@@ -140,7 +140,7 @@ fn noise() -> impl Strategy<Value = Noise> {
 #[test]
 fn noise_changes_nothing_and_breaks_nothing() {
     let served = serve(Double::new());
-    let config = ProptestConfig { cases: 150, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(plain: bool, all in prop::collection::vec(noise(), 0..80))| {
         served.service.taken();
         let mut console = Console::new(&served, plain);

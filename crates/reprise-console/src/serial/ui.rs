@@ -16,6 +16,8 @@ use super::text::{COLUMNS, ROWS, column, fit, plain, wrap};
 const NOTE_LINES_MAX: usize = 6;
 /// An answer that takes longer is worth a word.
 const BUSY_MS: u64 = 700;
+/// What stands in the place of a prompt meanwhile.
+const BUSY_PROMPT: &str = "One moment ... ";
 /// Columns of a prompt before what is typed.
 const PROMPT_COLUMNS_MAX: usize = 48;
 
@@ -337,6 +339,11 @@ impl Ui {
         shared.wants(r);
     }
 
+    /// Has a plain terminal shown all of the next page, also where it is the one above.
+    pub(super) fn show_all_again(&self) {
+        self.0.borrow_mut().printed = Page::default();
+    }
+
     /// Turns to the next part of a long page, or to the one before. False where there is none.
     pub(super) fn turn(&self, line: &str) -> bool {
         let mut shared = self.0.borrow_mut();
@@ -387,6 +394,13 @@ impl Ui {
             shared.next_request += 1;
             let id = shared.next_request;
             shared.requests.push((id, ask.call));
+            // Nobody shall type for a question that is no longer asked.
+            if shared.page.prompt != BUSY_PROMPT {
+                shared.page.prompt = BUSY_PROMPT.to_owned();
+                shared.page.secret = false;
+                shared.typed.clear();
+                shared.wants(Redraw::Prompt);
+            }
             Waiting { id, take: ask.take }
         };
         let since = self.now_ms();
@@ -422,6 +436,7 @@ impl Ui {
             let line = self.line().await?;
             let line = line.trim();
             if line.is_empty() {
+                self.show_all_again();
                 return Ok(Chosen::Again);
             }
             if let Some(item) = menu.find(line) {

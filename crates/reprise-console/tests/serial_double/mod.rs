@@ -91,6 +91,7 @@ pub fn system() -> SystemStatus {
             disk("/dev/sde", "BAD1", 50, DiskUsage::Failed { reason: "it cannot be read".into() }),
         ],
         pool: PoolPlace::On { path: "/dev/sdb".into(), serial: "POOL1".into() },
+        certificate_fingerprint: Some("00112233445566778899aabbccddeeff".repeat(2)),
         config: ConfigState::Good,
         processes: vec![ProcessStatus {
             name: "daemon".into(),
@@ -174,7 +175,7 @@ impl Appliance for Double {
         Ok(consequences(&Action::SystemReset { level }))
     }
     async fn reset(&self, level: ResetLevel) -> Result<(), ApiError> {
-        self.note(format!("reset {}", level.as_str()));
+        self.note(Action::SystemReset { level }.subject());
         Ok(())
     }
     async fn system_show(&self, _: Nothing) -> Result<SystemStatus, ApiError> {
@@ -244,6 +245,10 @@ impl Appliance for Double {
 }
 
 impl BoxService for Double {
+    type Machine = Self;
+    fn machine(&self) -> &Self {
+        self
+    }
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
         Ok(consequences(action))
     }

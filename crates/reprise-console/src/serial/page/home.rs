@@ -71,6 +71,7 @@ pub(super) async fn home(ui: &Ui) -> &'static Item {
                 }
                 note = Vec::new();
                 if line.is_empty() || matches!(line, "0" | ".") {
+                    ui.show_all_again();
                     wanted = true;
                     next_look_ms = ui.now_ms();
                 } else {
@@ -80,6 +81,7 @@ pub(super) async fn home(ui: &Ui) -> &'static Item {
             }
             Event::Back => {
                 note = Vec::new();
+                ui.show_all_again();
                 wanted = true;
                 next_look_ms = ui.now_ms();
             }
@@ -142,6 +144,11 @@ fn machine(s: &SystemStatus) -> Vec<String> {
     lines.extend(labelled("Network", &network).into_iter().take(2));
     if let Some(address) = browser_address(s) {
         lines.extend(labelled("Browser", &format!("https://{address}/")));
+    }
+    if let Some(print) = &s.certificate_fingerprint {
+        let [first, second] = fingerprint(print);
+        lines.extend(labelled("SHA-256", &first));
+        lines.extend(labelled("", &format!("{second} (certificate)")));
     }
     if let PoolPlace::On { path, serial } = &s.pool {
         lines.extend(labelled("Pool", &format!("on {path}, serial number {serial}")).into_iter().take(1));
@@ -214,11 +221,6 @@ fn storage(s: &Status) -> Vec<String> {
         percent(pool.cache_bytes_used, pool.cache_bytes_total),
         bytes(pool.cache_bytes_total)
     );
-    if let Some(print) = &s.this_box.endpoints.https_fingerprint {
-        let [first, second] = fingerprint(print);
-        lines.extend(labelled("SHA-256", &format!("{first}")));
-        lines.extend(labelled("", &second));
-    }
     lines.extend(labelled("Room used", &text));
     let peers: Vec<String> = s
         .peers

@@ -17,9 +17,9 @@ const LISTEN_TITLE: &str = "Pair: show a code";
 /// Shows a code, and what becomes of it.
 pub(super) async fn listen(ui: &Ui) -> Talk {
     let offer = ui.get(call::pair_listen(PairListen::default())).await?;
-    // Both only add to the page.
-    let (before, machine) = (status(ui).await.ok(), system(ui).await.ok());
-    let head = offer_lines(&offer, before.as_ref(), machine.as_ref());
+    // It only adds to the page.
+    let machine = system(ui).await.ok();
+    let head = offer_lines(&offer, machine.as_ref());
     let mut state = PairState::Listening { expires_in_secs: offer.expires_in_secs };
     let mut waiting: Option<Waiting<PairStatus>> = None;
     let mut next_look_ms = ui.now_ms() + LOOK_MS;
@@ -58,7 +58,7 @@ pub(super) async fn listen(ui: &Ui) -> Talk {
     outcome(ui, LISTEN_TITLE, &state).await
 }
 
-fn offer_lines(offer: &PairOffer, status: Option<&Status>, machine: Option<&SystemStatus>) -> Vec<String> {
+fn offer_lines(offer: &PairOffer, machine: Option<&SystemStatus>) -> Vec<String> {
     let mut lines = labelled("Code", &offer.code);
     lines.push(String::new());
     lines.extend(wrap("On the other box: choose 2, type one of these addresses, then the code.", 2));
@@ -69,7 +69,7 @@ fn offer_lines(offer: &PairOffer, status: Option<&Status>, machine: Option<&Syst
     }
     lines.push(String::new());
     lines.extend(wrap("Three wrong codes, or one right one, use the code up.", 2));
-    if let Some(print) = status.and_then(|s| s.this_box.endpoints.https_fingerprint.as_ref()) {
+    if let Some(print) = machine.and_then(|m| m.certificate_fingerprint.as_ref()) {
         lines.extend(wrap("In a browser, the certificate of this box has to have this SHA-256 fingerprint:", 2));
         lines.extend(fingerprint(print).map(|l| format!("  {l}")));
     }

@@ -4,6 +4,10 @@
 test *ARGS:
     cargo xtask test {{ARGS}}
 
+# The appliance's disk image
+image *ARGS:
+    cargo xtask image {{ARGS}}
+
 # A pair on this machine that shows what it does
 demo *ARGS:
     cargo xtask demo {{ARGS}}

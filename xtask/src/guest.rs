@@ -5,7 +5,6 @@
 //! name for the host's loopback. A *scene* is one of the scripts in `xtask/guest`, run in one or more boots; its cases report
 //! one by one. After each scene both homes must be equal, byte for byte.
 
-mod cpio;
 mod image;
 mod pair;
 mod relay;

@@ -7,9 +7,12 @@
 mod bench;
 mod boxes;
 mod checks;
+mod cpio;
+mod debian;
 mod demo;
 mod fuzz;
 mod guest;
+mod image;
 mod lint;
 mod process;
 mod setup;
@@ -24,6 +27,7 @@ cargo xtask COMMAND
   setup                          install what the others need (Debian, as root), or say what is missing
   test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, guest, fuzz
   guest-test [--short]           the Linux kernel's initiator against a pair, in a QEMU guest; --help lists the options
+  image [OPTIONS]                the appliance's disk image; --help lists the options
   demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
   bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
   sim OPTIONS [--patch FILE]     a pair in a simulator; --help lists the options; a patch goes to a scratch copy
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         "setup" => setup::run(),
         "test" => test::run(rest),
         "guest-test" => guest::run(rest),
+        "image" => image::run(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),

@@ -50,6 +50,15 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(out.stdout).with_context(|| format!("output of {}", line(command)))
 }
 
+/// Runs it without a word, unless it fails: for programs that talk while all is well.
+pub(crate) fn quiet(command: &mut Command) -> Result<()> {
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("start {}", line(command)))?;
+    if !out.status.success() {
+        bail!("{} ended with {}: {}", line(command), out.status, String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(())
+}
+
 /// Runs it, shows both its outputs as they come, and gives all lines of both.
 pub(crate) fn watch(command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
     let mut child = (command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn())

@@ -29,6 +29,19 @@ const NEEDED: &[(&str, Sign, &str)] = &[
     ("libfaketime", Sign::Library("faketime/libfaketime.so.1"), "another wall clock for a box under test"),
     ("curl", Sign::Program("curl"), "an HTTPS client for tests"),
     ("mount", Sign::Program("losetup"), "loop devices of the tests"),
+    ("grub-common", Sign::Program("grub-mkimage"), "makes the image's boot loader"),
+    ("grub-pc-bin", Sign::Library("grub/i386-pc/boot.img"), "the image's boot loader for BIOS"),
+    ("grub-efi-amd64-bin", Sign::Library("grub/x86_64-efi/kernel.img"), "the image's boot loader for UEFI"),
+    ("gnupg", Sign::Program("gpg"), "signs for the image's boot loader"),
+    ("openssl", Sign::Program("openssl"), "makes the image's test keys"),
+    ("sbsigntool", Sign::Program("sbsign"), "signs for UEFI Secure Boot"),
+    ("ovmf", Sign::Library("../share/OVMF/OVMF_CODE_4M.secboot.fd"), "UEFI for QEMU"),
+    ("dosfstools", Sign::Program("mkfs.fat"), "makes the image's EFI system partition"),
+    ("mtools", Sign::Program("mcopy"), "fills the image's EFI system partition"),
+    ("erofs-utils", Sign::Program("mkfs.erofs"), "makes the image's root"),
+    ("cryptsetup-bin", Sign::Program("veritysetup"), "hashes the image's root"),
+    ("binutils", Sign::Program("strip"), "strips the image's programs"),
+    ("zstd", Sign::Program("zstd"), "packs the image"),
 ];
 
 impl Sign {

@@ -3,13 +3,31 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bootstate;
 pub mod early;
+pub mod facts;
+pub mod modules;
+mod sys;
 pub mod system;
+pub mod verity;
+pub mod watchdog;
+
+use facts::BootFacts;
+
+/// The word the second stage is started with.
+const SYSTEM: &str = "system";
 
 /// Goes the way this process was started for.
 ///
 /// # Errors
 /// It was started by somebody who is not the kernel.
 pub fn main() -> anyhow::Result<()> {
-    anyhow::bail!("this is the first process of an appliance; it is started by the kernel")
+    if std::process::id() != 1 {
+        anyhow::bail!("this is the first process of an appliance; it is started by the kernel");
+    }
+    if std::env::args().nth(1).as_deref() == Some(SYSTEM) {
+        let facts = BootFacts::load()?;
+        system::run(facts)
+    }
+    early::run()
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::cpio::Archive;
 use super::image::Image;
+use crate::cpio::Archive;
 
 /// Memory of a guest: programs and page cache; nothing of it is kept on the host's disk.
 const MEMORY_MIB: u32 = 768;

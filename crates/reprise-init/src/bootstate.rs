@@ -387,8 +387,7 @@ mod tests {
             let sector: [u8; SECTOR_LEN] = text.as_bytes().try_into().unwrap();
             assert_eq!(BootState::decode(&sector), Err(BootStateError::Field(field)), "{to}");
         }
-        let mut state = BootState::default();
-        state.others = vec![("X".into(), "y".repeat(SECTOR_LEN))];
+        let state = BootState { others: vec![("X".into(), "y".repeat(SECTOR_LEN))], ..BootState::default() };
         assert_eq!(state.encode(), Err(BootStateError::Full));
     }
 

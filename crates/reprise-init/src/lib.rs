@@ -7,7 +7,6 @@ pub mod bootstate;
 pub mod early;
 pub mod facts;
 pub mod modules;
-mod sys;
 pub mod system;
 pub mod verity;
 pub mod watchdog;
@@ -22,6 +21,10 @@ const SYSTEM: &str = "system";
 /// # Errors
 /// It was started by somebody who is not the kernel.
 pub fn main() -> anyhow::Result<()> {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&name).file_name().is_some_and(|n| n == system::HOOK_NAME) {
+        return system::hook_main();
+    }
     if std::process::id() != 1 {
         anyhow::bail!("this is the first process of an appliance; it is started by the kernel");
     }

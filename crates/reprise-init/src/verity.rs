@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-use crate::sys::{DM_HEADER_LEN, DmCall, dm_ioctl};
+use reprise_media::{DM_HEADER_LEN, DmCall, dm_ioctl};
 
 /// Data and hashes are in blocks of this size.
 const BLOCK_LEN: u64 = 4096;

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::sys;
-
 /// Where the kernel lists its watchdogs.
 const CLASS: &str = "/sys/class/watchdog";
 /// How the kernel's own timer names itself. It is no help when the kernel hangs.
@@ -74,7 +72,7 @@ impl Watchdog {
     pub fn arm(found: &Found, secs: u32) -> Result<Self> {
         let file = File::options().write(true).open(&found.device);
         let file = file.with_context(|| format!("open {}", found.device.display()))?;
-        let secs = sys::watchdog_set_timeout(&file, secs).context("set the watchdog's time")?;
+        let secs = reprise_media::watchdog_set_timeout(&file, secs).context("set the watchdog's time")?;
         let this = Self { file, secs };
         this.feed()?;
         Ok(this)
@@ -85,7 +83,7 @@ impl Watchdog {
     /// # Errors
     /// The device is gone.
     pub fn feed(&self) -> Result<()> {
-        sys::watchdog_keep_alive(&self.file).context("feed the watchdog")
+        reprise_media::watchdog_keep_alive(&self.file).context("feed the watchdog")
     }
 
     /// Seconds until it fires: what it took of what it was asked for.

@@ -134,10 +134,10 @@ fn arm(modules: &mut Modules) -> Option<ArmedWatchdog> {
         // No device asks for it: it is a service of the one that is there. Not every board offers it.
         let _ = modules.load("ipmi_watchdog");
     }
-    if watchdog::find().is_none() {
-        if let Err(error) = modules.load("softdog") {
-            say(&format!("no watchdog: {error:#}"));
-        }
+    if watchdog::find().is_none()
+        && let Err(error) = modules.load("softdog")
+    {
+        say(&format!("no watchdog: {error:#}"));
     }
     let found = watchdog::find()?;
     match Watchdog::arm(&found, WATCHDOG_SECS) {

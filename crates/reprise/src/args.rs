@@ -49,6 +49,7 @@ pub(crate) enum Command {
         config: PathBuf,
     },
     /// Talk to the box by menus, on this terminal or on one of its own, such as a serial line
+    #[cfg(feature = "console")]
     Console {
         /// Terminal, below /dev or as a path, such as ttyS0; this one if absent
         #[arg(long, value_name = "TTY")]
@@ -57,6 +58,9 @@ pub(crate) enum Command {
         #[arg(long)]
         plain: bool,
     },
+    /// Serve the console for browsers
+    #[cfg(feature = "console")]
+    Web(crate::web::WebArgs),
     /// Start a pair on this machine and show what it does
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),

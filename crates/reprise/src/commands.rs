@@ -35,7 +35,8 @@ pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow
         // These talk to no box; main carries them out.
         #[cfg(feature = "daemon")]
         Command::Run { .. } => Ok(()),
-        Command::Console { .. } => Ok(()),
+        #[cfg(feature = "console")]
+        Command::Console { .. } | Command::Web(_) => Ok(()),
         #[cfg(feature = "demo")]
         Command::Demo(_) => Ok(()),
         #[cfg(feature = "torture")]

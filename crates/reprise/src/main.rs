@@ -21,6 +21,8 @@ mod target;
 mod torture;
 mod units;
 mod verify;
+#[cfg(feature = "console")]
+mod web;
 
 use std::process::ExitCode;
 
@@ -62,9 +64,12 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         #[cfg(feature = "daemon")]
         Command::Run { config } => daemon::run(&config),
+        #[cfg(feature = "console")]
         Command::Console { tty, plain } => {
             reprise_console::serial::run(&reprise_console::serial::Options { socket: cli.global.socket, tty, plain })
         }
+        #[cfg(feature = "console")]
+        Command::Web(args) => web::run(args, cli.global.socket),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args, json),
         #[cfg(feature = "torture")]

@@ -105,7 +105,7 @@ pub(super) fn size(text: &str, above: u64) -> Checked<ByteSize> {
     if size.bytes() <= above {
         return Err(format!("{size} is not more than {}.", ByteSize::from_bytes(above)));
     }
-    if size.bytes() % 4096 != 0 {
+    if !size.bytes().is_multiple_of(4096) {
         return Err(format!("{} bytes are no multiple of 4096.", size.bytes()));
     }
     Ok(size)

@@ -53,7 +53,7 @@ fn user(text: &str) -> Result<Option<String>, String> {
 /// Lets a host use the box.
 pub(super) async fn add(ui: &Ui) -> Talk {
     let mut form = Form::new(ui, "Let a host use the box");
-    let host = form.ask(&INITIATOR_NAME, None, |t| parsed::<InitiatorName>(t)).await?;
+    let host = form.ask(&INITIATOR_NAME, None, parsed::<InitiatorName>).await?;
     let groups = form
         .ask(&INITIATOR_GROUPS, Some("all"), |t| match t {
             "all" => Ok(Vec::new()),
@@ -72,7 +72,7 @@ pub(super) async fn add(ui: &Ui) -> Talk {
 
 async fn chap(form: &mut Form<'_>) -> Talk<Option<ChapRule>> {
     let Some(user_name) = form.ask(&CHAP_USER, Some("none"), user).await? else { return Ok(None) };
-    let secret = form.ask(&CHAP_SECRET, None, |t| parsed::<ChapSecret>(t)).await?;
+    let secret = form.ask(&CHAP_SECRET, None, parsed::<ChapSecret>).await?;
     form.ask(&CHAP_SECRET_AGAIN, None, |t| {
         if t == secret.expose() {
             Ok(())

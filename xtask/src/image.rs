@@ -34,7 +34,7 @@ cargo xtask image [OPTIONS]
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What the daemon of the appliance is built with.
-const FEATURES: &str = "daemon";
+const FEATURES: &str = "reprise/daemon,reprise/console";
 /// Goal for the packed image, bytes.
 const PACKED_MAX: u64 = 40 << 20;
 
@@ -153,7 +153,7 @@ pub(crate) fn build(programs: Option<&Path>, keys: Option<&Path>) -> Result<Imag
 fn build_programs(target: &Path, source: &Source) -> Result<PathBuf> {
     let mut command = cargo(&["build", "--release", "--locked", "--target", TARGET]);
     command.args(["--package", "reprise", "--package", "reprise-init", "--no-default-features"]);
-    command.args(["--features", &format!("reprise/{FEATURES}")]);
+    command.args(["--features", FEATURES]);
     // Paths of this machine have no business in the programs; without them two folders give the same.
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")));
     let mut flags = format!("-C target-feature=+crt-static --remap-path-prefix={}=reprise", root().display());

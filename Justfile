@@ -26,3 +26,7 @@ ci:
 
 fmt:
     cargo fmt --all
+
+# The appliance's image in QEMU: starts and faults
+appliance-test *ARGS:
+    cargo xtask appliance-test {{ARGS}}

@@ -79,11 +79,14 @@ pub(crate) struct Image {
     pub(crate) disk: PathBuf,
     /// Where the boot state stands on the disk, bytes.
     pub(crate) state_at: u64,
-    /// Parts of which a slot is made, for tests that make other ones.
+    /// Folder of the parts, with the root's tree in `root`: tests make other slots of them.
     pub(crate) work: PathBuf,
+    pub(crate) kernel: Vec<u8>,
+    pub(crate) initrd: Vec<u8>,
     pub(crate) keys: Keys,
     pub(crate) release: u64,
     pub(crate) epoch: u64,
+    manifest: serde_json::Value,
 }
 
 /// Where everything is.
@@ -110,7 +113,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if check {
         return check_reproducible(programs.as_deref(), keys.as_deref());
     }
-    build(programs.as_deref(), keys.as_deref()).map(|_| ())
+    let start = Instant::now();
+    let image = build(programs.as_deref(), keys.as_deref())?;
+    pack(&image, start)
 }
 
 fn take_keys(given: Option<&Path>) -> Result<Keys> {
@@ -120,9 +125,8 @@ fn take_keys(given: Option<&Path>) -> Result<Keys> {
     }
 }
 
-/// Builds the image, packs it and writes its manifest.
+/// Builds the image, and its manifest but for what only the packed image has.
 pub(crate) fn build(programs: Option<&Path>, keys: Option<&Path>) -> Result<Image> {
-    let start = Instant::now();
     setup::ensure()?;
     let source = Source::find()?;
     let programs = match programs {
@@ -135,18 +139,34 @@ pub(crate) fn build(programs: Option<&Path>, keys: Option<&Path>) -> Result<Imag
     let unsigned = Unsigned::make(&work, &packages, &programs, &keys, &source)?;
     let disk = folder().join(format!("reprise-{}.img", source.version));
     let state_at = unsigned.write(&disk, &work, &keys, &source)?;
-    let packed = disk.with_extension("img.zst");
+    let manifest = unsigned.manifest(&packages, &source)?;
+    let Parts { kernel, initrd, .. } = unsigned.parts;
+    let (release, epoch) = (source.release(), source.epoch);
+    Ok(Image { disk, state_at, work, kernel, initrd, keys, release, epoch, manifest })
+}
+
+/// Packs the image and writes the manifest beside it.
+fn pack(image: &Image, start: Instant) -> Result<()> {
+    let packed = image.disk.with_extension("img.zst");
     let mut pack = Command::new("zstd");
     // The second slot is the first one again; no reader needs be told to allow a window of this length.
-    pack.args(["-q", "-f", "-10", "--long=27", "--single-thread", "-o"]).arg(&packed).arg(&disk);
+    pack.args(["-q", "-f", "-10", "--long=27", "--single-thread", "-o"]).arg(&packed).arg(&image.disk);
     run_command(&mut pack).context("pack the image")?;
-    let len = packed.metadata()?.len();
-    unsigned.manifest(&packed, &packages, &source)?;
-    println!("image: {} ({:.1} MB, {:.0} s)", packed.display(), len as f64 / 1e6, start.elapsed().as_secs_f64());
-    if len > PACKED_MAX {
-        bail!("the packed image has {len} bytes, more than {PACKED_MAX}");
+    let content = std::fs::read(&packed)?;
+    let mut manifest = image.manifest.clone();
+    manifest["image"] = serde_json::json!({
+        "file": packed.file_name().map(|n| n.to_string_lossy()),
+        "bytes": content.len(),
+        "bytes_unpacked": layout::disk_len(),
+        "sha256": sha256(&content),
+    });
+    std::fs::write(image.disk.with_extension("json"), format!("{}\n", serde_json::to_string_pretty(&manifest)?))?;
+    let (megabytes, secs) = (content.len() as f64 / 1e6, start.elapsed().as_secs_f64());
+    println!("image: {} ({megabytes:.1} MB, {secs:.0} s)", packed.display());
+    if content.len() as u64 > PACKED_MAX {
+        bail!("the packed image has {} bytes, more than {PACKED_MAX}", content.len());
     }
-    Ok(Image { disk, state_at, work, keys, release: source.release(), epoch: source.epoch })
+    Ok(())
 }
 
 /// Our programs, linked so that they need nothing of the root. Gives their folder.
@@ -226,29 +246,19 @@ impl Unsigned {
         Ok(pieces)
     }
 
-    fn manifest(&self, packed: &Path, packages: &Packages, source: &Source) -> Result<()> {
-        let content = std::fs::read(packed)?;
+    fn manifest(&self, packages: &Packages, source: &Source) -> Result<serde_json::Value> {
         let pieces: serde_json::Map<_, _> = (self.pieces()?.into_iter())
             .map(|(name, bytes)| (name, serde_json::json!({"bytes": bytes.len(), "sha256": sha256(&bytes)})))
             .collect();
-        let manifest = serde_json::json!({
+        Ok(serde_json::json!({
             "version": source.version,
             "commit": source.commit,
             "release": source.release(),
-            "image": {
-                "file": packed.file_name().map(|n| n.to_string_lossy()),
-                "bytes": content.len(),
-                "bytes_unpacked": layout::disk_len(),
-                "sha256": sha256(&content),
-            },
             "pieces": pieces,
             "kernel": packages.release,
             "packages": packages.files,
             "grub": version_of("grub-common")?,
-        });
-        let file = packed.with_extension("").with_extension("json");
-        std::fs::write(&file, format!("{}\n", serde_json::to_string_pretty(&manifest)?))?;
-        Ok(())
+        }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! that it is built in seconds and cannot be broken by them.
 #![forbid(unsafe_code)]
 
+mod appliance;
 mod bench;
 mod boxes;
 mod checks;
@@ -28,6 +29,7 @@ cargo xtask COMMAND
   test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, guest, fuzz
   guest-test [--short]           the Linux kernel's initiator against a pair, in a QEMU guest; --help lists the options
   image [OPTIONS]                the appliance's disk image; --help lists the options
+  appliance-test [--short]       the image in QEMU: BIOS, UEFI, Secure Boot, faults; --help lists the options
   demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
   bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
   sim OPTIONS [--patch FILE]     a pair in a simulator; --help lists the options; a patch goes to a scratch copy
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "guest-test" => guest::run(rest),
         "image" => image::run(rest),
+        "appliance-test" => appliance::run(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),

@@ -92,11 +92,12 @@ impl Verity {
     }
 }
 
-/// Reads all of a checked device: what is damaged is found before the root is trusted, and not when somebody needs it.
+/// Reads all of a checked device: what is damaged is found before the root is trusted, and not when somebody needs it. `progress` is called
+/// after each MiB.
 ///
 /// # Errors
 /// The device cannot be read, or is shorter than `len_bytes`.
-pub fn read_all(device: &Path, len_bytes: u64) -> Result<()> {
+pub fn read_all(device: &Path, len_bytes: u64, progress: impl Fn()) -> Result<()> {
     let mut file = File::open(device).with_context(|| format!("open {}", device.display()))?;
     let mut buffer = vec![0; READ_LEN];
     let mut left = len_bytes;
@@ -105,6 +106,7 @@ pub fn read_all(device: &Path, len_bytes: u64) -> Result<()> {
         let at = len_bytes - left;
         file.read_exact(&mut buffer[..wanted]).with_context(|| format!("read the root at byte {at}"))?;
         left -= wanted as u64;
+        progress();
     }
     Ok(())
 }

@@ -117,8 +117,6 @@ pub(super) struct Esp {
     pub(super) content: Vec<u8>,
     /// Sector of the boot state, counted from the partition's begin.
     pub(super) state_sector: u64,
-    /// The configuration that was signed.
-    pub(super) config: String,
 }
 
 /// Makes the partition: GRUB for UEFI, the configuration with its signature, the boot state.
@@ -149,7 +147,7 @@ pub(super) fn esp(work: &Path, loader: &Path, keys: &Keys, epoch: u64) -> Result
     copy("/grub/grub.cfg", config.as_bytes())?;
     copy("/grub/grub.cfg.sig", &keys.sign(work, config.as_bytes())?)?;
     copy("/EFI/BOOT/BOOTX64.EFI", &std::fs::read(loader)?)?;
-    Ok(Esp { content: std::fs::read(&file)?, state_sector, config })
+    Ok(Esp { content: std::fs::read(&file)?, state_sector })
 }
 
 /// The one place where the state stands, in one piece.

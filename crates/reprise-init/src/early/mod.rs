@@ -29,8 +29,8 @@ const ALWAYS: &[&str] = &["crc32c_generic", "dm_mod", "dm_verity", "erofs"];
 const DISK_SECS_MAX: u64 = 60;
 /// How often a disk is looked for.
 const DISK_LOOK: Duration = Duration::from_millis(50);
-/// Seconds from here to the second stage's first feeding. The root is read through in between.
-pub const WATCHDOG_SECS: u32 = 60;
+/// Seconds from the last feeding here to the second stage's first one. Waiting for a disk and reading the root through are fed.
+pub const WATCHDOG_SECS: u32 = 20;
 /// Time to read the message before the machine starts again.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Where the root is mounted until it is the root.
@@ -87,14 +87,18 @@ fn into_root() -> Result<Infallible> {
     let line = CommandLine::parse(&text)?;
     let mut modules = Modules::of_this_kernel()?;
     modules.coldplug();
-    let armed = arm(&mut modules);
+    let (armed, watchdog) = arm(&mut modules).unzip();
+    let feed = || {
+        // A watchdog that cannot be fed fires: that is its answer.
+        let _ = watchdog.as_ref().map(Watchdog::feed);
+    };
     for name in ALWAYS {
         modules.load(name)?;
     }
-    let disk = wait_for_disk(&mut modules, &line.root)?;
+    let disk = wait_for_disk(&mut modules, &line.root, feed)?;
     let partition = disk.by_uuid(&line.root).context("find the root's partition")?;
     let device = line.verity.open(ROOT_DEVICE, &partition.number)?;
-    verity::read_all(&device, line.verity.len_bytes()).context("check the root")?;
+    verity::read_all(&device, line.verity.len_bytes(), feed).context("check the root")?;
     let state = line.state.map(|sector| disk.by_name(ESP).map(|p| Place { device: p.device, sector })).transpose();
     let state = state.context("find the boot loader's state")?;
     let (state, found) = settle(state, line.slot);
@@ -109,6 +113,8 @@ fn into_root() -> Result<Infallible> {
         secure_boot: secure_boot(),
     };
     facts.store(Path::new(facts::FILE))?;
+    say(&summary(&facts, line.verity.len_bytes()));
+    feed();
     switch(&device)
 }
 
@@ -129,7 +135,7 @@ fn mount_kernels() -> Result<()> {
 
 /// Arms the best watchdog there is, the kernel's own timer where the machine has none. A machine without is started all the
 /// same: it then has to be started again by hand when it hangs, which is better than none at all.
-fn arm(modules: &mut Modules) -> Option<ArmedWatchdog> {
+fn arm(modules: &mut Modules) -> Option<(ArmedWatchdog, Watchdog)> {
     if watchdog::find().is_none() && Path::new("/dev/ipmi0").exists() {
         // No device asks for it: it is a service of the one that is there. Not every board offers it.
         let _ = modules.load("ipmi_watchdog");
@@ -141,7 +147,7 @@ fn arm(modules: &mut Modules) -> Option<ArmedWatchdog> {
     }
     let found = watchdog::find()?;
     match Watchdog::arm(&found, WATCHDOG_SECS) {
-        Ok(watchdog) => Some(ArmedWatchdog { secs: watchdog.secs(), found }),
+        Ok(watchdog) => Some((ArmedWatchdog { secs: watchdog.secs(), found }, watchdog)),
         Err(error) => {
             say(&format!("{} is not armed: {error:#}", found.name));
             None
@@ -149,7 +155,7 @@ fn arm(modules: &mut Modules) -> Option<ArmedWatchdog> {
     }
 }
 
-fn wait_for_disk(modules: &mut Modules, uuid: &str) -> Result<gpt::Found> {
+fn wait_for_disk(modules: &mut Modules, uuid: &str, feed: impl Fn()) -> Result<gpt::Found> {
     let deadline = Instant::now() + Duration::from_secs(DISK_SECS_MAX);
     loop {
         if let Some(found) = gpt::find_disk(uuid) {
@@ -159,6 +165,7 @@ fn wait_for_disk(modules: &mut Modules, uuid: &str) -> Result<gpt::Found> {
             anyhow::bail!("no disk has the partition {uuid}");
         }
         std::thread::sleep(DISK_LOOK);
+        feed();
         // A controller may have brought its disks to light meanwhile.
         modules.coldplug();
     }
@@ -189,6 +196,19 @@ fn settle(place: Option<Place>, slot: Slot) -> (Option<Place>, Option<BootState>
         say("the boot loader's state was damaged and has been made anew");
     }
     (Some(place), found)
+}
+
+/// What somebody at the console wants to know of the start, in one line.
+fn summary(facts: &BootFacts, root_len: u64) -> String {
+    let standing = match (facts.fell_back, facts.confirmed) {
+        (true, _) => "standing in for the other one",
+        (false, true) => "known to work",
+        (false, false) => "on trial",
+    };
+    let watchdog = facts.watchdog.as_ref().map_or("none", |w| &w.found.name);
+    let secure_boot = if facts.secure_boot { "on" } else { "off" };
+    let (slot, mib) = (facts.slot.letter(), root_len >> 20);
+    format!("slot {slot}, {standing}; root checked, {mib} MiB; watchdog: {watchdog}; Secure Boot {secure_boot}")
 }
 
 fn secure_boot() -> bool {

@@ -141,7 +141,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     )
     .with_context(|| format!("listen for peers on {}", settings.link.listen))?;
 
-    let machine = Machine::new(&state, store.clone(), settings.system.socket.clone())?;
+    let machine = Machine::new(&state, &settings.name, store.clone(), settings.system.socket.clone())?;
     let node = Node::new(Parts {
         settings: settings.clone(),
         machine,
@@ -244,7 +244,7 @@ async fn wait_for_pool(
 ) -> anyhow::Result<()> {
     Identity::open(state).context("open the box's identity")?;
     let store = Arc::new(Store::open(state).context("open the control store")?);
-    let machine = Machine::new(state, store.clone(), settings.system.socket.clone())?;
+    let machine = Machine::new(state, &settings.name, store.clone(), settings.system.socket.clone())?;
     let (stop, stopped) = watch::channel(false);
     let listeners = start_api(&settings, state, Waiting(machine), &stopped, |_| {}).await?;
     tracing::info!(r#box = %settings.name, "waiting for a disk");

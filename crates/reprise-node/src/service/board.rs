@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use reprise_api::{Alert, ApiError, ErrorCode, Event, Job, JobKind, JobState, Severity};
 use tokio::sync::watch;
 
+use super::notify::Change;
 use crate::store::{EVENTS_MAX, Store, unix_ms};
 
 /// Alerts kept that are cleared; the oldest go first. Enough to see what went wrong over a weekend.
@@ -64,7 +65,11 @@ pub(crate) struct Board {
     state: Mutex<State>,
     store: Arc<Store>,
     newest: watch::Sender<u64>,
+    /// Told of every change of an alert; it must not wait.
+    teller: OnceLock<Teller>,
 }
+
+type Teller = Box<dyn Fn(&Alert, Change) + Send + Sync>;
 
 impl Board {
     /// Goes on behind what the store has. Alerts that held are taken up again: their conditions are looked at anew, and
@@ -76,7 +81,19 @@ impl Board {
         let next_alert = alerts.iter().map(|a| a.id + 1).max().unwrap_or(1);
         let (newest, _) = watch::channel(next_event - 1);
         let state = State { events, next_event, alerts, next_alert, next_job: 1, ..State::default() };
-        Self { state: Mutex::new(state), store, newest }
+        Self { state: Mutex::new(state), store, newest, teller: OnceLock::new() }
+    }
+
+    /// Tells this of every change of an alert from now on.
+    pub(crate) fn tell(&self, teller: Teller) {
+        // A box has one.
+        let _ = self.teller.set(teller);
+    }
+
+    fn changed(&self, alert: &Alert, change: Change) {
+        if let Some(teller) = self.teller.get() {
+            teller(alert, change);
+        }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
@@ -126,7 +143,7 @@ impl Board {
                     alert.what_to_do.clone_from(&told.what_to_do);
                     alert.severity = told.severity;
                 }
-                return grows.then(|| alert.clone());
+                return grows.then(|| (alert.clone(), Change::Worse));
             }
             if s.alerts.len() >= ALERTS_MAX {
                 return None;
@@ -145,11 +162,12 @@ impl Board {
             };
             s.next_alert += 1;
             s.alerts.push(alert.clone());
-            Some(alert)
+            Some((alert, Change::Begun))
         });
-        if let Some(alert) = begins {
+        if let Some((alert, change)) = begins {
             self.keep(&alert);
             self.event(told);
+            self.changed(&alert, change);
         }
     }
 
@@ -170,6 +188,7 @@ impl Board {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cleared alert stays stored");
             }
             tracing::info!(code = alert.code, subject = alert.subject, "alert cleared");
+            self.changed(&alert, Change::Ended);
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use super::admin::Administrator;
 use super::locked;
+use super::messages::Messages;
 use crate::store::Store;
 
 /// Longest answer of the first process: a support bundle with its logs.
@@ -29,18 +30,26 @@ pub struct Machine {
     store: Arc<Store>,
     socket: Option<PathBuf>,
     administrator: Arc<Administrator>,
+    messages: Arc<Messages>,
     status: Mutex<Option<StatusText>>,
     fingerprint: Mutex<Option<String>>,
 }
 
 impl Machine {
-    /// The machine of the box whose secrets are in `state`; `socket` is that of its first process.
+    /// The machine of the box called `name` whose secrets are in `state`; `socket` is that of its first process.
     ///
     /// # Errors
-    /// What is kept about the administrator cannot be read.
-    pub(crate) fn new(state: &Path, store: Arc<Store>, socket: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// What is kept about the administrator or about messages cannot be read.
+    pub(crate) fn new(state: &Path, name: &Name, store: Arc<Store>, socket: Option<PathBuf>) -> anyhow::Result<Self> {
         let administrator = Arc::new(Administrator::open(state)?);
-        Ok(Self { store, socket, administrator, status: Mutex::default(), fingerprint: Mutex::default() })
+        let messages = Arc::new(Messages::open(state, name)?);
+        let (status, fingerprint) = (Mutex::default(), Mutex::default());
+        Ok(Self { store, socket, administrator, messages, status, fingerprint })
+    }
+
+    /// Who is told what happens.
+    pub(crate) fn messages(&self) -> &Arc<Messages> {
+        &self.messages
     }
 
     /// Takes what says how the box is.
@@ -196,14 +205,15 @@ impl Appliance for Machine {
     }
 
     async fn notify_show(&self, _: Nothing) -> Result<NotifySettings, ApiError> {
-        Ok(NotifySettings::default())
+        Ok(self.messages.show())
     }
 
     async fn notify_set(&self, request: NotifySettings) -> Result<NotifySettings, ApiError> {
-        Ok(request)
+        let messages = self.messages.clone();
+        super::blocking(move || messages.set(request)).await
     }
 
     async fn notify_test(&self, _: Nothing) -> Result<NotifyTest, ApiError> {
-        Ok(NotifyTest { results: Vec::new() })
+        Ok(self.messages.test().await)
     }
 }

@@ -12,8 +12,10 @@ mod faults;
 mod groups;
 mod initiators;
 mod machine;
+mod messages;
 mod meter;
 mod mirrors;
+mod notify;
 mod pairing;
 mod verify;
 mod view;
@@ -200,6 +202,9 @@ impl Node {
             data_limit,
         } = parts;
         let board = Arc::new(Board::new(store.clone()));
+        machine.messages().set_board(&board);
+        let messages = machine.messages().clone();
+        board.tell(Box::new(move |alert, change| messages.changed(alert, change)));
         let link = Some(net.address().to_string());
         let endpoints = Endpoints { iscsi: portals.clone(), link, ..Endpoints::default() };
         let node = Self(Arc::new(Inner {

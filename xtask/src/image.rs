@@ -174,7 +174,7 @@ fn build_programs(target: &Path, source: &Source) -> Result<PathBuf> {
     let mut command = cargo(&["build", "--release", "--locked", "--target", TARGET]);
     command.args(["--package", "reprise", "--package", "reprise-init", "--no-default-features"]);
     command.args(["--features", FEATURES]);
-    // Paths of this machine have no business in the programs; without them two folders give the same.
+    // Paths of this machine have no business in the programs.
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")));
     let mut flags = format!("-C target-feature=+crt-static --remap-path-prefix={}=reprise", root().display());
     if let Ok(home) = home {
@@ -283,7 +283,14 @@ fn check_reproducible(programs: Option<&Path>, keys: Option<&Path>) -> Result<()
         let dir = folder().join("twice").join(name);
         let programs = match programs {
             Some(dir) => dir.to_owned(),
-            None => build_programs(&dir.join("build"), &source)?,
+            // From nothing both times.
+            None => {
+                let target = folder().join("twice/build");
+                if target.exists() {
+                    std::fs::remove_dir_all(&target).context("remove the earlier build")?;
+                }
+                build_programs(&target, &source)?
+            }
         };
         builds.push(Unsigned::make(&dir.join("work"), &packages, &programs, &keys, &source)?.pieces()?);
     }

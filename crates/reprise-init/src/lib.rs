@@ -30,7 +30,18 @@ pub fn main() -> anyhow::Result<()> {
     }
     if std::env::args().nth(1).as_deref() == Some(SYSTEM) {
         let facts = BootFacts::load()?;
+        plug_in();
         system::run(facts)
     }
     early::run()
+}
+
+/// Drivers of the devices that were not needed to reach the root, such as network cards: they are in the root only.
+fn plug_in() {
+    match modules::Modules::of_this_kernel() {
+        Ok(mut modules) => {
+            modules.coldplug();
+        }
+        Err(error) => eprintln!("reprise: no drivers: {error:#}"),
+    }
 }

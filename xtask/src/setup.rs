@@ -27,6 +27,8 @@ const NEEDED: &[(&str, Sign, &str)] = &[
     ("iproute2", Sign::Program("tc"), "shapes the link of the benchmarks"),
     ("util-linux", Sign::Program("unshare"), "network namespaces of the benchmarks"),
     ("libfaketime", Sign::Library("faketime/libfaketime.so.1"), "another wall clock for a box under test"),
+    ("chromium", Sign::Program("chromium"), "looks at the web console as users do"),
+    ("chromium-driver", Sign::Program("chromedriver"), "tells the browser what to do"),
     ("curl", Sign::Program("curl"), "an HTTPS client for tests"),
     ("mount", Sign::Program("losetup"), "loop devices of the tests"),
     ("grub-common", Sign::Program("grub-mkimage"), "makes the image's boot loader"),

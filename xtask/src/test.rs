@@ -10,7 +10,7 @@ use crate::process::{cargo, find_program, line, target_dir, watch};
 use crate::{checks, fuzz, guest, setup, sim};
 
 /// The steps, in the order they run: what fails fastest first.
-const STEPS: [&str; 7] = ["checks", "unit", "planted", "sim", "e2e", "guest", "fuzz"];
+const STEPS: [&str; 8] = ["checks", "unit", "planted", "sim", "e2e", "web", "guest", "fuzz"];
 
 /// The daemon under test can be told to have bad disks.
 const TEST_FEATURES: &str = "reprise/test-faults";
@@ -43,6 +43,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "planted" => planted(),
             "sim" => sim::test().map(|(passed, failed)| Count { passed, failed }),
             "e2e" => e2e(),
+            "web" => browser(),
             "guest" => linux_initiator(),
             _ => fuzz_targets(),
         };
@@ -90,6 +91,12 @@ fn planted() -> Result<Count> {
     let profile = if find_program("cargo-nextest").is_some() { "--cargo-profile" } else { "--profile" };
     let what = ["--package", "reprise-sim", "--features", "planted", "--test", "planted", "--test", "planted_pair"];
     cargo_tests(&[what.as_slice(), &["--locked", profile, "sim"]].concat())
+}
+
+/// The web console in a real browser, against two real boxes.
+fn browser() -> Result<Count> {
+    crate::process::run(&mut cargo(&["build", "--locked", "--quiet", "-p", "reprise"])).context("build the boxes")?;
+    cargo_tests(&["--package", "reprise-console", "--locked", "--features", "browser-tests", "--test", "browser"])
 }
 
 /// Runs tests with nextest where it is installed, else with cargo's own runner.

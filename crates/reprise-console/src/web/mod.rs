@@ -158,6 +158,7 @@ impl Console {
             fingerprint,
         });
         tasks.push(tokio::spawn(live::watch_box(app.clone(), stop.clone())));
+        let addresses: Vec<_> = https.iter().filter_map(|l| l.local_addr().ok()).collect();
         let slots = listen::Slots::default();
         for listener in https {
             tasks.push(tokio::spawn(listen::https(
@@ -168,7 +169,7 @@ impl Console {
                 stop.clone(),
             )));
         }
-        tracing::info!(addresses = ?config.listen_https, fingerprint = %app.fingerprint, "web console serves");
+        tracing::info!(?addresses, fingerprint = %app.fingerprint, "web console serves");
         for task in tasks {
             task.await.context("a task of the web console ended")?;
         }

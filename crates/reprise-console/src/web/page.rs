@@ -57,7 +57,9 @@ impl<'a> Page<'a> {
         let name = now.name().unwrap_or("reprise").to_owned();
         let alerts = now.alerts_open();
         let here = |path: &str| {
-            let inside = path != "/" && self.signed.path.starts_with(path);
+            // Groups are under the volumes.
+            let group = path == "/volumes" && self.signed.path.starts_with("/groups/");
+            let inside = group || path != "/" && self.signed.path.starts_with(path);
             if self.signed.path == path {
                 Some("page")
             } else if inside {

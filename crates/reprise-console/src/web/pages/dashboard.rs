@@ -257,19 +257,24 @@ pub(crate) fn figure(group: &GroupStatus, key: &str) -> Markup {
 
 /// The figures of a group.
 pub(crate) fn group_figures(group: &GroupStatus) -> Markup {
+    let shown: &[(&str, &[&str])] = &[
+        ("Lag", &["lag"]),
+        ("Not yet at the mirror", &["lag-bytes"]),
+        ("Cache fill", &["fill"]),
+        ("Cache full in", &["full-in"]),
+        ("Written", &["write", "write-iops"]),
+        ("Write latency, 99th percentile", &["write-p99"]),
+        ("Read", &["read", "read-iops"]),
+        ("To the mirror", &["drain"]),
+        ("Sessions of hosts", &["sessions"]),
+    ];
     html! {
         dl class="figures" {
-            dt { "Lag" } dd { (figure(group, "lag")) }
-            dt { "Not yet at the mirror" } dd { (figure(group, "lag-bytes")) }
-            dt { "Cache fill" } dd { (figure(group, "fill")) }
-            dt { "Cache full in" } dd { (figure(group, "full-in")) }
-            dt { "Written" } dd { (figure(group, "write")) ", " (figure(group, "write-iops")) }
-            dt { "Write latency, 99th percentile" } dd { (figure(group, "write-p99")) }
-            dt { "Read" } dd { (figure(group, "read")) ", " (figure(group, "read-iops")) }
-            dt { "To the mirror" } dd { (figure(group, "drain")) }
-            dt { "Sessions of hosts" } dd { (figure(group, "sessions")) }
+            @for (label, keys) in shown {
+                div { dt { (label) } dd { @for (n, key) in keys.iter().enumerate() { @if n > 0 { ", " } (figure(group, key)) } } }
+            }
             @if group.copy.is_some() {
-                dt { "First copy" } dd { (figure(group, "copy")) ", " (figure(group, "copy-left")) " left" }
+                div { dt { "First copy" } dd { (figure(group, "copy")) ", " (figure(group, "copy-left")) " left" } }
             }
         }
     }

@@ -206,7 +206,12 @@ pub(crate) async fn first(State(app): State<Arc<App>>, request: Request) -> Resu
         Ok(new) => new,
         Err(problem) => return form_page(&app, &headers, &next, Some(&problem)).await,
     };
-    // Whoever is first: the box refuses where there is a password already.
+    // Asked before, since to the box this would be a wrong password: a stranger could use up the tries of whoever wants to
+    // change it. Whoever is second in the same moment is refused by the box.
+    if app.client.admin_status(&Nothing {}).await?.password_set {
+        let problem = Problem::input("The box has a password already. Log in with it.");
+        return form_page(&app, &headers, &next, Some(&problem)).await;
+    }
     match app.client.admin_password(&PasswordSet { current: None, new, at_the_box: false }).await {
         Ok(_) => {
             tracing::info!(%from, "first password set");

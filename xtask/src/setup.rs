@@ -44,6 +44,9 @@ const NEEDED: &[(&str, Sign, &str)] = &[
     ("cryptsetup-bin", Sign::Program("veritysetup"), "hashes the image's root"),
     ("binutils", Sign::Program("strip"), "strips the image's programs"),
     ("zstd", Sign::Program("zstd"), "packs the image"),
+    ("busybox-static", Sign::Program("busybox"), "DHCP client and server for tests of the appliance's system"),
+    ("gdisk", Sign::Program("sgdisk"), "checks partition tables that tests write"),
+    ("xfsprogs", Sign::Program("mkfs.xfs"), "makes the file system of a pool"),
 ];
 
 impl Sign {

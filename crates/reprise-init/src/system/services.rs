@@ -218,6 +218,7 @@ impl Service {
         let ended = child.wait().map_or_else(|e| e.to_string(), exit_text);
         children::collected(&child);
         state.pid = None;
+        state.last_exit = Some(ended.clone());
         self.changed.notify_all();
         ended
     }

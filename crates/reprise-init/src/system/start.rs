@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use nix::libc::SIGPWR;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
+use nix::sys::resource::{Resource, setrlimit};
 use reprise_api::{FirmwareStatus, PoolPlace, PowerAction, ResetLevel, Slot};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -39,6 +40,8 @@ const CONSOLE_STOP_MAX: Duration = Duration::from_secs(3);
 /// How often ended processes are collected, and how often a wish to turn the machine off is seen.
 const REAP_EVERY: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Files a process may have open.
+const FILES_MAX: u64 = 65_536;
 /// Where the programs are.
 const REPRISE: &str = "/usr/bin/reprise";
 /// Consoles, where the machine has them.
@@ -51,6 +54,10 @@ pub(super) fn run(firmware: FirmwareStatus, boot_disk: Option<PathBuf>, machine:
     // Without it Ctrl-Alt-Del stops the machine at once; with it, it asks this process.
     if let Err(error) = set_cad_enabled(false) {
         say(Level::Info, &format!("Ctrl-Alt-Del: {error}"));
+    }
+    // Hosts and peers hold many connections; what the kernel gives its first process is a thousand files.
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX) {
+        say(Level::Error, &format!("allow more open files: {error}"));
     }
     let action = match bring_up(firmware, boot_disk, machine) {
         Ok(appliance) => {

@@ -61,7 +61,7 @@ fn unix_ns(stamp: u64) -> i128 {
     let seconds = stamp >> 32;
     let era = if seconds < 1 << 31 { 1u64 << 32 } else { 0 };
     let fraction = ((stamp & 0xffff_ffff) * 1_000_000_000) >> 32;
-    i128::from(seconds + era - EPOCH_OFFSET) * 1_000_000_000 + i128::from(fraction)
+    (i128::from(seconds + era) - i128::from(EPOCH_OFFSET)) * 1_000_000_000 + i128::from(fraction)
 }
 
 /// Reads the answer to a question that was sent when the clock showed `sent_ns` and came back `round_trip` later.

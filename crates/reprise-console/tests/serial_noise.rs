@@ -249,3 +249,30 @@ fn from_two_blank_boxes_to_a_mirrored_volume_it_takes_at_most_ten_inputs() {
     assert!(a.text().contains("new is mirrored to turin"), "{}", a.text());
     assert!(inputs <= 10, "{inputs}");
 }
+
+#[test]
+fn the_status_page_shows_all_that_matters_at_one_glance() {
+    let served = serve(Double::new());
+    for plain in [false, true] {
+        let console = Console::new(&served, plain);
+        let text = console.text();
+        for part in [
+            "lyon: Status",
+            "0.1.0, slot A, confirmed",
+            "right by 192.0.2.1",
+            "eth0 192.0.2.7/24",
+            "https://192.0.2.7/",
+            "0011 2233 4455 6677 8899 aabb ccdd eeff",
+            "data 60 % of 100 GiB, cache 20 % of 100 GiB",
+            "turin connected",
+            "1 CRITICAL, 1 warning: Both boxes wrote",
+            "mail               mirror DIVERGED         REFUSED     -          0 %",
+            "pg                 source copying 38 %     up          2.4 s      20 %",
+            "files              source alone",
+            "15 Reset",
+        ] {
+            assert!(text.contains(part), "no {part:?}:\n{text}");
+        }
+        assert!(!text.contains("-- part"), "{text}");
+    }
+}

@@ -583,7 +583,9 @@ async fn every_form_does_what_it_says() {
 async fn what_is_typed_wrongly_is_told_and_kept_and_nothing_is_done() {
     let bench = bench().await;
     let mut browser = bench.logged_in().await;
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    // A form, its fields, and what the page then says.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
         ("/volumes/new", &[("name", "UPPER"), ("group", "pg"), ("size", "1G"), ("block", "512e")], "is not a name"),
         ("/volumes/new", &[("name", "v"), ("group", "pg"), ("size", "lots"), ("block", "512e")], "is not a size"),
         ("/volumes/new", &[("name", "v"), ("group", "pg"), ("size", "1G"), ("block", "7")], "512e, 512n or 4kn"),

@@ -416,7 +416,7 @@ impl Plan {
             scenes::add(&mut rng, &mut items, length);
         }
         if !scenes && seed % FORK_EVERY == FORK_AT {
-            scenes::add_fork(&mut Rng::new(seed ^ 0x66_6f72_6b65_64), &mut items, length);
+            scenes::add_fork(&mut Rng::new(seed ^ 0x66_6f72_6b73), &mut items, length);
         }
         items.sort_by_key(|i| i.at);
         let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };

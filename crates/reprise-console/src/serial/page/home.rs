@@ -8,7 +8,7 @@ use reprise_api::{
 use super::{Refusal, Talk};
 use crate::serial::call;
 use crate::serial::menu::{HOME, Item};
-use crate::serial::text::{bytes, fingerprint, labelled, secs, utc, wrap};
+use crate::serial::text::{COLUMNS, bytes, fingerprint, fit, labelled, secs, utc, wrap};
 use crate::serial::ui::{Event, Form, Ui, Waiting};
 
 /// Between two looks at the box. A cable that is plugged in shows something after this time at the latest.
@@ -150,9 +150,8 @@ fn machine(s: &SystemStatus) -> Vec<String> {
         lines.extend(labelled("SHA-256", &first));
         lines.extend(labelled("", &format!("{second} (certificate)")));
     }
-    if let PoolPlace::On { path, serial } = &s.pool {
-        lines.extend(labelled("Pool", &format!("on {path}, serial number {serial}")).into_iter().take(1));
-    } else {
+    // Where it is there, the line about its room says so.
+    if !matches!(s.pool, PoolPlace::On { .. }) {
         lines.extend(labelled("Pool", &pool(&s.pool)));
     }
     if let ConfigState::Damaged { reason } = &s.config {
@@ -221,15 +220,15 @@ fn storage(s: &Status) -> Vec<String> {
         percent(pool.cache_bytes_used, pool.cache_bytes_total),
         bytes(pool.cache_bytes_total)
     );
-    lines.extend(labelled("Room used", &text));
+    lines.push(one_line("Pool", &text));
     let peers: Vec<String> = s
         .peers
         .iter()
         .map(|p| format!("{} {}", p.name, if p.connected { "connected" } else { "NOT CONNECTED" }))
         .collect();
     let peers = if peers.is_empty() { "none: choose 1 here and 2 there to pair".to_owned() } else { peers.join("; ") };
-    lines.extend(labelled("Peers", &peers).into_iter().take(1));
-    lines.extend(labelled("Alerts", &alerts(s)).into_iter().take(2));
+    lines.push(one_line("Peers", &peers));
+    lines.push(one_line("Alerts", &alerts(s)));
     if s.groups.is_empty() {
         lines.extend(labelled("Groups", "none: choose 3 to make a volume"));
         return lines;
@@ -248,6 +247,11 @@ pub(super) fn all_alerts(s: &Status) -> Vec<&Alert> {
     let mut alerts: Vec<&Alert> = s.alerts.iter().chain(s.groups.iter().flat_map(|g| &g.alerts)).collect();
     alerts.sort_by_key(|a| (a.acked, std::cmp::Reverse((a.severity, a.last_seen_unix_ms, a.id))));
     alerts
+}
+
+/// What has to fit into one line of the page.
+fn one_line(label: &str, text: &str) -> String {
+    fit(&format!("{label:<10} {text}"), COLUMNS)
 }
 
 fn alerts(s: &Status) -> String {

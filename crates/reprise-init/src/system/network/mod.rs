@@ -229,10 +229,15 @@ impl Owner {
                 Ok(Event::News(news)) => self.on_news(news),
                 Ok(Event::LinkLocal(found)) => self.on_link_local(found),
                 Ok(Event::Set(settings, answer)) => {
-                    let _ = answer.send(self.on_set(settings));
+                    let done = self.on_set(settings);
+                    // Whoever has the answer sees what it did.
+                    self.publish();
+                    let _ = answer.send(done);
                 }
                 Ok(Event::Keep(answer)) => {
-                    let _ = answer.send(self.on_keep());
+                    let done = self.on_keep();
+                    self.publish();
+                    let _ = answer.send(done);
                 }
                 Ok(Event::Stop(answer)) => {
                     let names: Vec<String> = self.interfaces.keys().cloned().collect();

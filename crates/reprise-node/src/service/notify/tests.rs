@@ -274,7 +274,7 @@ fn mail_goes_out_by_every_kind_of_protection_and_a_mail_server_that_refuses_is_t
 #[test]
 fn a_test_tells_everybody_and_says_how_each_went() {
     let (good, calls) = http(None, vec!["200 OK"]);
-    let (bad, _bad_calls) = http(None, vec!["500 Oh"]);
+    let (bad, _bad_calls) = http(None, vec!["500 Internal Server Error"]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (notifier, failures) = notifier(Vec::new());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -285,7 +285,7 @@ fn a_test_tells_everybody_and_says_how_each_went() {
     let to: Vec<&str> = results.iter().map(|r| r.to.as_str()).collect();
     assert_eq!(to, urls);
     assert_eq!(results[0].error, None);
-    assert_eq!(results[1].error.as_deref(), Some("it answered 500 Oh"));
+    assert_eq!(results[1].error.as_deref(), Some("it answered 500 Internal Server Error"));
     assert!(results[2].error.as_ref().unwrap().contains("connect to"), "{results:?}");
     let body = calls.recv_timeout(WAIT).unwrap();
     assert_eq!((&body["state"], &body["alert"]), (&"test".into(), &serde_json::Value::Null));

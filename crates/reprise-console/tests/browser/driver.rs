@@ -127,7 +127,32 @@ impl Page {
     }
 
     pub(crate) async fn text(&self, css: &str) -> String {
-        self.client.find(Locator::Css(css)).await.unwrap().text().await.unwrap()
+        let begun = Instant::now();
+        loop {
+            let text = match self.client.find(Locator::Css(css)).await {
+                Ok(element) => element.text().await,
+                Err(error) => Err(error),
+            };
+            match text {
+                Ok(text) => return text,
+                // The page may be on its way to the next one.
+                Err(error) if begun.elapsed() > WAIT => panic!("{css}: {error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Waits until an element says so, also where no script runs.
+    pub(crate) async fn says(&self, css: &str, part: &str) {
+        let begun = Instant::now();
+        loop {
+            let text = self.text(css).await;
+            if text.contains(part) {
+                return;
+            }
+            assert!(begun.elapsed() < WAIT, "{css} does not say {part:?}: {text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub(crate) async fn fill(&self, css: &str, text: &str) {

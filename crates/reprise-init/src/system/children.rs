@@ -18,6 +18,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Most bytes kept of what a tool says.
 const SAID_MAX: u64 = 8 << 10;
 
+/// Where programs are looked for: the kernel gives its first process no such list, and what the C library takes then leaves
+/// out those of mkfs.
+const PROGRAMS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 static OWN: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 fn own() -> MutexGuard<'static, BTreeSet<i32>> {
@@ -29,6 +33,9 @@ fn own() -> MutexGuard<'static, BTreeSet<i32>> {
 /// # Errors
 /// The program cannot be started.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    if std::env::var_os("PATH").is_none() {
+        command.env("PATH", PROGRAMS);
+    }
     let mut own = own();
     let child = command.spawn()?;
     own.insert(child.id() as i32);
@@ -114,6 +121,21 @@ mod tests {
         let error = tool("/bin/sh", &["-c", "echo because >&2; exit 3"], SHORT).unwrap_err().to_string();
         assert!(error.contains("because") && error.contains('3'), "{error}");
         assert!(tool("/no/such/tool", &[], SHORT).unwrap_err().to_string().contains("/no/such/tool"));
+    }
+
+    /// As the first process, there is no list of folders to look for programs in. Asks itself in a process without one.
+    #[test]
+    fn programs_of_the_administrator_are_found_without_a_path() {
+        const WITHOUT: &str = "REPRISE_INIT_WITHOUT_PATH";
+        if std::env::var_os(WITHOUT).is_some() {
+            assert!(std::env::var_os("PATH").is_none());
+            tool("mkfs.xfs", &["-V"], SHORT).unwrap();
+            return;
+        }
+        let name = "system::children::tests::programs_of_the_administrator_are_found_without_a_path";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let out = command.args(["--exact", name]).env_remove("PATH").env(WITHOUT, "1").output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
     }
 
     #[test]

@@ -131,8 +131,11 @@ impl Net {
         if !masters.exists() {
             self.busybox(&["modprobe", "bonding", "max_bonds=0"]).context("load the bonding driver")?;
         }
-        write(&masters, &format!("+{name}"))?;
         let options = self.class.join(name).join("bonding");
+        // A driver that was loaded without being told otherwise has made one by itself.
+        if !options.exists() {
+            write(&masters, &format!("+{name}"))?;
+        }
         let (mode, extra) = match mode {
             BondMode::ActiveBackup => ("active-backup", None),
             BondMode::Lacp => ("802.3ad", Some(("lacp_rate", "fast"))),

@@ -1,5 +1,6 @@
 //! The first process of the appliance, twice: [`early`] runs from the initial memory disk, checks the root and goes over
 //! into it; [`system`] is the same program in that root, and stays.
+#![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

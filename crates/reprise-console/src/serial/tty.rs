@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::sys::termios::{
-    BaudRate, ControlFlags, InputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, cfsetspeed, tcgetattr,
-    tcsetattr,
+    ControlFlags, InputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
 use reprise_api::{Client, Target};
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,7 +91,7 @@ fn open(path: &Path) -> anyhow::Result<File> {
     let terminal = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
     let mut settings = tcgetattr(&terminal).context("read the settings of the terminal")?;
     raw(&mut settings);
-    cfsetspeed(&mut settings, BaudRate::B115200)?;
+    let mut settings = at_115200_baud(settings);
     settings.control_flags.remove(ControlFlags::CSIZE | ControlFlags::PARENB | ControlFlags::CSTOPB);
     settings.control_flags.remove(ControlFlags::CRTSCTS);
     settings.control_flags.insert(ControlFlags::CS8 | ControlFlags::CLOCAL | ControlFlags::CREAD);
@@ -107,6 +107,14 @@ fn raw(settings: &mut Termios) {
     settings.input_flags.insert(InputFlags::IGNBRK);
     settings.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
     settings.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
+}
+
+/// Not by `cfsetspeed`: it has versions, and a program that is linked statically finds none of them.
+fn at_115200_baud(settings: Termios) -> Termios {
+    let mut raw = libc::termios::from(settings);
+    raw.c_cflag = raw.c_cflag & !libc::CBAUD | libc::B115200;
+    (raw.c_ispeed, raw.c_ospeed) = (libc::B115200, libc::B115200);
+    raw.into()
 }
 
 /// Gives a terminal back as it was.
@@ -257,5 +265,15 @@ mod tests {
         for (port, plugged) in [("0", false), ("1", true), ("10", false), ("7", false)] {
             assert_eq!(is_plugged(text, port), plugged, "{port}");
         }
+    }
+
+    #[test]
+    fn a_terminal_is_set_to_its_speed() {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        let path = nix::unistd::ttyname(&pty.slave).expect("its name");
+        let opened = open(&path).expect("it opens");
+        let settings = libc::termios::from(tcgetattr(&opened).expect("its settings"));
+        assert_eq!(settings.c_cflag & libc::CBAUD, libc::B115200);
+        assert_eq!(settings.c_cflag & libc::CSIZE, libc::CS8);
     }
 }

@@ -90,6 +90,9 @@ pub struct VolumeCreate {
     /// Hosts may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// The paired box that the group is mirrored to as soon as the volume is made; null for none.
+    #[serde(default)]
+    pub mirror: Option<Name>,
 }
 
 /// More room for a volume, while hosts use it. A mirrored one grows on both boxes, which have to be connected.

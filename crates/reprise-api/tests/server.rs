@@ -68,6 +68,7 @@ async fn every_command_goes_there_and_back() {
         local_only: false,
         block_size: BlockSize::default(),
         read_only: false,
+        mirror: None,
     };
     assert_eq!(c.volume_create(&create).await.unwrap().volume.size_bytes, 3 << 30);
     let adopt = VolumeAdopt { name: name("v"), group: name("g"), path: "/dev/x".into(), local_only: true };

@@ -246,7 +246,7 @@ fn from_two_blank_boxes_to_a_mirrored_volume_it_takes_at_most_ten_inputs() {
     for text in ["", "3", "1", "new", "10G", "yes"] {
         type_line(&mut a, text);
     }
-    assert!(a.text().contains("new is mirrored to turin"), "{}", a.text());
+    assert!(a.text().contains("then mirrored to turin"), "{}", a.text());
     assert!(inputs <= 10, "{inputs}");
 }
 

@@ -211,9 +211,9 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
                 Good("Size", "10G"),
                 See("mirrored to turin"),
                 Word("yes"),
-                See("Mind: turin is slower"),
+                See("then mirrored to turin"),
             ],
-            vec!["create new new 10 GiB thin false 512e", "mirror group new to peer turin"],
+            vec!["create new new 10 GiB thin false 512e to turin"],
         ),
         Act::VolumeCreate => (
             vec![

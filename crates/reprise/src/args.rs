@@ -182,6 +182,9 @@ pub(crate) enum VolumeCommand {
         /// Hosts may not write
         #[arg(long)]
         read_only: bool,
+        /// Mirror the group to this paired box as soon as the volume is made
+        #[arg(long, value_name = "PEER", conflicts_with = "local_only")]
+        mirror: Option<Name>,
         #[command(flatten)]
         wait: Wait,
     },
@@ -477,6 +480,7 @@ mod tests {
             "reprise status --watch --json",
             "reprise --socket /x status",
             "reprise volume create pg --size 10G --group db --thin --local-only --no-wait",
+            "reprise volume create pg --size 10G --mirror turin",
             "reprise volume adopt /dev/loop0 --name old",
             "reprise volume erase pg --yes",
             "reprise mirror add db --to turin",

@@ -99,8 +99,8 @@ async fn status(client: &Client, json: bool, watch: bool, interval: Duration) ->
 
 async fn volume(client: &Client, json: bool, command: VolumeCommand) -> anyhow::Result<()> {
     match command {
-        VolumeCommand::Create { name, size, group, thin, local_only, block_size, read_only, wait } => {
-            let create = VolumeCreate { name, group, size, thin, local_only, block_size, read_only };
+        VolumeCommand::Create { name, size, group, thin, local_only, block_size, read_only, mirror, wait } => {
+            let create = VolumeCreate { name, group, size, thin, local_only, block_size, read_only, mirror };
             volume_started(client, json, client.volume_create(&create).await?, wait).await
         }
         VolumeCommand::Resize { name, size, wait } => {

@@ -279,7 +279,8 @@ impl BoxService for Double {
         unused()
     }
     async fn volume_create(&self, r: VolumeCreate) -> Result<VolumeStarted, ApiError> {
-        self.note(format!("create {} {} {} thin {} {}", r.name, r.group, r.size, r.thin, r.block_size));
+        let mirror = r.mirror.map(|peer| format!(" to {peer}")).unwrap_or_default();
+        self.note(format!("create {} {} {} thin {} {}{mirror}", r.name, r.group, r.size, r.thin, r.block_size));
         let volume = VolumeStatus { name: r.name, group: r.group, ..self.volume(&name("pg-data"))? };
         Ok(VolumeStarted { volume, job: Some(self.job()) })
     }

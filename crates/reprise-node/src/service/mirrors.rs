@@ -97,7 +97,8 @@ impl Inner {
             return Err(error);
         }
         group.shown(|s| s.meta.peer.is_some()).await;
-        let text = format!("Group {} is mirrored to {}.", group.name, peer.name);
+        let mind: String = warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
+        let text = format!("Group {} is mirrored to {}.{mind}", group.name, peer.name);
         self.board.event(Told::new("mirror-added", Severity::Info, format!("group {}", group.name), text, ""));
         let total: u64 = meta.volumes.iter().map(|v| v.sectors.bytes().get()).sum();
         let job = self.copy_job(group.id).and_then(|job| {

@@ -92,6 +92,12 @@ pub(super) fn data_error(error: &DataError) -> ApiError {
     ApiError::new(code, chain(error), what)
 }
 
+/// A volume is there, and not its mirror.
+fn made_only(volume: &Name, peer: &Name, error: ApiError) -> ApiError {
+    let message = format!("volume {volume} is made, but not mirrored to {peer}: {}", error.message);
+    ApiError { message, ..error }
+}
+
 /// How the bytes of an area are reached without the box.
 fn how_to_reach(home: &str, bytes: u64) -> String {
     match home.rsplit_once('@').filter(|(disk, at)| disk.starts_with('/') && at.parse::<u64>().is_ok()) {
@@ -223,13 +229,18 @@ impl Inner {
     /// Makes a volume in the data half.
     pub(super) async fn create_volume(self: Arc<Self>, request: VolumeCreate) -> Result<VolumeStarted, ApiError> {
         let _command = self.commands.lock().await;
-        let _change = self.change.lock().await;
+        let change = self.change.lock().await;
         let size = request.size.bytes();
         if size == 0 || !size.is_multiple_of(SIZE_GRAIN) || i64::try_from(size).is_err() {
             let text = format!("{size} bytes is no size of a volume");
             return Err(ApiError::new(ErrorCode::BadRequest, text, "give a multiple of 4096 bytes, such as 10G"));
         }
         self.check_new_name(&request.name)?;
+        let mirror = request.mirror.as_ref().map(|peer| self.peer_named(peer)).transpose()?;
+        if mirror.is_some() && request.local_only {
+            let text = "a volume that stays on this box cannot be mirrored";
+            return Err(ApiError::new(ErrorCode::BadRequest, text, "leave one of the two out"));
+        }
         let room = self.data_room()?;
         if request.thin && self.pool.data().is_raw() {
             return Err(data_error(&DataError::Thin { path: self.pool.data().path().to_owned() }));
@@ -247,13 +258,23 @@ impl Inner {
         (status.block_size, status.read_only) = (request.block_size, request.read_only);
         if request.thin {
             self.fill_and_add(group.clone(), status, None, reserved).await?;
+            drop(change);
+            if let Some(peer) = mirror {
+                self.begin_mirror(&group, &peer).await.map_err(|e| made_only(&request.name, &peer.name, e))?;
+            }
             return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
         }
         let subject = format!("volume {}", request.name);
         let job = self.board.begin_job(JobKind::VolumeCreate, subject, Some(size), true)?;
         let (inner, handle, volume) = (self.clone(), job.clone(), status.clone());
         tokio::spawn(async move {
-            let result = inner.fill_and_add(group, volume, Some(handle.clone()), reserved).await;
+            let name = volume.name.clone();
+            let mut result = inner.fill_and_add(group.clone(), volume, Some(handle.clone()), reserved).await;
+            if let (Ok(()), Some(peer)) = (&result, mirror) {
+                let _command = inner.commands.lock().await;
+                let begun = inner.begin_mirror(&group, &peer).await;
+                result = begun.map(|_| ()).map_err(|e| made_only(&name, &peer.name, e));
+            }
             handle.end(result);
         });
         Ok(VolumeStarted { volume: status, job: job.job() })

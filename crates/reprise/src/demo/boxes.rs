@@ -241,6 +241,7 @@ impl Pair {
             local_only: false,
             block_size: BlockSize::default(),
             read_only: false,
+            mirror: None,
         };
         let made = self.source.client.volume_create(&create).await.context("make the volume")?;
         self.source.wait_for(made.job, |_| {}).await.context("make the volume")?;

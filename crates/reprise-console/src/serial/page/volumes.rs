@@ -5,7 +5,7 @@ use reprise_api::{
     VolumeResize, VolumeSet, VolumeState, VolumeStatus,
 };
 
-use super::{Stop, Talk, destroy, disks, home, nothing, status, system};
+use super::{Talk, destroy, disks, home, nothing, status, system};
 use crate::serial::call;
 use crate::serial::field::{
     ACCESS, BLOCK_SIZE, GROUP_NAME, PICK_DISK, PICK_GROUP, PICK_MIRROR, PICK_PEER, PICK_VOLUME, VOLUME_KIND,
@@ -109,18 +109,13 @@ pub(super) async fn create_mirrored(ui: &Ui) -> Talk {
         local_only: false,
         block_size: BlockSize::default(),
         read_only: false,
+        mirror: Some(peer.clone()),
     };
     let made = ui.change(call::volume_create(request), &confirmed).await?;
-    let made = format!("Volume {name} is made.{}", job_text(made.job.as_ref()));
-    match mirror(ui, MirrorOf { group: name.clone(), peer }, &confirmed).await {
-        Ok(text) => ui.say_line(&format!("{made} {text}")),
-        Err(Stop::Refused(refusal)) => {
-            let mut lines = wrap(&format!("{made} It is NOT mirrored yet: status page, 4, then 1."), 2);
-            lines.extend(refusal.lines());
-            ui.say(lines);
-        }
-        Err(Stop::Back) => return Err(Stop::Back),
-    }
+    ui.say_line(&match made.job {
+        Some(job) => format!("Volume {name} is being made, then mirrored to {peer}. Job {} does the work.", job.id),
+        None => format!("Volume {name} is made and mirrored to {peer}."),
+    });
     Ok(())
 }
 
@@ -143,6 +138,7 @@ pub(super) async fn create(ui: &Ui) -> Talk {
         local_only: false,
         block_size: blocks,
         read_only: false,
+        mirror: None,
     };
     let made = ui.change(call::volume_create(request), &confirmed).await?;
     ui.say_line(&format!("Volume {volume} is made.{}", job_text(made.job.as_ref())));

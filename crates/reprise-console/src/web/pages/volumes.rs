@@ -136,6 +136,11 @@ async fn create_page(app: &App, signed: &Signed, form: &Form, problem: Option<&P
     let free = pool.data_bytes_total.saturating_sub(pool.data_bytes_used);
     let fields = Fields { form, problem, prefix: "" };
     let size_hint = format!("A number with M, G or T, such as 500G. Free in the pool: {}.", units::bytes(free));
+    let peers: Vec<(&str, String)> =
+        status.peers.iter().map(|p| (p.name.as_str(), format!("The group is mirrored to {}", p.name))).collect();
+    let mirrors: Vec<(&str, &str)> = std::iter::once(("", "Not mirrored, or the group is mirrored already"))
+        .chain(peers.iter().map(|(name, words)| (*name, words.as_str())))
+        .collect();
     let content = html! {
         form method="post" action="/volumes/new" {
             (ui::token(signed))
@@ -146,6 +151,7 @@ async fn create_page(app: &App, signed: &Signed, form: &Form, problem: Option<&P
                 ("thick", "Written fully now: room is certain"),
                 ("thin", "Sparse: takes room as hosts write"),
             ]))
+            @if !status.peers.is_empty() { (fields.select("mirror", "Mirror", "", &mirrors)) }
             (fields.select("block", "Blocks that hosts see", "512e", &[
                 ("512e", "512 bytes on blocks of 4096 (512e): right for most"),
                 ("512n", "512 bytes (512n): for old hosts"),
@@ -184,6 +190,10 @@ async fn try_create(app: &App, form: &Form) -> Result<(VolumeStatus, Option<u64>
         local_only: form.ticked("local"),
         block_size: form.text("block").parse::<BlockSize>().map_err(Problem::input)?,
         read_only: form.ticked("read_only"),
+        mirror: match form.text("mirror") {
+            "" => None,
+            _ => Some(form.value("mirror", "Mirror")?),
+        },
     };
     let started = app.client.volume_create(&request).await?;
     Ok((started.volume, started.job.map(|j| j.id)))

@@ -629,7 +629,7 @@ fn a_plain_terminal_gets_the_same_without_escape_codes() {
 fn a_box_without_a_pool_shows_the_way_to_one() {
     let double = Double::new();
     double.world().system.pool = PoolPlace::None { reason: "no blank disk was found".into() };
-    let served = serve(Waiting(double));
+    let served = serve(Waiting::for_disk(double));
     let mut t = Terminal::start(&served, false);
     t.see("NONE: no blank disk was found");
     t.line("3");
@@ -646,7 +646,7 @@ fn a_box_without_a_pool_shows_the_way_to_one() {
     t.prompt_is("To go on, type yes");
     t.line("yes");
     t.see("is being made on /dev/sdc");
-    assert_eq!(served.service.0.taken(), ["take /dev/sdc None"]);
+    assert_eq!(served.service.machine().taken(), ["take /dev/sdc None"]);
 }
 
 #[test]

@@ -30,6 +30,9 @@ const INDEX_BYTES_FALLBACK: u64 = 256 << 20;
 /// Threads of the control plane. The data path has its own.
 const CONTROL_THREADS: usize = 2;
 
+/// Between two tries to open a pool.
+const OPEN_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Runs the box until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -92,7 +95,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let state = settings.state_dir();
     if settings.waits_for_pool() {
-        return wait_for_pool(settings, &state, &mut terminate, &mut interrupt).await;
+        wait_for_pool(&settings, &state, &mut terminate, &mut interrupt, None).await?;
+        return Ok(());
     }
     let (config, data_limit) = pool_config(&settings)?;
     let identity = Identity::open(&state).context("open the box's identity")?;
@@ -101,9 +105,26 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     // The lock on the cache comes first: a second daemon on the same pool ends here and touches nothing else.
     let box_id = identity.box_id;
-    let pool = tokio::task::spawn_blocking(move || Pool::open(&config, box_id))
-        .await?
-        .context("open the pool (if another daemon runs on it, stop that one first)")?;
+    let config = Arc::new(config);
+    let pool = loop {
+        let config = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Pool::open(&config, box_id)).await?;
+        let error = match opened {
+            Ok(pool) => break pool,
+            Err(error) => {
+                anyhow::Error::from(error).context("open the pool (if another daemon runs on it, stop that one first)")
+            }
+        };
+        // Whoever has nothing but the consoles of an appliance learns why there.
+        if settings.system.socket.is_none() {
+            return Err(error);
+        }
+        let why = format!("{error:#}");
+        tracing::error!(error = why, "the pool cannot be opened");
+        if wait_for_pool(&settings, &state, &mut terminate, &mut interrupt, Some(&why)).await?.is_stopped() {
+            return Ok(());
+        }
+    };
     if let DataHalf::Folder(folder) = pool.data() {
         Inner::sweep_partial_homes(folder);
     }
@@ -234,30 +255,55 @@ async fn start_api(
     Ok(listeners)
 }
 
-/// An appliance without a disk for its pool serves the API alone, so that somebody can choose one. The first process
-/// starts the daemon again when it has made the pool.
+/// Why a box does not wait for its pool any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Stopped,
+    TryAgain,
+}
+
+impl Waited {
+    fn is_stopped(self) -> bool {
+        self == Self::Stopped
+    }
+}
+
+/// An appliance without a disk for its pool serves the API alone, so that somebody can choose one; the first process starts
+/// the daemon again when it has made the pool. One whose pool cannot be opened (`why`) says so in the same way, for a while.
 async fn wait_for_pool(
-    settings: Settings,
+    settings: &Settings,
     state: &Path,
     terminate: &mut Signal,
     interrupt: &mut Signal,
-) -> anyhow::Result<()> {
+    why: Option<&str>,
+) -> anyhow::Result<Waited> {
     Identity::open(state).context("open the box's identity")?;
     let store = Arc::new(Store::open(state).context("open the control store")?);
     let machine = Machine::new(state, &settings.name, store.clone(), settings.system.socket.clone())?;
     let (stop, stopped) = watch::channel(false);
-    let listeners = start_api(&settings, state, Waiting(machine), &stopped, |_| {}).await?;
+    let service = match why {
+        None => Waiting::for_disk(machine),
+        Some(why) => Waiting::for_repair(machine, why),
+    };
+    let listeners = start_api(settings, state, service, &stopped, |_| {}).await?;
     tracing::info!(r#box = %settings.name, "waiting for a disk");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let again = async {
+        match why {
+            Some(_) => tokio::time::sleep(OPEN_AGAIN).await,
+            None => std::future::pending().await,
+        }
+    };
+    let waited = tokio::select! {
+        _ = terminate.recv() => Waited::Stopped,
+        _ = interrupt.recv() => Waited::Stopped,
+        () = again => Waited::TryAgain,
+    };
     let _ = stop.send(true);
     for listener in listeners {
         let _ = listener.await;
     }
     store.flush().context("flush the control store")?;
-    Ok(())
+    Ok(waited)
 }
 
 /// The certificate that is named, or one that the box makes for itself once, and its SHA-256.

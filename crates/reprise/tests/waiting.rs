@@ -22,10 +22,13 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_with(tempfile::tempdir().unwrap(), "")
+    }
+
+    fn start_with(dir: tempfile::TempDir, more: &str) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let settings = format!(
-            "name = \"a\"\nstate_dir = \"{}\"\n[api]\nsocket = \"{}\"\n[system]\nsocket = \"{}\"\n",
+            "name = \"a\"\nstate_dir = \"{}\"\n[api]\nsocket = \"{}\"\n[system]\nsocket = \"{}\"\n{more}",
             at("state"),
             at("s"),
             at("first-process")
@@ -97,4 +100,23 @@ fn a_box_without_a_disk_serves_what_needs_none() {
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&key).unwrap());
     assert_eq!(mode & 0o077, 0);
     assert!(Path::new(&key).with_file_name("https-cert.pem").exists());
+}
+
+#[test]
+fn a_pool_that_does_not_open_is_told_at_the_consoles() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, data) = (dir.path().join("cache"), dir.path().join("data"));
+    // Somebody else's disk: nothing of ours is on it, and it is not blank.
+    std::fs::write(&cache, [0x5a; 1 << 20]).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let pool = format!("[pool]\ncache = \"{}\"\ndata = \"{}\"\n", cache.display(), data.display());
+    let daemon = Daemon::start_with(dir, &pool);
+    let refused = daemon.cli(&["status"], "");
+    assert!(!refused.status.success(), "{}", says(&refused));
+    assert!(says(&refused).contains("the pool cannot be opened"), "{}", says(&refused));
+    assert!(says(&refused).contains("tried again"), "{}", says(&refused));
+    // What needs no pool works.
+    let set = daemon.cli(&["password"], "correct horse\ncorrect horse\n");
+    assert!(set.status.success(), "{}", says(&set));
+    assert_eq!(std::fs::read(&cache).unwrap(), [0x5a; 1 << 20], "and nothing is written there");
 }

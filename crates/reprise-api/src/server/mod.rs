@@ -64,10 +64,25 @@ macro_rules! appliance_trait {
 
 /// A box without a pool: it answers what the machine itself can, and refuses the rest.
 #[derive(Debug)]
-pub struct Waiting<A>(pub A);
+pub struct Waiting<A> {
+    machine: A,
+    why: ApiError,
+}
 
-fn no_pool() -> ApiError {
-    ApiError::new(ErrorCode::NoPool, "the box has no disk for its pool yet", "choose a disk: reprise system disks")
+impl<A> Waiting<A> {
+    /// No disk has been chosen yet.
+    pub fn for_disk(machine: A) -> Self {
+        let what = "choose a disk: reprise system disks";
+        Self { machine, why: ApiError::new(ErrorCode::NoPool, "the box has no disk for its pool yet", what) }
+    }
+
+    /// There is a pool, and it cannot be opened. Every answer is a failure of the box itself, so that whoever watches over
+    /// it does not take it for one that serves.
+    pub fn for_repair(machine: A, error: &str) -> Self {
+        let what =
+            "put its disk back if it is another one, and see the log of the daemon; it is tried again every minute";
+        Self { machine, why: ApiError::new(ErrorCode::Internal, format!("the pool cannot be opened: {error}"), what) }
+    }
 }
 
 macro_rules! service_trait {
@@ -108,26 +123,26 @@ macro_rules! service_trait {
             type Machine = A;
 
             fn machine(&self) -> &A {
-                &self.0
+                &self.machine
             }
 
             async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
                 match action {
-                    Action::SystemReset { level } => self.0.reset_describe(*level).await,
-                    _ => Err(no_pool()),
+                    Action::SystemReset { level } => self.machine.reset_describe(*level).await,
+                    _ => Err(self.why.clone()),
                 }
             }
             async fn action_execute(&self, action: &Action) -> Result<ActionDone, ApiError> {
                 match action {
                     Action::SystemReset { level } => {
-                        self.0.reset(*level).await?;
+                        self.machine.reset(*level).await?;
                         Ok(ActionDone { action: action.clone(), job: None })
                     }
-                    _ => Err(no_pool()),
+                    _ => Err(self.why.clone()),
                 }
             }
             $(async fn $name(&self, _: $req) -> Result<$resp, ApiError> {
-                Err(no_pool())
+                Err(self.why.clone())
             })*
         }
     };

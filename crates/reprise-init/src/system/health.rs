@@ -25,12 +25,23 @@ const TRIAL_TIME_MAX: Duration = Duration::from_secs(180);
 pub(crate) struct Seen {
     /// Since the first process began.
     pub(crate) uptime: Duration,
-    /// Whether its API answered; none if it was not asked.
-    pub(crate) answered: Option<bool>,
+    /// What its API answered; none if it was not asked.
+    pub(crate) answered: Option<Answer>,
     /// How the process fares.
     pub(crate) fare: Fare,
     /// Something that takes its time is under way: a pool is made, a reset carried out, the machine stops.
     pub(crate) busy: bool,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// An answer. That a command is refused, such as for want of a disk, is one.
+    Well,
+    /// It lives and says that it cannot work, such as with a pool that does not open.
+    Ill,
+    /// Silence.
+    None,
 }
 
 /// What follows from it.
@@ -63,7 +74,7 @@ impl Health {
     /// machine anew, which would take the consoles away from whoever repairs it; one that hangs is. On firmware on trial
     /// both are, since the other slot may work.
     pub(crate) fn take(&mut self, seen: Seen) -> Verdict {
-        if seen.answered == Some(true) {
+        if seen.answered == Some(Answer::Well) {
             self.misses = 0;
             self.proved = true;
             self.ever_answered = true;
@@ -84,8 +95,11 @@ impl Health {
             self.misses = 0;
             return Verdict::Waiting;
         };
-        if seen.answered == Some(false) {
-            self.misses += 1;
+        match seen.answered {
+            Some(Answer::None) => self.misses += 1,
+            // It does not hang: whoever repairs it needs its consoles.
+            Some(Answer::Ill | Answer::Well) => self.misses = 0,
+            None => {}
         }
         // A process younger than the count of its misses is another one than the one that missed them.
         let starting = running_for < START_TIME_MAX && (!self.ever_answered || running_for < ASK_EVERY * MISSES_MAX);
@@ -97,9 +111,13 @@ impl Health {
     }
 }
 
-/// Asks the daemon's API. True if it answers at all: that a command is refused, such as for want of a pool, is an answer.
-pub(crate) fn ask(socket: &Path) -> bool {
-    ask_for(socket, ANSWER_TIME_MAX).is_some_and(|status| status < 500)
+/// Asks the daemon's API.
+pub(crate) fn ask(socket: &Path) -> Answer {
+    match ask_for(socket, ANSWER_TIME_MAX) {
+        Some(..500) => Answer::Well,
+        Some(_) => Answer::Ill,
+        None => Answer::None,
+    }
 }
 
 fn ask_for(socket: &Path, limit: Duration) -> Option<u16> {
@@ -118,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    fn seen(uptime: u64, answered: Option<bool>, running_for: Option<u64>) -> Seen {
+    fn seen(uptime: u64, answered: Option<Answer>, running_for: Option<u64>) -> Seen {
         let fare = Fare { running_for: running_for.map(Duration::from_secs), failures: 0 };
         Seen { uptime: Duration::from_secs(uptime), answered, fare, busy: false }
     }
@@ -130,22 +148,22 @@ mod tests {
     #[test]
     fn a_daemon_that_hangs_is_given_up_after_three_questions() {
         let mut health = Health::new(true);
-        assert_eq!(health.take(seen(20, Some(true), Some(10))), Verdict::Well);
-        assert_eq!(health.take(seen(700, Some(false), Some(690))), Verdict::Waiting);
+        assert_eq!(health.take(seen(20, Some(Answer::Well), Some(10))), Verdict::Well);
+        assert_eq!(health.take(seen(700, Some(Answer::None), Some(690))), Verdict::Waiting);
         assert_eq!(health.take(seen(705, None, Some(695))), Verdict::Waiting);
-        assert_eq!(health.take(seen(715, Some(false), Some(705))), Verdict::Waiting);
-        assert!(lost(&health.take(seen(730, Some(false), Some(720)))));
+        assert_eq!(health.take(seen(715, Some(Answer::None), Some(705))), Verdict::Waiting);
+        assert!(lost(&health.take(seen(730, Some(Answer::None), Some(720)))));
         assert!(lost(&health.take(seen(735, None, Some(725)))), "and stays given up between two questions");
-        assert_eq!(health.take(seen(745, Some(true), Some(735))), Verdict::Well, "unless it answers after all");
+        assert_eq!(health.take(seen(745, Some(Answer::Well), Some(735))), Verdict::Well, "unless it answers after all");
     }
 
     #[test]
     fn reading_a_long_journal_takes_its_time() {
         let mut health = Health::new(true);
         for second in (15..600).step_by(15) {
-            assert_eq!(health.take(seen(second, Some(false), Some(second))), Verdict::Waiting);
+            assert_eq!(health.take(seen(second, Some(Answer::None), Some(second))), Verdict::Waiting);
         }
-        assert!(lost(&health.take(seen(615, Some(false), Some(615)))));
+        assert!(lost(&health.take(seen(615, Some(Answer::None), Some(615)))));
     }
 
     #[test]
@@ -153,27 +171,39 @@ mod tests {
         let mut health = Health::new(true);
         for second in (15..3000).step_by(15) {
             let running_for = (second % 2 == 0).then_some(3);
-            assert_eq!(health.take(seen(second, Some(false), running_for)), Verdict::Waiting);
+            assert_eq!(health.take(seen(second, Some(Answer::None), running_for)), Verdict::Waiting);
         }
+    }
+
+    #[test]
+    fn a_daemon_that_says_it_cannot_work_keeps_the_consoles_and_proves_no_firmware() {
+        let mut proved = Health::new(true);
+        let mut on_trial = Health::new(false);
+        for second in (15..3000).step_by(15) {
+            let ill = seen(second, Some(Answer::Ill), Some(second));
+            assert_eq!(proved.take(ill), Verdict::Waiting);
+            assert_eq!(lost(&on_trial.take(ill)), second >= 180);
+        }
+        assert!(on_trial.take(seen(3000, Some(Answer::Well), Some(3000))) == Verdict::Well);
     }
 
     #[test]
     fn firmware_on_trial_has_to_work_in_time() {
         for running in [None, Some(5)] {
             let mut health = Health::new(false);
-            assert_eq!(health.take(seen(170, Some(false), running)), Verdict::Waiting);
-            assert!(lost(&health.take(seen(180, Some(false), running))));
+            assert_eq!(health.take(seen(170, Some(Answer::None), running)), Verdict::Waiting);
+            assert!(lost(&health.take(seen(180, Some(Answer::None), running))));
         }
         let mut health = Health::new(false);
-        assert_eq!(health.take(seen(30, Some(true), Some(20))), Verdict::Well);
-        assert_eq!(health.take(seen(300, Some(false), None)), Verdict::Waiting, "it is proved then");
+        assert_eq!(health.take(seen(30, Some(Answer::Well), Some(20))), Verdict::Well);
+        assert_eq!(health.take(seen(300, Some(Answer::None), None)), Verdict::Waiting, "it is proved then");
     }
 
     #[test]
     fn what_takes_its_time_is_waited_for() {
         let mut health = Health::new(false);
         for second in (15..30_000).step_by(15) {
-            let busy = Seen { busy: true, ..seen(second, Some(false), Some(700)) };
+            let busy = Seen { busy: true, ..seen(second, Some(Answer::None), Some(700)) };
             assert_eq!(health.take(busy), Verdict::Waiting);
         }
     }
@@ -182,7 +212,7 @@ mod tests {
     fn any_answer_of_the_api_is_one_and_silence_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        assert!(!ask(&path), "nobody is there");
+        assert_eq!(ask(&path), Answer::None, "nobody is there");
         let listener = UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || {
             for reply in
@@ -196,8 +226,8 @@ mod tests {
             }
             listener
         });
-        let answers: Vec<bool> = (0..5).map(|_| ask(&path)).collect();
-        assert_eq!(answers, [true, true, false, false, false]);
+        let answers: Vec<Answer> = (0..5).map(|_| ask(&path)).collect();
+        assert_eq!(answers, [Answer::Well, Answer::Well, Answer::Ill, Answer::None, Answer::None]);
         let _silent = server.join().unwrap();
         assert_eq!(ask_for(&path, Duration::from_millis(50)), None);
     }

@@ -20,7 +20,7 @@ use super::appliance::{Appliance, Config, Paths, Pool, lock, uptime_secs};
 use super::clock::Clock;
 use super::config::{ResetIntent, Saved};
 use super::disks::{CONFIG_NAME, Disk, Place};
-use super::health::{ASK_EVERY, FEED_EVERY, Health, Seen, Verdict, ask};
+use super::health::{ASK_EVERY, Answer, FEED_EVERY, Health, Seen, Verdict, ask};
 use super::logs::{self, Level, say};
 use super::network::{self, Net, Network};
 use super::pool;
@@ -257,7 +257,7 @@ fn specs(reprise: &Path, paths: &Paths) -> Vec<Spec> {
         log: paths.logs().join(log),
     };
     let (cert, key) = (paths.daemon_state().join("https-cert.pem"), paths.daemon_state().join("https-key.pem"));
-    let mut web = own(&["web", "--socket", &socket, "--listen", "0.0.0.0:443", "--http", "0.0.0.0:80"]);
+    let mut web = own(&["web", "--socket", &socket, "--listen", "[::]:443", "--http", "[::]:80"]);
     web.extend(["--cert".to_owned(), text(cert), "--key".to_owned(), text(key)]);
     let mut all = vec![
         spec("daemon", own(&["run", "--config", &text(paths.box_toml())]), "daemon.log"),
@@ -456,16 +456,21 @@ fn watch_over(
         let mut served = false;
         let mut told = started;
         loop {
-            let answered = socket.exists() && ask(&socket);
-            served |= answered;
+            let answer = if socket.exists() { ask(&socket) } else { Answer::None };
+            let answered = answer != Answer::None;
+            served |= answer == Answer::Well;
             if answered || told.elapsed() >= ASK_EVERY {
                 told = Instant::now();
-                if answers.send(answered).is_err() {
+                if answers.send(answer).is_err() {
                     return;
                 }
             }
             // Until it serves for the first time it is asked often: that moment is what a start is measured by.
-            std::thread::sleep(if served && answered { ASK_EVERY } else { Duration::from_millis(200) });
+            std::thread::sleep(if answered && (served || answer == Answer::Ill) {
+                ASK_EVERY
+            } else {
+                Duration::from_millis(200)
+            });
         }
     };
     std::thread::Builder::new().name("ask".into()).spawn(asker)?;
@@ -488,7 +493,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, received: &Receiver<bool>, mut health: Health) {
+    fn run(mut self, received: &Receiver<Answer>, mut health: Health) {
         let mut fed: Option<Instant> = None;
         loop {
             let answered = match received.recv_timeout(FEED_EVERY) {

@@ -4,7 +4,10 @@
 //! come in the field: a release that does not work, a byte that has turned over, a sector that is gone.
 
 mod cases;
+mod link;
 mod nvram;
+mod pair;
+mod person;
 mod vm;
 
 use std::fmt::Write as _;
@@ -13,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::image;
+use crate::image::{self, Programs};
 use crate::process::target_dir;
 use cases::{CASES, Case, World};
 
 const USAGE: &str = "\
 cargo xtask appliance-test [OPTIONS]
 
-  --short            what CI runs
+  --short            what CI runs, with programs that are built quickly
   --only NAME[,...]  these cases
   --programs DIR     take `reprise` and `reprise-init` from DIR, do not build them";
 
@@ -57,7 +60,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             names.split(',').map(find).collect::<Result<_>>()?
         }
     };
-    let image = image::build(programs.as_deref(), None)?;
+    let built = if short { Programs::Quick } else { Programs::Released };
+    let image = image::build(programs.as_deref().map_or(built, Programs::Given), None)?;
     let world = World::new(image, target_dir().join("appliance"))?;
     let mut outcomes = Vec::new();
     for case in cases {
@@ -74,7 +78,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         }
         outcomes.push(Outcome { name: case.name, what: case.what, result });
     }
-    let report = report(&outcomes)?;
+    let report = report(&outcomes, &world.notes.borrow())?;
     let file = world.dir.join("report.md");
     std::fs::write(&file, &report)?;
     println!("\n{report}");
@@ -86,7 +90,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn report(outcomes: &[Outcome]) -> Result<String> {
+fn report(outcomes: &[Outcome], notes: &[String]) -> Result<String> {
     let mut text =
         format!("Software emulation, {}.\n\n| case | what | seconds |\n|---|---|---|\n", nvram::qemu_version()?);
     for Outcome { name, what, result } in outcomes {
@@ -95,6 +99,9 @@ fn report(outcomes: &[Outcome]) -> Result<String> {
             Err(_) => "failed".to_owned(),
         };
         writeln!(text, "| {name} | {what} | {result} |")?;
+    }
+    for note in notes {
+        write!(text, "\n* {note}")?;
     }
     Ok(text)
 }

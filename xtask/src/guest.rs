@@ -18,8 +18,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, run as run_command, target_dir};
 use crate::setup;
-use image::Image;
+pub(crate) use image::Image;
 use pair::World;
+pub(crate) use scene::{Errand, INITIATOR};
 use scene::{SCENES, Scene};
 
 const USAGE: &str = "\
@@ -53,6 +54,13 @@ impl Tally {
         self.not_offered += 1;
         println!("{name}: not offered{}", behind(text));
     }
+}
+
+/// Who does what a script asks for.
+pub(crate) trait Host {
+    /// # Errors
+    /// It could not be done; the script's case has failed.
+    fn obey(&mut self, words: &[String]) -> Result<String>;
 }
 
 fn behind(text: &str) -> String {
@@ -102,7 +110,7 @@ fn no_scene(name: &str) -> String {
 }
 
 /// Image, disks and logs. Kept from run to run.
-fn folder() -> std::path::PathBuf {
+pub(crate) fn folder() -> std::path::PathBuf {
     target_dir().join("guest")
 }
 

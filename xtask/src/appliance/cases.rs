@@ -1,6 +1,6 @@
 //! What is tried.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,16 +10,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::nvram;
+use super::pair::{pair, pair_in_browser};
 use super::vm::{Bus, Firmware, Machine, Vm};
 use crate::image::{Image, layout, slot::Parts};
 use crate::process::run as run_command;
 
 /// A slot serves: said by the second stage.
-const SERVING_A: &str = "reprise: serving, slot a";
+pub(super) const SERVING_A: &str = "reprise: serving, slot a";
 const SERVING_B: &str = "reprise: serving, slot b";
 const STARTING_B: &str = "reprise: starting slot b";
 /// A start takes about 12 s on a machine with nothing else to do.
-const START: Duration = Duration::from_secs(180);
+pub(super) const START: Duration = Duration::from_secs(180);
 /// Three starts of a slot that fails, and one of the other. A watchdog takes 20 s longer each time.
 const FALL_BACK: Duration = Duration::from_secs(600);
 /// Boot states, as the boot loader reads them.
@@ -27,7 +28,7 @@ const B_ON_TRIAL: &str = "# GRUB Environment Block\nORDER=b a\nA_OK=2\nA_TRY=0\n
 const STATE_HEAD: &str = "# GRUB Environment Block\n";
 /// Memory of a machine. GRUB holds kernel and initial memory disk twice while it checks them, in a part of what UEFI leaves: 256 MiB
 /// are too few there.
-const MEMORY_MIB: u32 = 512;
+pub(super) const MEMORY_MIB: u32 = 512;
 
 /// Something to be tried.
 pub(super) struct Case {
@@ -56,6 +57,8 @@ pub(super) const CASES: &[Case] = &[
     case("hang", false, "slot B's first process hangs: watchdog, three tries, back on A", |w, n| {
         bad_release(w, n, "while :; do busybox sleep 9; done")
     }),
+    case("pair", true, "two boxes paired at their consoles, a host, a cut cable, power cuts", pair),
+    case("pair-browser", false, "two boxes paired in a browser", pair_in_browser),
     case("power-cuts", false, "five power cuts of a slot that works: it is still the one that starts", power_cuts),
 ];
 
@@ -65,25 +68,35 @@ pub(super) struct World {
     pub(super) dir: PathBuf,
     /// Keys enrolled, made once.
     variables: OnceCell<Vec<u8>>,
+    pub(super) notes: RefCell<Vec<String>>,
 }
 
 impl World {
     pub(super) fn new(image: Image, dir: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { image, dir, variables: OnceCell::new() })
+        Ok(Self { image, dir, variables: OnceCell::new(), notes: RefCell::default() })
     }
 
     /// A freshly flashed disk.
-    fn flash(&self, name: &str) -> Result<Disk> {
+    pub(super) fn flash(&self, name: &str) -> Result<Disk> {
         let file = self.dir.join(name).with_extension("img");
-        // Holes stay holes.
-        run_command(Command::new("cp").arg("--sparse=always").arg(&self.image.disk).arg(&file))
-            .context("flash a disk")?;
+        self.copy(&self.image.disk, &file).context("flash a disk")?;
         let opened = File::options().read(true).write(true).open(&file)?;
         Ok(Disk { path: file, file: opened, state_at: self.image.state_at })
     }
 
-    fn uefi(&self, name: &str) -> Result<Firmware> {
+    /// Copies a disk; holes stay holes.
+    pub(super) fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        run_command(Command::new("cp").arg("--sparse=always").arg(from).arg(to))
+    }
+
+    /// Something the report shall say.
+    pub(super) fn note(&self, text: String) {
+        println!("{text}");
+        self.notes.borrow_mut().push(text);
+    }
+
+    pub(super) fn uefi(&self, name: &str) -> Result<Firmware> {
         let file = self.dir.join(name).with_extension("vars");
         std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &file).context("copy UEFI's variables")?;
         Ok(Firmware::Uefi(file))
@@ -110,9 +123,9 @@ impl World {
 }
 
 /// A disk of a case. Written to only while no machine has it.
-struct Disk {
-    path: PathBuf,
-    file: File,
+pub(super) struct Disk {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
     state_at: u64,
 }
 

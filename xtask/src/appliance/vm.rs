@@ -123,6 +123,19 @@ fn file_option(file: &Path) -> String {
 }
 
 impl Vm {
+    /// Waits until the machine has switched itself off.
+    pub(crate) fn wait_off(mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= deadline {
+                bail!("the machine is still on after {} s", limit.as_secs());
+            }
+            // What it says is let through, so that it does not stand still for it.
+            let _ = self.serial.more(Instant::now() + Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
     /// The power goes: SIGKILL.
     pub(crate) fn power_off(mut self) -> Result<()> {
         self.child.kill()?;
@@ -151,17 +164,31 @@ impl Serial {
                 self.text.drain(..end);
                 return Ok((index, self.started.elapsed()));
             }
-            match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(piece) => {
-                    self.log.write_all(&piece)?;
-                    self.text.extend(piece);
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("none of {texts:?} within {} s; the last was {:?}", limit.as_secs(), self.last_line())
-                }
-                Err(RecvTimeoutError::Disconnected) => bail!("QEMU has ended; the last was {:?}", self.last_line()),
+            if !self.more(deadline)? {
+                bail!("none of {texts:?} within {} s; the last was {:?}", limit.as_secs(), self.last_line());
             }
         }
+    }
+
+    /// Takes what comes next; false when nothing has come by then.
+    fn more(&mut self, deadline: Instant) -> Result<bool> {
+        match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(piece) => {
+                self.log.write_all(&piece)?;
+                self.text.extend(piece);
+                Ok(true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => bail!("QEMU has ended; the last was {:?}", self.last_line()),
+        }
+    }
+
+    /// All that has come and was not seen, as bytes: waits for some until then.
+    pub(crate) fn take(&mut self, deadline: Instant) -> Result<Vec<u8>> {
+        if self.text.is_empty() {
+            self.more(deadline)?;
+        }
+        Ok(std::mem::take(&mut self.text))
     }
 
     /// Waits until the text comes, and gives the time since the machine was switched on.

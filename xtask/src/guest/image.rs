@@ -83,7 +83,7 @@ const INIT: &[u8] = include_bytes!("../../guest/init");
 
 /// The files QEMU is started with.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(crate) struct Image {
     pub(super) kernel: PathBuf,
     pub(super) initrd: PathBuf,
     pub(super) root: PathBuf,
@@ -100,7 +100,7 @@ impl Image {
     }
 
     /// The image in `dir`, made if need be.
-    pub(super) fn ready(dir: &Path) -> Result<Self> {
+    pub(crate) fn ready(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let apt = Apt::new(dir)?;
         let recipe = dir.join("image.recipe");

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::Host;
 use super::relay::{Line, Relay};
 use crate::boxes::{self, Api, Pair, Process, signal, start_box, until};
 use crate::process::run;
@@ -96,35 +97,6 @@ impl World {
         })
     }
 
-    /// Does what a script asks for.
-    pub(super) fn obey(&mut self, words: &[String]) -> Result<String> {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            ["line", "silent"] => self.relay.set(Line::Silent),
-            ["line", "closed"] => self.relay.set(Line::Closed),
-            ["line", "whole"] => self.relay.set(Line::Whole),
-            ["kill-source"] => self.kill_source()?,
-            ["start-source"] => self.start_source()?,
-            ["can-resize"] => {
-                let mut command = Command::new(&self.binary);
-                let said = command.args(["volume", "--help"]).output().context("ask the binary for its commands")?;
-                let can = String::from_utf8_lossy(&said.stdout).lines().any(|l| l.trim().starts_with("resize"));
-                return Ok(if can { "yes" } else { "no" }.to_owned());
-            }
-            ["can-chap"] => return Ok(if self.initiators("", None).is_ok() { "yes" } else { "no" }.to_owned()),
-            ["chap", name, user, secret, mutual_user, mutual_secret] => {
-                let chap = json!({
-                    "user": user, "secret": secret, "mutual_user": mutual_user, "mutual_secret": mutual_secret,
-                });
-                self.initiators("", Some(&json!({ "name": name, "chap": chap })))?;
-                self.chap = Some((*name).to_owned());
-            }
-            ["resize", size] => drop(self.api.ask(&["volume", "resize", "disk", "--size", size])?),
-            other => bail!("the host knows no {other:?}"),
-        }
-        Ok(String::new())
-    }
-
     /// The box's list of initiators: a look at it, or a change.
     fn initiators(&self, action: &str, change: Option<&Value>) -> Result<()> {
         let mut command = Command::new("curl");
@@ -174,6 +146,36 @@ impl World {
         })?;
         let bytes = equal(&self.pair.homes[0], &self.pair.homes[1])?;
         Ok(format!("{} MiB", bytes >> 20))
+    }
+}
+
+impl Host for World {
+    fn obey(&mut self, words: &[String]) -> Result<String> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["line", "silent"] => self.relay.set(Line::Silent),
+            ["line", "closed"] => self.relay.set(Line::Closed),
+            ["line", "whole"] => self.relay.set(Line::Whole),
+            ["kill-source"] => self.kill_source()?,
+            ["start-source"] => self.start_source()?,
+            ["can-resize"] => {
+                let mut command = Command::new(&self.binary);
+                let said = command.args(["volume", "--help"]).output().context("ask the binary for its commands")?;
+                let can = String::from_utf8_lossy(&said.stdout).lines().any(|l| l.trim().starts_with("resize"));
+                return Ok(if can { "yes" } else { "no" }.to_owned());
+            }
+            ["can-chap"] => return Ok(if self.initiators("", None).is_ok() { "yes" } else { "no" }.to_owned()),
+            ["chap", name, user, secret, mutual_user, mutual_secret] => {
+                let chap = json!({
+                    "user": user, "secret": secret, "mutual_user": mutual_user, "mutual_secret": mutual_secret,
+                });
+                self.initiators("", Some(&json!({ "name": name, "chap": chap })))?;
+                self.chap = Some((*name).to_owned());
+            }
+            ["resize", size] => drop(self.api.ask(&["volume", "resize", "disk", "--size", size])?),
+            other => bail!("the host knows no {other:?}"),
+        }
+        Ok(String::new())
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::Tally;
 use super::image::Image;
 use super::pair::World;
 use super::vm::{Boot, Said, Vm};
+use super::{Host, Tally};
 
 /// The initiator's name of every guest.
-const INITIATOR: &str = "iqn.2026-01.invalid.reprise:guest";
+pub(crate) const INITIATOR: &str = "iqn.2026-01.invalid.reprise:guest";
 /// Size of the disk of the guest's own that a RAID is made of.
 const OWN_DISK_BYTES: u64 = 400 << 20;
 
@@ -27,6 +27,8 @@ const SCRIPTS: &[(&str, &[u8])] = &[
     ("multipath.sh", include_bytes!("../../guest/multipath.sh")),
     ("raid.sh", include_bytes!("../../guest/raid.sh")),
     ("grow.sh", include_bytes!("../../guest/grow.sh")),
+    ("appliance.sh", include_bytes!("../../guest/appliance.sh")),
+    ("home.sh", include_bytes!("../../guest/home.sh")),
 ];
 
 /// One scene.
@@ -136,13 +138,43 @@ impl Scene {
 
 /// The files of `/job`.
 fn job(script: &Script, world: &World, short: bool, kept: &[String]) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<_> = SCRIPTS.iter().map(|(name, text)| ((*name).to_owned(), text.to_vec())).collect();
-    let mut settings = format!("INITIATOR={INITIATOR}\nSCENE={}\n{}", script.file, script.settings);
+    let mut settings = script.settings.to_owned();
     settings += &format!("IQN={}\nPORT1={}\nPORT2={}\n", world.iqn, world.ports[0], world.ports[1]);
     settings += if short { "SHORT=1\nFIO_SIZE=8m\n" } else { "SHORT=\nFIO_SIZE=48m\n" };
-    files.push(("settings".to_owned(), settings.into_bytes()));
+    let mut files = job_files(script.file, &settings);
     files.push(("kept".to_owned(), (kept.join("\n") + "\n").into_bytes()));
     files
+}
+
+fn job_files(script: &str, settings: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = SCRIPTS.iter().map(|(name, text)| ((*name).to_owned(), text.to_vec())).collect();
+    let settings = format!("INITIATOR={INITIATOR}\nSCENE={script}\n{settings}");
+    files.push(("settings".to_owned(), settings.into_bytes()));
+    files
+}
+
+/// A boot that belongs to another test than this one's scenes.
+pub(crate) struct Errand<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) script: &'a str,
+    /// Settings of the guest's shell.
+    pub(crate) settings: String,
+    /// The guest's `/dev/vdb`.
+    pub(crate) disk: Option<PathBuf>,
+    /// The console's log.
+    pub(crate) log: PathBuf,
+    pub(crate) secs_max: u64,
+}
+
+impl Errand<'_> {
+    /// Runs it to its end.
+    pub(crate) fn run(self, image: &Image, host: &mut dyn Host, tally: &mut Tally) -> Result<()> {
+        let Self { name, script, settings, disk, log, secs_max } = self;
+        let boot = Boot { image, job: job_files(script, &settings), disk, log, secs_max };
+        let mut talk = Talk { scene: name, running: None, kept: Vec::new() };
+        talk.hold(Vm::start(&boot)?, host, tally, None)
+            .with_context(|| format!("{script} (see {})", boot.log.display()))
+    }
 }
 
 /// A disk of zeros for the guest.
@@ -161,7 +193,7 @@ struct Talk {
 }
 
 impl Talk {
-    fn hold(&mut self, mut vm: Vm, world: &mut World, tally: &mut Tally, kill_after: Option<usize>) -> Result<()> {
+    fn hold(&mut self, mut vm: Vm, world: &mut dyn Host, tally: &mut Tally, kill_after: Option<usize>) -> Result<()> {
         let mut cases = 0;
         while let Some(said) = vm.next()? {
             match said {

@@ -1,9 +1,11 @@
-//! The web console in headless Chromium, against two real boxes: `reprise run` and `reprise web`, each twice.
+//! The web console in headless Chromium, against two real boxes: `reprise run` and `reprise web`, each twice. `appliances` does it
+//! with two machines that start from the image.
 //!
 //! The first process of an appliance is not there on a developer's machine; `first` answers the daemon in its place, over the
 //! real system socket. Pictures go to `target/web-screens`.
 #![allow(clippy::unwrap_used)]
 
+mod appliances;
 mod boxes;
 mod driver;
 mod first;

@@ -1,0 +1,333 @@
+//! Two machines become a pair at their serial consoles, and a third one uses it while cables and power fail.
+
+use std::cell::RefCell;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::cases::{Disk, MEMORY_MIB, SERVING_A, START, World};
+use super::link::Link;
+use super::person::Person;
+use super::vm::{Bus, Firmware, Machine};
+use crate::guest::{Errand, Host, INITIATOR, Image, Tally, folder};
+use crate::process::{cargo, run as run_command};
+
+/// Size of a box's disk: what the image leaves of it becomes the pool.
+const DISK_BYTES: u64 = 3 << 30;
+const HOME: &str = "Number, then Enter (? help)";
+const MENU: &str = "Number, then Enter (0 goes back)";
+/// Longest time until a mirror is in order after a fault.
+const ORDER: Duration = Duration::from_secs(300);
+/// The status page is younger than this when it has been watched so long.
+const LOOK: Duration = Duration::from_secs(6);
+/// Longest time of a clean stop.
+const STOP: Duration = Duration::from_secs(180);
+
+/// One of the boxes.
+struct Station {
+    name: &'static str,
+    /// 0 or 1: which end of the cable it has.
+    end: usize,
+    disk: Disk,
+    firmware: Firmware,
+    /// Ports of this machine's loopback that lead to its iSCSI portal and its web page.
+    portal: u16,
+    web: u16,
+    person: Option<Person>,
+}
+
+impl Station {
+    fn new(world: &World, name: &'static str, end: usize, firmware: Firmware) -> Result<Self> {
+        let disk = world.flash(name)?;
+        disk.file.set_len(DISK_BYTES)?;
+        Ok(Self { name, end, disk, firmware, portal: free_port()?, web: free_port()?, person: None })
+    }
+
+    fn switch_on(&mut self, world: &World, link: &Link) -> Result<()> {
+        let Self { end, portal, web, .. } = self;
+        let mut more = vec![
+            "-netdev".to_owned(),
+            format!(
+                "user,id=office,net=10.0.{}.0/24,hostfwd=tcp:127.0.0.1:{portal}-:3260,hostfwd=tcp:127.0.0.{}:{web}-:443",
+                *end + 3,
+                // Cookies know no ports.
+                *end + 1
+            ),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=office,romfile=,mac=52:54:00:01:00:0{}", *end + 1),
+        ];
+        more.extend(link.options(*end, if *end == 0 { "e1000e" } else { "virtio-net-pci" }));
+        let log = world.dir.join(self.name).with_extension("serial");
+        if log.exists() {
+            std::fs::rename(&log, log.with_extension("before.serial"))?;
+        }
+        let (firmware, bus) = (self.firmware.clone(), if *end == 0 { Bus::Ahci } else { Bus::Nvme });
+        let machine = Machine { firmware, bus, disk: self.disk.path.clone(), memory_mib: MEMORY_MIB, more, log };
+        self.person = Some(Person::sits_at(machine.start()?));
+        Ok(())
+    }
+
+    fn person(&mut self) -> Result<&mut Person> {
+        self.person.as_mut().with_context(|| format!("{} is off", self.name))
+    }
+
+    fn serves(&mut self) -> Result<Duration> {
+        let name = self.name;
+        self.person()?.vm.serial.expect(SERVING_A, START).with_context(|| name)
+    }
+
+    /// The plug is pulled.
+    fn cut_power(&mut self) -> Result<()> {
+        self.person.take().with_context(|| format!("{} is off", self.name))?.vm.power_off()
+    }
+
+    /// Switched off as the handbook says.
+    fn power_off(&mut self) -> Result<()> {
+        let mut person = self.person.take().with_context(|| format!("{} is off", self.name))?;
+        person.answers(HOME, "14")?;
+        person.answers(MENU, "2")?;
+        person.sees("To go on, type", STOP)?;
+        let word = person.text();
+        let word = word.split("To go on, type ").nth(1).and_then(|w| w.lines().next()).context("no word to type")?;
+        person.types(word.trim_end_matches([':', ' ']))?;
+        person.vm.wait_off(STOP)
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Everything a guest may ask for.
+struct Site<'a> {
+    world: &'a World,
+    image: &'a Image,
+    link: Link,
+    boxes: [Station; 2],
+    tally: RefCell<Tally>,
+    numbers: u64,
+}
+
+impl Site<'_> {
+    fn switch_on(&mut self, which: usize) -> Result<Duration> {
+        self.boxes[which].switch_on(self.world, &self.link)?;
+        self.boxes[which].serves()
+    }
+
+    /// Waits until both groups of the source are in order.
+    fn in_order(&mut self) -> Result<()> {
+        let source = self.boxes[0].person()?;
+        source.watches(LOOK)?;
+        for group in ["data", "count"] {
+            source.sees_line(&[group, "source", "ordered"], ORDER)?;
+        }
+        Ok(())
+    }
+
+    /// What is on a box that was switched off, seen from a guest with a copy of its disk. Gives the digest of all volumes.
+    fn look_at(&self, which: usize, least: u64, most: u64) -> Result<()> {
+        let station = &self.boxes[which];
+        let copy = self.world.dir.join("looked-at.img");
+        self.world.copy(&station.disk.path, &copy)?;
+        let log = self.world.dir.join(format!("{}-home.log", station.name));
+        let settings = format!("LEAST={least}\nMOST={most}\nDIGEST=\n");
+        let errand = Errand {
+            name: if which == 0 { "source" } else { "mirror" },
+            script: "home.sh",
+            settings,
+            disk: Some(copy.clone()),
+            log,
+            secs_max: 300,
+        };
+        let mut tally = self.tally.borrow_mut();
+        let before = tally.failed;
+        errand.run(self.image, &mut Nobody, &mut tally)?;
+        std::fs::remove_file(&copy)?;
+        if tally.failed > before { bail!("{} does not hold what it should", station.name) } else { Ok(()) }
+    }
+}
+
+/// Nothing can be asked.
+struct Nobody;
+
+impl Host for Nobody {
+    fn obey(&mut self, words: &[String]) -> Result<String> {
+        bail!("nobody does {words:?} here")
+    }
+}
+
+impl Host for Site<'_> {
+    fn obey(&mut self, words: &[String]) -> Result<String> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["cable", "cut"] => self.link.cut(true),
+            ["cable", "whole"] => self.link.cut(false),
+            ["off", which @ ("a" | "b")] => self.boxes[usize::from(*which == "b")].cut_power()?,
+            ["on", which @ ("a" | "b")] => drop(self.switch_on(usize::from(*which == "b"))?),
+            ["in-order"] => self.in_order()?,
+            ["mirror-alone", least, most] => {
+                for station in &mut self.boxes {
+                    station.cut_power()?;
+                }
+                self.switch_on(1)?;
+                self.boxes[1].power_off()?;
+                self.look_at(1, least.parse()?, most.parse()?)?;
+                for station in &mut self.boxes {
+                    station.switch_on(self.world, &self.link)?;
+                }
+                self.link.cut(false);
+                for station in &mut self.boxes {
+                    station.serves()?;
+                }
+            }
+            ["numbers", count] => self.numbers = count.parse()?,
+            other => bail!("nobody knows {other:?} here"),
+        }
+        Ok(String::new())
+    }
+}
+
+/// From two flashed disks to a mirrored volume at the consoles; then faults under a load. Gives the time to the mirrored volume.
+pub(super) fn pair(world: &World, name: &str) -> Result<Duration> {
+    let image = Image::ready(&folder()).context("make the guest's image")?;
+    let boxes =
+        [Station::new(world, "pair-a", 0, Firmware::Bios)?, Station::new(world, "pair-b", 1, world.uefi("pair-b")?)?];
+    let link = Link::start()?;
+    let mut site = Site { world, image: &image, link, boxes, tally: RefCell::default(), numbers: 0 };
+    let begin = Instant::now();
+    for station in &mut site.boxes {
+        station.switch_on(world, &site.link)?;
+    }
+    let mut served = Duration::ZERO;
+    for station in &mut site.boxes {
+        served = served.max(station.serves()?);
+    }
+    let inputs = at_the_consoles(&mut site)?;
+    let mirrored = begin.elapsed();
+    world.note(format!(
+        "{name}: {inputs} lines typed from two flashed disks to a mirrored volume; both served after {:.1} s, mirrored {:.1} s \
+         after power-on",
+        served.as_secs_f64(),
+        mirrored.as_secs_f64()
+    ));
+    second_volume_and_host(&mut site)?;
+    site.in_order()?;
+    let errand = Errand {
+        name: "pair",
+        script: "appliance.sh",
+        settings: format!(
+            "REPLACEMENT_TIMEOUT=1800\nNOOP_TIMEOUT=20\nPORT1={}\nFIO_SIZE=24m\nFIO_RATE=400k\n",
+            site.boxes[0].portal
+        ),
+        disk: None,
+        log: world.dir.join("pair-host.log"),
+        secs_max: 1800,
+    };
+    let mut tally = Tally::default();
+    let outcome = errand.run(&image, &mut site, &mut tally);
+    outcome.and_then(|()| site.in_order())?;
+    for station in &mut site.boxes {
+        station.power_off()?;
+    }
+    let numbers = site.numbers;
+    for which in [0, 1] {
+        site.look_at(which, numbers, numbers)?;
+    }
+    let seen = site.tally.into_inner();
+    world.note(format!(
+        "{name}: the host's {} cases and {} looks at the disks passed; {numbers} numbers written, both disks hold them all",
+        tally.passed, seen.passed
+    ));
+    if tally.failed + seen.failed > 0 || tally.passed == 0 || seen.passed == 0 {
+        bail!("{} cases failed", tally.failed + seen.failed);
+    }
+    Ok(mirrored)
+}
+
+/// The same in a browser, to the mirrored volume.
+pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
+    let boxes = [
+        Station::new(world, "browser-a", 0, Firmware::Bios)?,
+        Station::new(world, "browser-b", 1, world.uefi("browser-b")?)?,
+    ];
+    let link = Link::start()?;
+    let [mut a, mut b] = boxes;
+    let begin = Instant::now();
+    a.switch_on(world, &link)?;
+    b.switch_on(world, &link)?;
+    a.serves()?;
+    b.serves()?;
+    for station in [&mut a, &mut b] {
+        station.person()?.sees("169.254.", START)?;
+    }
+    let mut test = cargo(&["test", "--package", "reprise-console", "--locked", "--features", "browser-tests"]);
+    test.args([
+        "--test",
+        "browser",
+        "--",
+        "--ignored",
+        "--exact",
+        "appliances::two_appliances_are_paired_in_a_browser",
+    ]);
+    test.env("REPRISE_BOXES", format!("https://127.0.0.1:{} https://127.0.0.2:{}", a.web, b.web));
+    run_command(&mut test)?;
+    let mirrored = begin.elapsed();
+    a.person()?.sees_line(&["data", "source", "ordered"], ORDER)?;
+    b.person()?.sees_line(&["data", "mirror"], ORDER)?;
+    a.power_off()?;
+    b.power_off()?;
+    Ok(mirrored)
+}
+
+/// Pairs the boxes and makes a mirrored volume. Gives the number of lines that were typed.
+fn at_the_consoles(site: &mut Site<'_>) -> Result<u32> {
+    let [a, b] = &mut site.boxes;
+    let (a, b) = (a.person()?, b.person()?);
+    // The address of the cable comes by itself, since nobody there gives one.
+    a.sees("169.254.", START)?;
+    b.sees("169.254.", START)?;
+    b.answers(HOME, "1")?;
+    b.sees("Waiting for the other box", START)?;
+    let code = b.value("Code")?;
+    let addresses = b.values("Address");
+    let address = addresses.iter().find(|a| a.starts_with("169.254."));
+    let address = address.with_context(|| format!("no link-local address among {addresses:?}"))?;
+    a.answers(HOME, "2")?;
+    a.answers("Address of the other box", address)?;
+    a.answers("Code shown by the other box", &code)?;
+    a.sees("Paired with", START)?;
+    b.sees("Paired with", START)?;
+    a.answers("Enter: next part", "")?;
+    a.answers(HOME, "3")?;
+    a.answers(MENU, "1")?;
+    a.answers("Name of the volume", "data")?;
+    a.answers("Size", "320M")?;
+    a.answers("To go on, type yes", "yes")?;
+    a.sees("then mirrored to", START)?;
+    let inputs = a.inputs + b.inputs;
+    a.answers(MENU, "0")?;
+    a.sees_line(&["data", "source", "ordered"], ORDER)?;
+    b.answers("Enter: next part", "")?;
+    Ok(inputs)
+}
+
+fn second_volume_and_host(site: &mut Site<'_>) -> Result<()> {
+    let a = site.boxes[0].person()?;
+    a.answers(HOME, "3")?;
+    a.answers(MENU, "1")?;
+    a.answers("Name of the volume", "count")?;
+    a.answers("Size", "16M")?;
+    a.answers("To go on, type yes", "yes")?;
+    a.sees("Volume count is being made", START)?;
+    a.answers(MENU, "0")?;
+    a.answers(HOME, "6")?;
+    a.answers(MENU, "1")?;
+    a.answers("Name of the host", INITIATOR)?;
+    a.answers("Groups it may use", "")?;
+    a.answers("Addresses it may come from", "")?;
+    a.answers("CHAP name", "none")?;
+    a.answers("To go on, type yes", "yes")?;
+    a.sees("may use the box", START)?;
+    a.answers(MENU, "0")
+}

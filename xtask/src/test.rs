@@ -7,12 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
-use crate::{checks, fuzz, guest, setup, sim};
+use crate::{appliance, checks, fuzz, guest, setup, sim};
 
 /// The steps, in the order they run: what fails fastest first.
-const STEPS: [&str; 8] = ["checks", "unit", "planted", "sim", "e2e", "guest", "fuzz", BY_NAME];
-/// Runs only where it is named: the browser's test has stood still once, and its cause is not found yet.
-const BY_NAME: &str = "web";
+const STEPS: [&str; 9] = ["checks", "unit", "planted", "sim", "e2e", "web", "guest", "appliance", "fuzz"];
 
 /// The daemon under test can be told to have bad disks.
 const TEST_FEATURES: &str = "reprise/test-faults";
@@ -26,7 +24,7 @@ struct Count {
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let wanted: Vec<&str> = match args {
-        [] => STEPS.into_iter().filter(|s| *s != BY_NAME).collect(),
+        [] => STEPS.to_vec(),
         [flag, list] if flag == "--only" => list.split(',').collect(),
         _ => bail!("usage: cargo xtask test [--only STEP[,STEP]], steps: {}", STEPS.join(", ")),
     };
@@ -47,6 +45,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             "e2e" => e2e(),
             "web" => browser(),
             "guest" => linux_initiator(),
+            "appliance" => appliance::test().map(|(passed, failed)| Count { passed, failed }),
             _ => fuzz_targets(),
         };
         // A step that could not even run is a failure, and the others still tell their part.
@@ -57,12 +56,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         total.passed += count.passed;
         total.failed += count.failed;
         let secs = start.elapsed().as_secs_f64();
-        summary.push(format!("{step:8} {:5} passed, {} failed, {secs:.0} s", count.passed, count.failed));
+        summary.push(format!("{step:9} {:5} passed, {} failed, {secs:.0} s", count.passed, count.failed));
     }
     println!("== summary");
-    if !wanted.contains(&BY_NAME) {
-        println!("{BY_NAME:8} not run; by itself: cargo xtask test --only {BY_NAME}");
-    }
     summary.iter().for_each(|l| println!("{l}"));
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 || total.passed == 0 {

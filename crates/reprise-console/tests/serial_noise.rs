@@ -116,7 +116,8 @@ fn noise() -> impl Strategy<Value = Noise> {
         "YE",
         "KEEP",
         "RESET",
-        "WIPE turin",
+        // Not of nine letters: that would be a code to pair with.
+        "WIPE milano",
         "n",
         "p",
         "q",

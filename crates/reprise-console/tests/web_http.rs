@@ -115,7 +115,13 @@ const FORMS: &[Case] = &[
         "/volumes/new",
         &[("name", "v"), ("group", "pg"), ("size", "3G"), ("allocation", "thin"), ("block", "4kn"), ("local", "yes")],
         "volume_create",
-        || json!({"name": "v", "group": "pg", "size": 3u64 << 30, "thin": true, "local_only": true, "block_size": "4kn", "read_only": false}),
+        || json!({"name": "v", "group": "pg", "size": 3u64 << 30, "thin": true, "local_only": true, "block_size": "4kn", "read_only": false, "mirror": null}),
+    ),
+    (
+        "/volumes/new",
+        &[("name", "v"), ("group", "pg"), ("size", "3G"), ("block", "512e"), ("mirror", "turin")],
+        "volume_create",
+        || json!({"name": "v", "group": "pg", "size": 3u64 << 30, "thin": false, "local_only": false, "block_size": "512e", "read_only": false, "mirror": "turin"}),
     ),
     (
         "/volumes/adopt",

@@ -14,6 +14,8 @@ const STEPS: [&str; 9] = ["checks", "unit", "planted", "sim", "e2e", "web", "gue
 
 /// The daemon under test can be told to have bad disks.
 const TEST_FEATURES: &str = "reprise/test-faults";
+/// With the features of the other tests, so that nothing below the consoles is built again.
+pub(crate) const BROWSER_FEATURES: &str = "reprise/test-faults,reprise-console/browser-tests";
 
 /// What a step counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +99,7 @@ fn planted() -> Result<Count> {
 /// The web console in a real browser, against two real boxes.
 fn browser() -> Result<Count> {
     built_binaries()?;
-    // With the features of the other tests, so that nothing below the consoles is built again.
-    let features = format!("{TEST_FEATURES},reprise-console/browser-tests");
-    cargo_tests(&["--workspace", "--locked", "--features", &features, "--test", "browser"])
+    cargo_tests(&["--workspace", "--locked", "--features", BROWSER_FEATURES, "--test", "browser"])
 }
 
 /// Runs tests with nextest where it is installed, else with cargo's own runner.

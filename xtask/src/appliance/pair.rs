@@ -12,6 +12,7 @@ use super::person::Person;
 use super::vm::{Bus, Firmware, Machine};
 use crate::guest::{Errand, Host, INITIATOR, Image, Tally, folder};
 use crate::process::{cargo, run as run_command};
+use crate::test::BROWSER_FEATURES;
 
 /// Size of a box's disk: what the image leaves of it becomes the pool.
 const DISK_BYTES: u64 = 3 << 30;
@@ -261,7 +262,8 @@ pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
     for station in [&mut a, &mut b] {
         station.person()?.sees("169.254.", START)?;
     }
-    let mut test = cargo(&["test", "--package", "reprise-console", "--locked", "--features", "browser-tests"]);
+    // As the step `web` builds it, so that nothing is built twice.
+    let mut test = cargo(&["test", "--workspace", "--locked", "--features", BROWSER_FEATURES]);
     test.args([
         "--test",
         "browser",
@@ -320,6 +322,12 @@ fn second_volume_and_host(site: &mut Site<'_>) -> Result<()> {
     a.answers("Size", "16M")?;
     a.answers("To go on, type yes", "yes")?;
     a.sees("Volume count is being made", START)?;
+    a.answers(MENU, "0")?;
+    a.answers(HOME, "14")?;
+    a.sees("Memory", START)?;
+    let memory = a.value("Memory")?;
+    site.world.note(format!("memory of the source with two mirrored volumes and no host: {memory}"));
+    let a = site.boxes[0].person()?;
     a.answers(MENU, "0")?;
     a.answers(HOME, "6")?;
     a.answers(MENU, "1")?;

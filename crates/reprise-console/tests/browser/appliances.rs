@@ -1,7 +1,7 @@
 //! Two machines that were started from the image: `cargo xtask appliance-test --only pair-browser` starts them and this.
 
 use crate::driver::{Driver, Page};
-use crate::first_login;
+use crate::{STORY_TIME, first_login, within};
 
 /// From the first visit of two flashed boxes to a mirrored volume. `REPRISE_BOXES` names their pages: `https://... https://...`.
 #[test]
@@ -9,8 +9,7 @@ use crate::first_login;
 fn two_appliances_are_paired_in_a_browser() {
     let boxes = std::env::var("REPRISE_BOXES").expect("REPRISE_BOXES names the pages of two boxes");
     let [url_a, url_b] = boxes.split_whitespace().collect::<Vec<_>>().try_into().expect("two pages");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    within(STORY_TIME, async {
         let driver = Driver::start();
         let (a, b) = (driver.browser(url_a, true).await, driver.browser(url_b, true).await);
         first_login(&a).await;

@@ -20,6 +20,9 @@ const PASSWORD: &str = "correct horse battery";
 /// Longest wait for anything: the machine of a test may be busy.
 const WAIT: Duration = Duration::from_secs(90);
 
+/// Longest time of a whole story.
+const STORY_TIME: Duration = Duration::from_secs(600);
+
 /// Pages of which pictures are taken and that are looked at in every way: path and name.
 const PAGES: &[(&str, &str)] = &[
     ("/", "overview"),
@@ -48,8 +51,7 @@ const PAGES: &[(&str, &str)] = &[
 /// One test, since one story: two boxes out of the cardboard until a mirrored volume is written down as such.
 #[test]
 fn two_boxes_are_set_up_in_a_browser() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    within(STORY_TIME, async {
         let driver = Driver::start();
         let pair = Pair::start().await;
         let a = driver.browser(&pair.a.url, true).await;
@@ -74,6 +76,15 @@ fn two_boxes_are_set_up_in_a_browser() {
             page.close().await;
         }
     });
+}
+
+/// Runs a story; one that stands still fails.
+fn within(limit: Duration, story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, story).await });
+    // What still waits must not hold the test.
+    runtime.shutdown_background();
+    assert!(outcome.is_ok(), "not at its end after {limit:?}");
 }
 
 /// The first login, with the keyboard alone.

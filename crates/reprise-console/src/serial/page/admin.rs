@@ -10,7 +10,7 @@ use crate::serial::call;
 use crate::serial::field::{
     BOX_NAME, PASSWORD, PASSWORD_AGAIN, TIME_NOW, TIME_SERVERS, at_most, host, name as name_check, words,
 };
-use crate::serial::text::{labelled, parse_utc, secs, utc, wrap};
+use crate::serial::text::{bytes, labelled, parse_utc, secs, utc, wrap};
 use crate::serial::ui::{Form, Ui};
 
 /// Most time servers.
@@ -111,6 +111,8 @@ pub(super) async fn name(ui: &Ui) -> Talk {
 /// What runs, before it is ended.
 pub(super) fn power_lines(s: &SystemStatus) -> Vec<String> {
     let mut lines = labelled("Up", &secs(s.uptime_secs as f64));
+    let used = s.memory_bytes_total.saturating_sub(s.memory_bytes_available);
+    lines.extend(labelled("Memory", &format!("{} of {} in use", bytes(used), bytes(s.memory_bytes_total))));
     for p in &s.processes {
         let ended = p.last_exit.as_ref().map(|e| format!(", ended last: {e}")).unwrap_or_default();
         let state = if p.running { "runs" } else { "DOES NOT RUN" };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::nvram;
-use super::pair::{pair, pair_in_browser};
+use super::pair::{pair, pair_in_browser, resets};
 use super::vm::{Bus, Firmware, Machine, Vm};
 use crate::image::{Image, layout, slot::Parts};
 use crate::process::run as run_command;
@@ -59,6 +59,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     case("pair", true, "two boxes paired at their consoles, a host, a cut cable, power cuts", pair),
     case("pair-browser", false, "two boxes paired in a browser", pair_in_browser),
+    case("resets", false, "three levels of reset at the console, the last one through a power cut", resets),
     case("power-cuts", false, "five power cuts of a slot that works: it is still the one that starts", power_cuts),
 ];
 

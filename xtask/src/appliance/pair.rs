@@ -22,6 +22,9 @@ const MENU: &str = "Number, then Enter (0 goes back)";
 const ORDER: Duration = Duration::from_secs(300);
 /// The status page is younger than this when it has been watched so long.
 const LOOK: Duration = Duration::from_secs(6);
+const WIPE_BEGINS: &str = "reset (wipe) begins";
+/// Longest time of a reset, with the start that carries it out.
+const WIPE: Duration = Duration::from_secs(600);
 /// Longest time of a clean stop.
 const STOP: Duration = Duration::from_secs(180);
 
@@ -88,10 +91,7 @@ impl Station {
         let mut person = self.person.take().with_context(|| format!("{} is off", self.name))?;
         person.answers(HOME, "14")?;
         person.answers(MENU, "2")?;
-        person.sees("To go on, type", STOP)?;
-        let word = person.text();
-        let word = word.split("To go on, type ").nth(1).and_then(|w| w.lines().next()).context("no word to type")?;
-        person.types(word.trim_end_matches([':', ' ']))?;
+        person.confirms()?;
         person.vm.wait_off(STOP)
     }
 }
@@ -280,6 +280,76 @@ pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
     a.power_off()?;
     b.power_off()?;
     Ok(mirrored)
+}
+
+/// The three levels of a reset, chosen at the console; the last one is cut off and goes on. Gives the time of all.
+pub(super) fn resets(world: &World, name: &str) -> Result<Duration> {
+    let link = Link::start()?;
+    let mut station = Station::new(world, "resets", 0, Firmware::Bios)?;
+    station.switch_on(world, &link)?;
+    station.serves()?;
+    let begin = Instant::now();
+    let person = station.person()?;
+    person.answers(HOME, "13")?;
+    person.answers(MENU, "2")?;
+    person.answers("Name of the box", "alpha")?;
+    person.answers("To go on, type yes", "yes")?;
+    person.sees("The box is called alpha.", START)?;
+    person.answers(MENU, "0")?;
+    person.sees_line(&["Pool", "data"], START)?;
+    person.answers(HOME, "3")?;
+    person.answers(MENU, "2")?;
+    for (question, answer) in [
+        ("Name of the volume", "keep"),
+        ("Size", "64M"),
+        ("Group", ""),
+        ("Kind", "thin"),
+        ("Blocks that hosts see", ""),
+    ] {
+        person.answers(question, answer)?;
+    }
+    person.answers("To go on, type yes", "yes")?;
+    person.sees("Volume keep is made.", START)?;
+    person.answers(MENU, "0")?;
+    // The settings: the name goes, the volume stays.
+    reset(&mut station, "1", "reset (settings) is done")?;
+    let person = station.person()?;
+    person.sees("box-", START)?;
+    person.sees_line(&["keep", "source"], START)?;
+    // Forget: the volume goes too.
+    reset(&mut station, "2", "reset (forget) is done")?;
+    station.person()?.sees("none: choose 3 to make a volume", START)?;
+    // Wipe, and the power goes in the middle of it.
+    reset(&mut station, "3", WIPE_BEGINS)?;
+    std::thread::sleep(Duration::from_secs(3));
+    station.cut_power()?;
+    station.switch_on(world, &link)?;
+    let said = station.person()?.vm.serial.expect_any(&["reset (wipe) is done", SERVING_A], WIPE)?;
+    if said.0 != 0 {
+        bail!("the wipe was forgotten by the power cut");
+    }
+    station.serves()?;
+    station.person()?.sees("none: choose 3 to make a volume", START)?;
+    station.power_off()?;
+    world.note(format!(
+        "{name}: all three levels, the last one cut off and gone on, {:.0} s",
+        begin.elapsed().as_secs_f64()
+    ));
+    Ok(begin.elapsed())
+}
+
+/// Chooses a reset, and waits until the next start says so; then, unless it is cut off, until the box serves.
+fn reset(station: &mut Station, level: &str, said: &str) -> Result<()> {
+    let person = station.person()?;
+    person.answers(HOME, "15")?;
+    person.answers(MENU, level)?;
+    person.confirms()?;
+    person.vm.serial.expect(said, WIPE)?;
+    if said == WIPE_BEGINS {
+        return Ok(());
+    }
+    station.serves()?;
+    Ok(())
 }
 
 /// Pairs the boxes and makes a mirrored volume. Gives the number of lines that were typed.

@@ -90,6 +90,14 @@ impl Person {
         self.vm.serial.send(&format!("{line}\r"))
     }
 
+    /// Types the word that is asked for.
+    pub(super) fn confirms(&mut self) -> Result<()> {
+        self.sees("To go on, type", ANSWER)?;
+        let text = self.text();
+        let word = text.split("To go on, type ").nth(1).and_then(|w| w.lines().next()).context("no word to type")?;
+        self.types(word.trim_end_matches([':', ' ']))
+    }
+
     /// The value behind a label of the page.
     pub(super) fn value(&self, label: &str) -> Result<String> {
         let text = self.text();

@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes};
 
 use crate::pdu::{BHS_LEN, Bhs, crc32c, padding};
 
-/// Header segment with its digest, or padding with a digest.
-const SMALL: usize = BHS_LEN + 4;
+/// Padding and digest of one PDU's data, then the header of the next one with its digest.
+const SMALL: usize = 3 + 4 + BHS_LEN + 4;
 
 #[derive(Debug)]
 enum Chunk {
@@ -17,14 +17,16 @@ enum Chunk {
 }
 
 impl Chunk {
-    fn small(parts: &[&[u8]]) -> Self {
-        let mut bytes = [0; SMALL];
-        let mut end = 0usize;
-        for (to, from) in bytes.iter_mut().zip(parts.iter().flat_map(|part| part.iter())) {
-            *to = *from;
-            end += 1;
-        }
-        Self::Small { bytes, start: 0, end: end as u8 }
+    const EMPTY: Self = Self::Small { bytes: [0; SMALL], start: 0, end: 0 };
+
+    /// Adds a few bytes behind those that are there; false where there is no room for them.
+    fn append(&mut self, part: &[u8]) -> bool {
+        let Self::Small { bytes, end, .. } = self else { return false };
+        let from = usize::from(*end);
+        let Some(room) = bytes.get_mut(from..from + part.len()) else { return false };
+        room.copy_from_slice(part);
+        *end += part.len() as u8;
+        true
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -55,10 +57,22 @@ impl SendQueue {
         self.bytes
     }
 
-    fn push_chunk(&mut self, chunk: Chunk) {
-        let len = chunk.as_slice().len();
-        if len > 0 {
-            self.bytes += len as u64;
+    fn push_data(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.bytes += part.len() as u64;
+            self.chunks.push_back(Chunk::Data(part));
+        }
+    }
+
+    /// Queues a few bytes, in one run with those before where they fit: each run costs the kernel as much as some hundred bytes.
+    fn push_small(&mut self, part: &[u8]) {
+        if part.is_empty() {
+            return;
+        }
+        self.bytes += part.len() as u64;
+        if !self.chunks.back_mut().is_some_and(|chunk| chunk.append(part)) {
+            let mut chunk = Chunk::EMPTY;
+            chunk.append(part);
             self.chunks.push_back(chunk);
         }
     }
@@ -68,10 +82,9 @@ impl SendQueue {
         let data: smallvec::Parts = data.into_iter().collect();
         let len = data.len();
         bhs.set_data_len(len);
+        self.push_small(&bhs.0);
         if self.header_digest {
-            self.push_chunk(Chunk::small(&[&bhs.0, &crc32c(&[&bhs.0])]));
-        } else {
-            self.push_chunk(Chunk::small(&[&bhs.0]));
+            self.push_small(&crc32c(&[&bhs.0]));
         }
         if len == 0 {
             return;
@@ -79,10 +92,10 @@ impl SendQueue {
         let pad = [0u8; 3];
         let pad = pad.get(..padding(len)).unwrap_or(&[]);
         let digest = self.data_digest.then(|| data.crc(pad));
-        data.for_each(|part| self.push_chunk(Chunk::Data(part)));
-        match digest {
-            Some(digest) => self.push_chunk(Chunk::small(&[pad, &digest])),
-            None => self.push_chunk(Chunk::small(&[pad])),
+        data.for_each(|part| self.push_data(part));
+        self.push_small(pad);
+        if let Some(digest) = digest {
+            self.push_small(&digest);
         }
     }
 
@@ -190,5 +203,36 @@ mod tests {
         let last = &got[got.len() - (52 + 8 + 4)..];
         assert_eq!(&last[52..60], b"abcde\0\0\0");
         assert_eq!(&last[60..], crc32c(&[b"abcde\0\0\0"]));
+    }
+
+    #[test]
+    fn what_joins_bytes_that_are_half_sent_comes_behind_them() {
+        let pdu = |n: u8| (Bhs::reply(0x25, 0x80, u32::from(n)), [Bytes::from(vec![n; usize::from(n % 9)])]);
+        let mut whole = SendQueue { header_digest: true, data_digest: true, ..SendQueue::default() };
+        let mut piecewise = SendQueue { header_digest: true, data_digest: true, ..SendQueue::default() };
+        let drain = |queue: &mut SendQueue, limit: usize, got: &mut Vec<u8>| {
+            let mut slices = [IoSlice::new(&[]); 2];
+            let count = queue.gather(&mut slices);
+            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).take(limit).collect();
+            queue.sent(bytes.len());
+            got.extend(bytes);
+        };
+        let (mut expected, mut got) = (Vec::new(), Vec::new());
+        for n in 0..100 {
+            let (bhs, data) = pdu(n);
+            whole.push(bhs, data);
+            let (bhs, data) = pdu(n);
+            piecewise.push(bhs, data);
+            drain(&mut piecewise, usize::from(n) % 61, &mut got);
+        }
+        for (queue, bytes) in [(&mut whole, &mut expected), (&mut piecewise, &mut got)] {
+            while queue.bytes() > 0 {
+                drain(queue, usize::MAX, bytes);
+            }
+        }
+        assert_eq!(got, expected);
+        let headers =
+            (0..100u8).map(|n| 52 + if n % 9 == 0 { 0 } else { (usize::from(n % 9)).next_multiple_of(4) + 4 });
+        assert_eq!(got.len(), headers.sum::<usize>());
     }
 }

@@ -371,12 +371,7 @@ fn at_the_consoles(site: &mut Site<'_>) -> Result<u32> {
     a.sees("Paired with", START)?;
     b.sees("Paired with", START)?;
     a.answers("Enter: next part", "")?;
-    a.answers(HOME, "3")?;
-    a.answers(MENU, "1")?;
-    a.answers("Name of the volume", "data")?;
-    a.answers("Size", "320M")?;
-    a.answers("To go on, type yes", "yes")?;
-    a.sees("then mirrored to", START)?;
+    mirrored_volume(a, "data", "320M")?;
     let inputs = a.inputs + b.inputs;
     a.answers(MENU, "0")?;
     a.sees_line(&["data", "source", "ordered"], ORDER)?;
@@ -384,14 +379,19 @@ fn at_the_consoles(site: &mut Site<'_>) -> Result<u32> {
     Ok(inputs)
 }
 
+/// From the status page to the page of volumes, where the new one is.
+fn mirrored_volume(person: &mut Person, name: &str, size: &str) -> Result<()> {
+    let answers =
+        [(HOME, "3"), (MENU, "1"), ("Name of the volume", name), ("Size", size), ("To go on, type yes", "yes")];
+    for (question, answer) in answers {
+        person.answers(question, answer)?;
+    }
+    person.sees(&format!("Volume {name} is being made, then mirrored to"), START)
+}
+
 fn second_volume_and_host(site: &mut Site<'_>) -> Result<()> {
     let a = site.boxes[0].person()?;
-    a.answers(HOME, "3")?;
-    a.answers(MENU, "1")?;
-    a.answers("Name of the volume", "count")?;
-    a.answers("Size", "16M")?;
-    a.answers("To go on, type yes", "yes")?;
-    a.sees("Volume count is being made", START)?;
+    mirrored_volume(a, "count", "16M")?;
     a.answers(MENU, "0")?;
     a.answers(HOME, "14")?;
     a.sees("Memory", START)?;

@@ -50,6 +50,8 @@ struct Asked {
     sent_at: u64,
     /// When it had it.
     there: Option<Mono>,
+    /// It has looked at it: what waits for a buffer holds up the bytes behind it.
+    seen: bool,
 }
 
 /// An operation with the backend.
@@ -317,7 +319,7 @@ impl Sim {
         } else {
             self.send(bhs, &data);
         }
-        self.asked.insert(itt, Asked { kind, data, sent_at: self.tx_total, there: None });
+        self.asked.insert(itt, Asked { kind, data, sent_at: self.tx_total, there: None, seen: false });
     }
 
     /// Queues the Data-Out PDUs of one sequence.
@@ -632,7 +634,14 @@ impl Sim {
     }
 
     /// Once the target has a function and everything it wanted to send is out, the function is in time or answered.
-    fn check_functions(&self) {
+    fn check_functions(&mut self) {
+        let blocked = self.conn.is_blocked();
+        for asked in self.asked.values_mut().filter(|a| !a.seen) {
+            if let Some(there) = &mut asked.there {
+                asked.seen = !blocked;
+                *there = self.now;
+            }
+        }
         if self.conn.send_pending() > 0 || self.rx.len() >= BHS_LEN {
             return;
         }

@@ -35,6 +35,8 @@ cargo xtask image [OPTIONS]
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What the daemon of the appliance is built with.
 const FEATURES: &str = "reprise/daemon,reprise/console";
+/// Time of the files of a tree that is no checkout: the first of January 2026.
+const EPOCH_UNKNOWN: u64 = 1_767_225_600;
 /// Goal for the packed image, bytes.
 const PACKED_MAX: u64 = 40 << 20;
 
@@ -49,11 +51,20 @@ struct Source {
 
 impl Source {
     fn find() -> Result<Self> {
-        let git = |args: &[&str]| output(Command::new("git").args(args).current_dir(root()));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        // Whoever builds need not be who has fetched the tree.
+        let git =
+            |args: &[&str]| output(Command::new("git").args(["-c", "safe.directory=*"]).args(args).current_dir(root()));
+        let commit = match git(&["rev-parse", "HEAD"]) {
+            Ok(commit) => commit.trim().to_owned(),
+            Err(error) => {
+                println!("image: no commit is known ({error:#}); the image says so");
+                return Ok(Self { version, commit: "unknown".to_owned(), epoch: EPOCH_UNKNOWN });
+            }
+        };
         let changed = !git(&["status", "--porcelain"])?.trim().is_empty();
-        let commit = git(&["rev-parse", "HEAD"])?.trim().to_owned();
         Ok(Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version,
             commit: if changed { format!("{commit}+changes") } else { commit },
             epoch: git(&["log", "-1", "--format=%ct"])?.trim().parse().context("time of the commit")?,
         })

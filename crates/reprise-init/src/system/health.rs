@@ -115,8 +115,9 @@ impl Health {
 pub(crate) fn ask(socket: &Path) -> Answer {
     match ask_for(socket, ANSWER_TIME_MAX) {
         Some(..500) => Answer::Well,
-        Some(_) => Answer::Ill,
-        None => Answer::None,
+        Some(500) => Answer::Ill,
+        // Such as 504: a command that does not come to its end within the daemon is what hangs look like.
+        Some(_) | None => Answer::None,
     }
 }
 
@@ -216,7 +217,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || {
             for reply in
-                ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 409 Conflict\r\n\r\n", "HTTP/1.1 500 x\r\n\r\n", "no\r\n", ""]
+                ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 409 x\r\n", "HTTP/1.1 500 x\r\n", "HTTP/1.1 504 x\r\n", "no\r\n", ""]
             {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 200];
@@ -226,8 +227,8 @@ mod tests {
             }
             listener
         });
-        let answers: Vec<Answer> = (0..5).map(|_| ask(&path)).collect();
-        assert_eq!(answers, [Answer::Well, Answer::Well, Answer::Ill, Answer::None, Answer::None]);
+        let answers: Vec<Answer> = (0..6).map(|_| ask(&path)).collect();
+        assert_eq!(answers, [Answer::Well, Answer::Well, Answer::Ill, Answer::None, Answer::None, Answer::None]);
         let _silent = server.join().unwrap();
         assert_eq!(ask_for(&path, Duration::from_millis(50)), None);
     }

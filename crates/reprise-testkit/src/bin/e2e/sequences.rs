@@ -401,6 +401,8 @@ async fn aborts(a: &Appliance) -> Result<String> {
     let start = Instant::now();
     let write = tokio::spawn(one.write(THICK, 8192, BLOCKS, pattern(0xbb, BLOCKS)));
     until("the write is under way", async || Ok(!one.tags_in_flight().is_empty())).await?;
+    // Answered in the connection's order: the target has the write, which would hear of the reset if it came after it.
+    one.ping().await?;
     two.lun_reset(THICK).await?;
     let reset = start.elapsed();
     ensure!(reset < 3 * STUCK, "LOGICAL UNIT RESET took {reset:?}");

@@ -47,7 +47,7 @@ pub struct Config {
     pub login_timeout_ms: u64,
     /// Milliseconds of silence after which we ask with a NOP-In.
     pub ping_interval_ms: u64,
-    /// Milliseconds the answer may take.
+    /// Milliseconds the answer may take. A host that is busy for a minute keeps its session.
     pub ping_timeout_ms: u64,
     /// Milliseconds after which a task management function is answered even if a write has not completed.
     pub abort_timeout_ms: u64,
@@ -67,7 +67,7 @@ impl Config {
             window: 128,
             login_timeout_ms: 15_000,
             ping_interval_ms: 30_000,
-            ping_timeout_ms: 10_000,
+            ping_timeout_ms: 40_000,
             abort_timeout_ms: 1_000,
             attention: Some(UnitAttention::PowerOn),
         }

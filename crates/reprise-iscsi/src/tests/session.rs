@@ -253,7 +253,10 @@ fn nops_both_ways() {
     assert!(host.conn.logged_in().is_some());
     host.now = host.now.plus_millis(10_000);
     host.conn.tick(host.now);
-    host.now = host.now.plus_millis(10_000);
+    host.now = host.now.plus_millis(39_999);
+    host.conn.tick(host.now);
+    assert!(host.conn.logged_in().is_some(), "a host may be busy for a minute");
+    host.now = host.now.plus_millis(1);
     host.conn.tick(host.now);
     host.serve();
     assert_eq!(host.closed, Some(CloseReason::PingTimeout));

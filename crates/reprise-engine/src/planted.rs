@@ -55,6 +55,10 @@ reprise_types::planted! {
     UnitNotStored,
     /// A source does not say the state of its units again when the link is up.
     UnitNotSaidAgain,
+    /// A comparison takes every region for equal.
+    HashesNotCompared,
+    /// A comparison sends what differs in several regions at once to a mirror that takes one run at a time.
+    FixesAtOnce,
     /// The place of a batch that is written again may be given to others meanwhile.
     RewriteNotHeld,
 }

@@ -11,6 +11,8 @@ reprise_types::planted! {
     IndexCut,
     /// A segment with a footer is written again after a restart.
     FooterReopened,
+    /// A batch of a newer release ends the log as a torn one does.
+    NewerIsTorn,
     /// A read from the journal begins at the start of its first grain.
     ReadSkipsWrong,
     /// Segments are freed one further than allowed.

@@ -366,7 +366,8 @@ impl Walk<'_> {
             Ok(_) => Ok(Err(Case::ForeignBytes)),
             Err(FormatError::Magic { .. }) => Ok(Err(Case::CleanEnd)),
             Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
-                if Envelope::names_place(bytes, header.segment, at as u32, header.generation) {
+                let here = Envelope::names_place(bytes, header.segment, at as u32, header.generation);
+                if here && !has(Planted::NewerIsTorn) {
                     return Err(stop(Case::NewerVersion, header.segment, at, Detail::Format(e)));
                 }
                 Ok(Err(Case::ForeignBytes))

@@ -295,6 +295,11 @@ impl SimBox {
         new
     }
 
+    /// The pool of its cache.
+    pub(super) fn pool(&self) -> PoolId {
+        PoolId::from_raw([self.n as u8 + 9; 16])
+    }
+
     /// Empty disks and a fresh group on them.
     pub fn format(&mut self, rng: &mut Rng) {
         self.rot_read = false;
@@ -320,6 +325,7 @@ impl SimBox {
     /// # Errors
     /// The disks do not hold a group that may be served.
     pub fn open(&mut self, t: u64, rng: &mut Rng) -> Result<Point, OpenError> {
+        let pool = self.pool();
         let cache = &mut self.disks.cache;
         // A sync that fails here is seen by what follows.
         let _ = cache.sync();
@@ -331,7 +337,6 @@ impl SimBox {
         let (version, body) =
             superblock::newest::<GroupBody>(SuperblockKind::Group, &copies).map_err(OpenError::Superblock)?;
         let mut meta = GroupMeta::from_body(&body).map_err(OpenError::Meta)?;
-        let pool = PoolId::from_raw([self.n as u8 + 9; 16]);
         let segments = scan_segments(cache, pool, self.segments, SEGMENT_LEN).map_err(OpenError::Segments)?;
         let generation = newest_generation(&segments, [meta.generation_floor]);
         let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);

@@ -178,7 +178,9 @@ impl World {
             let bytes = match piece.source {
                 PieceSource::Home => {
                     let home = self.boxes[n].disks.homes[usize::from(volume)].bytes();
-                    let found = self.line(n).differs(volume, first, &home[first as usize * 512..][..len], seq);
+                    let image = &home[first as usize * 512..][..len];
+                    let rotten = |sector| n == 1 && self.is_rotten(volume, sector);
+                    let found = self.line(n).differs_but(volume, first, image, seq, rotten);
                     if let Some(found) = found {
                         return self.wrong_image(n, seq, volume, found);
                     }

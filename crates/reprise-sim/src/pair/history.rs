@@ -461,6 +461,18 @@ impl History {
 
     /// The first sector of an image of a volume that is not as of `seq`, with what it is and should be.
     pub fn differs(&self, volume: u16, first: u64, image: &[u8], seq: Seq) -> Option<(u64, u64, u64)> {
+        self.differs_but(volume, first, image, seq, |_| false)
+    }
+
+    /// As [`Self::differs`], without the sectors that are known to be rotten.
+    pub fn differs_but(
+        &self,
+        volume: u16,
+        first: u64,
+        image: &[u8],
+        seq: Seq,
+        rotten: impl Fn(u64) -> bool,
+    ) -> Option<(u64, u64, u64)> {
         let mut expected = [0; 512];
         let mut last = 0;
         for (sector, bytes) in (first..).zip(image.chunks_exact(512)) {
@@ -469,7 +481,7 @@ impl History {
                 stamp(id, volume, sector, &mut expected);
             }
             last = id;
-            if bytes != expected {
+            if bytes != expected && !rotten(sector) {
                 return Some((sector, id_of(bytes), id));
             }
         }

@@ -21,6 +21,7 @@ impl World {
         if let Some(Ok(id)) = begun {
             say!(self, "operator: compares the boxes ({id})");
             self.comparing = Some(id);
+            self.comparison_begins();
         }
     }
 
@@ -40,12 +41,14 @@ impl World {
         }
         // A home may hold more than a journal whose disk lied, and another line is another content.
         let odd = self.blind.iter().any(Option::is_some) || self.other_line.is_some();
-        let unreadable = report.unreadable > 0 && !self.excuse.iter().any(|e| e.damaged || e.io);
-        if (report.differing > 0 || unreadable) && !odd {
-            self.fail(format!(
-                "comparison {} finds {} sectors that differ and {} that cannot be read, with no fault",
-                report.id, report.differing, report.unreadable
-            ));
+        if odd {
+            return;
+        }
+        if report.unreadable > 0 && !self.excuse.iter().any(|e| e.damaged || e.io) {
+            self.fail(format!("comparison {}: {} sectors unreadable, with no fault", report.id, report.unreadable));
+        }
+        if let Err(what) = self.check_found(&report) {
+            self.fail(format!("comparison {} {what}", report.id));
         }
     }
 

@@ -17,6 +17,9 @@ pub const SEC: u64 = 1_000 * MS;
 
 /// One in so many seeds has scenes beside what chance brings.
 const SCENES_EVERY: u64 = 5;
+/// One in so many seeds has rot in the mirror's homes and bytes of a newer release; a remainder that no kept seed has.
+const LATER_EVERY: u64 = 8;
+const LATER_AT: u64 = 5;
 /// One in so many seeds ends with histories that fork; a remainder that no kept seed has.
 const FORK_EVERY: u64 = 16;
 const FORK_AT: u64 = 7;
@@ -74,6 +77,19 @@ pub enum FrameFault {
     Short,
     /// Bytes of nobody come in between.
     Garbage,
+}
+
+/// Where bytes of a newer release are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newer {
+    /// In all copies of the superblock.
+    Superblock,
+    /// In those that were written last.
+    LastSuperblock,
+    /// In the header of the segment that was begun last.
+    Segment,
+    /// In the first batch of that segment.
+    Batch,
 }
 
 /// Which operations of a disk hang.
@@ -144,6 +160,10 @@ pub enum Trouble {
     RotRead(usize),
     /// The next time data of a first copy begins to flow: these, so long after it.
     Ambush(Vec<(u64, Trouble)>),
+    /// Bits of the mirror's homes flip: so many, chosen by this number.
+    HomeRot(u64, u64),
+    /// A box finds bytes of a newer release on its cache; the release that wrote them is there after so long.
+    Newer(usize, Newer, u64),
     /// The mirror comes back with an empty disk.
     Emptied,
     /// A box comes back with the disk it had so long ago.
@@ -155,12 +175,13 @@ pub enum Trouble {
 }
 
 /// The classes of the fault model (`docs/reliability.md`), by the number they have there.
-pub const CLASSES: [(u8, &str); 17] = [
+pub const CLASSES: [(u8, &str); 20] = [
     (1, "power cut, unflushed sectors old or new each"),
     (2, "writes reordered or lost at a cut"),
     (3, "flush that lies"),
     (4, "write or sync fails"),
     (5, "read fails, rot in the journal"),
+    (6, "rot in a home"),
     (7, "lost, misdirected or stale"),
     (8, "no space: full cache, full home"),
     (9, "superblock torn or lost"),
@@ -173,10 +194,12 @@ pub const CLASSES: [(u8, &str); 17] = [
     (16, "histories fork"),
     (17, "recovery interrupted"),
     (18, "slow disk"),
+    (19, "memory short"),
+    (20, "bytes of a newer release"),
 ];
 
 impl Trouble {
-    /// The class of the fault model; 0 for what is no fault (a person's command, short memory).
+    /// The class of the fault model; 0 for what is no fault (a person's command).
     pub fn class(&self) -> u8 {
         match self {
             Self::PowerCut(..) | Self::Both(..) | Self::Soon(..) => 1,
@@ -184,6 +207,7 @@ impl Trouble {
             Self::Fails(_, Failing::CacheRead | Failing::HomeRead, _) | Self::Rot(..) | Self::RotRead(_) => 5,
             Self::Fails(_, Failing::HomeFull, _) | Self::Outage(_) => 8,
             Self::Fails(..) => 4,
+            Self::HomeRot(..) => 6,
             Self::Lost(..) | Self::Misdirected(..) | Self::Stale(..) => 7,
             Self::SuperblockCopy(..) => 9,
             Self::Jump(..) | Self::Drift(..) => 10,
@@ -195,7 +219,9 @@ impl Trouble {
             Self::Older(..) => 16,
             Self::Nested(..) => 17,
             Self::Slow(..) | Self::Hang(..) => 18,
-            Self::MemoryShort(..) | Self::Pause(_) | Self::Ambush(_) => 0,
+            Self::MemoryShort(..) => 19,
+            Self::Newer(..) => 20,
+            Self::Pause(_) | Self::Ambush(_) => 0,
         }
     }
 
@@ -210,6 +236,7 @@ impl Trouble {
                 | Self::Both(..)
                 | Self::Lying(..)
                 | Self::SuperblockCopy(..)
+                | Self::Newer(..)
                 | Self::Emptied
                 | Self::Older(..)
         )
@@ -369,6 +396,29 @@ fn trouble(rng: &mut Rng, late: bool) -> Trouble {
     }
 }
 
+/// Rot in homes and bytes of a newer release. They came later than the rest and draw from numbers of their own, so that
+/// the plans of other seeds are what they were.
+fn add_later(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let mut add = |rng: &mut Rng, trouble| {
+        let at = length / 10 + rng.below(length * 9 / 10);
+        items.push(Item { at, what: What::Trouble(trouble) });
+    };
+    for _ in 0..3 {
+        let rot = Trouble::HomeRot(rng.range(1, 6), rng.next_u64());
+        add(rng, rot);
+    }
+    for n in [0, 1] {
+        let part = match rng.below(6) {
+            0 => Newer::Superblock,
+            1 => Newer::LastSuperblock,
+            2 => Newer::Segment,
+            _ => Newer::Batch,
+        };
+        let newer = Trouble::Newer(n, part, off_time(rng));
+        add(rng, newer);
+    }
+}
+
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Self {
@@ -418,6 +468,9 @@ impl Plan {
         if !scenes && seed % FORK_EVERY == FORK_AT {
             scenes::add_fork(&mut Rng::new(seed ^ 0x66_6f72_6b73), &mut items, length);
         }
+        if seed % LATER_EVERY == LATER_AT {
+            add_later(&mut Rng::new(seed ^ 0x6c_6174_6572), &mut items, length);
+        }
         items.sort_by_key(|i| i.at);
         let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };
         Self {
@@ -443,7 +496,8 @@ impl Plan {
     /// When source and mirror are compared, at how many bytes a second, and whether what differs is repaired.
     pub fn comparisons(&self) -> Vec<(u64, u64, bool)> {
         let mut rng = Rng::new(self.seed ^ 0x63_6f6d_7061_7265);
-        let count = if self.skilled() { rng.range(3, 12) } else { 0 };
+        let compares = self.skilled() || self.seed % LATER_EVERY == LATER_AT;
+        let count = if compares { rng.range(3, 12) } else { 0 };
         let draw = |rng: &mut Rng| (rng.below(self.length), [512 << 10, 4 << 20, 64 << 20][rng.below(3) as usize]);
         (0..count).map(|_| draw(&mut rng)).map(|(at, rate)| (at, rate, at % 2 == 0)).collect()
     }

@@ -128,6 +128,7 @@ fn rest(world: &mut World) {
         // What stopped again is looked at again.
         world.want_operator();
     }
+    world.repair_homes(end);
     if world.wrong.is_none() && world.source_lost.is_none() {
         world.check_homes();
         world.check_view(0);

@@ -123,6 +123,17 @@ impl World {
                 self.excuse[n].damaged = true;
                 self.boxes[n].rot_read = true;
             }
+            Trouble::HomeRot(count, choice) => {
+                if !self.boxes[1].empty {
+                    self.rot_homes(count, choice);
+                }
+                return;
+            }
+            Trouble::Newer(n, part, time) => {
+                if !self.make_newer(n, part, time) {
+                    return;
+                }
+            }
             Trouble::Ambush(troubles) => self.ambush.extend(troubles),
             Trouble::Emptied => {
                 if self.boxes[1].empty {
@@ -141,6 +152,7 @@ impl World {
                 }
                 self.off(n, true);
                 self.drop_conn(n, None);
+                self.newer[n] = None;
                 self.boxes[n].disks = older.disks;
                 self.excuse[n].damaged |= older.excuse.damaged;
                 self.blind[n] = self.blind[n].max(older.blind);
@@ -232,6 +244,7 @@ impl World {
                 {
                     self.fail(format!("{}: a recovery chose {}, the next one {}", Self::name(n), before.seq, end.seq));
                 }
+                self.check_newer_refused(n);
                 self.opened(n, end);
                 if let Some(first) = nested.pop_front() {
                     self.cut_after[n] = Some((first, nested));
@@ -249,6 +262,9 @@ impl World {
     fn refused(&mut self, n: usize, error: &OpenError) {
         let detail = std::error::Error::source(error).map_or(String::new(), |s| format!(": {s}"));
         say!(self, "{}: does not start: {error}{detail}", Self::name(n));
+        if self.newer_refused(n, error) {
+            return;
+        }
         if error.is_transient() && self.excuse[n].io {
             self.after(SEC, Next::Start { n, nested: VecDeque::new() });
             return;
@@ -273,7 +289,7 @@ impl World {
             self.source_lost = Some("its disk lost what its mirror held, and that is gone".into());
         }
         (self.other_line, self.passing) = (None, None);
-        self.blind[1] = None;
+        (self.blind[1], self.newer[1]) = (None, None);
         self.durable[1] = None;
         self.mirror_written = Seq::ZERO;
     }

@@ -12,7 +12,9 @@ use reprise_types::{Extent, InitiatorPort, Registration, Reservation, Reservatio
 use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SimBox};
 use crate::pair::history::{Asked, History, content, extent, stamp};
+use crate::pair::home_rot::HomeRot;
 use crate::pair::net::Conn;
+use crate::pair::newer::Changed;
 use crate::pair::operations::token_of;
 use crate::pair::plan::{HostAction, MS, Plan, SEC, Trouble, What};
 
@@ -214,6 +216,10 @@ pub struct World {
     pub(super) cut_after: [Option<(u64, VecDeque<u64>)>; 2],
     /// The comparison that is at work.
     pub(super) comparing: Option<u64>,
+    /// Rot in the mirror's homes.
+    pub(super) home_rot: HomeRot,
+    /// Bytes of a newer release on the boxes' caches.
+    pub(super) newer: [Option<Changed>; 2],
     /// Troubles that wait for a first copy.
     pub(super) ambush: Vec<(u64, Trouble)>,
     pub(super) host_queue: VecDeque<HostAction>,
@@ -271,6 +277,8 @@ impl World {
             unreadable: [0; 2],
             cut_after: [None, None],
             comparing: None,
+            home_rot: HomeRot::default(),
+            newer: [None, None],
             ambush: Vec::new(),
             host_queue: VecDeque::new(),
             outstanding: BTreeMap::new(),
@@ -380,7 +388,7 @@ impl World {
                 let disks = self.boxes[n].disks.clone();
                 // A disk that is set aside has kept what it reported, and is of the history that goes on.
                 let odd = disks.cache.is_lying() || (n == 1 && self.other_line.is_some());
-                if !self.boxes[n].empty && !odd {
+                if !self.boxes[n].empty && !odd && self.newer[n].is_none() {
                     let (excuse, blind, forks) = (self.excuse[n], self.blind[n], self.forks);
                     let end = if n == 0 { self.history.end() } else { self.mirror_written };
                     self.snapshots.insert(of, Snapshot { disks, excuse, blind, forks, end });

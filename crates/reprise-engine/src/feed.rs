@@ -160,11 +160,14 @@ impl Group {
         self.meta.trimmed = start;
         (self.meta.applied, self.meta.applying, self.meta.seal) = (start.seq, start.seq, start);
         self.meta.copy = Some(CopyState { cursor: None, complete_at: None });
+        // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
+        let unused: Vec<_> = self.journal.segment_ids().collect();
         let begin = JournalStart::empty(start, self.meta.incarnation);
         self.journal = Journal::new(self.config.journal, begin, start.seq);
         self.journal_held = true;
         self.units_forget();
         self.persist(After::MirrorStarted);
+        self.persist(After::Free(unused));
     }
 
     fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {

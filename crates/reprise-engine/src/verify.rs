@@ -9,19 +9,19 @@
 //! What bounds it: [`REGIONS_MAX`] regions in memory, [`VerifyPlan::bytes_per_sec`], and the cache. When that fills beyond
 //! [`FILL_MAX`] on either box, the comparison ends without a result rather than slow a host down.
 
+mod mirror;
+mod source;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use reprise_format::link::{
-    Message, VerifyAsk, VerifyClose, VerifyFix, VerifyFixed, VerifyHashes, VerifyOpen, VerifyReady,
-};
+use reprise_format::link::{Message, VerifyClose, VerifyHashes, VerifyOpen, VerifyReady};
 use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
-use crate::effect::{Effect, IoFault, LinkInput};
-use crate::group::{CommandError, Group, Pending};
+use crate::effect::{Effect, LinkInput};
+use crate::group::{CommandError, Group};
 use crate::host::Reader;
-use crate::planted::{Planted, has};
 
 /// Sectors of a region: hashing one takes some 0.1 ms of the group's thread, which is as long as a host may wait for it.
 const REGION_SECTORS: u64 = 512;
@@ -220,21 +220,6 @@ fn joined(pieces: &[Bytes]) -> Vec<u8> {
     pieces.concat()
 }
 
-/// Runs of sectors whose hashes differ.
-fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for (n, (a, b)) in (0u64..).zip(ours.chunks(HASH_LEN).zip(theirs.chunks(HASH_LEN))) {
-        if a == b {
-            continue;
-        }
-        match runs.last_mut() {
-            Some((first, count)) if *first + *count == n => *count += 1,
-            _ => runs.push((n, 1)),
-        }
-    }
-    runs
-}
-
 impl Group {
     /// Begins to compare source and mirror; gives the number that its report carries.
     ///
@@ -374,151 +359,6 @@ impl Group {
         }
     }
 
-    // ---- the source
-
-    fn verify_answer(&mut self, message: Message) {
-        let current = self.verify.report.as_ref().filter(|r| r.end.is_none()).map(|r| r.id);
-        let Some(run) = &mut self.verify.run else { return };
-        match message {
-            Message::VerifyReady(m) if Some(m.id) == current => match m.refused.is_empty() {
-                true => run.ready = true,
-                false => self.verify_end(VerifyEnd::Stopped { reason: "the mirror cannot hold the moment" }),
-            },
-            Message::VerifyHashes(m) if Some(m.id) == current => {
-                let at = (m.slot, m.sector.get());
-                if let Some(region) = run.regions.get_mut(&at) {
-                    region.theirs = Some(m.hashes);
-                    self.verify_compare(at);
-                }
-            }
-            Message::VerifyFixed(m) if Some(m.id) == current => {
-                let key = run.regions.range(..=(m.slot, m.sector.get())).next_back().map(|(at, _)| *at);
-                if let Some(at) = key {
-                    self.verify_fix_next(at);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Both sides' hashes there? Then the region is equal, or looked at more closely.
-    fn verify_compare(&mut self, at: (VolumeSlot, u64)) {
-        let Some(run) = &mut self.verify.run else { return };
-        let Some(report) = &mut self.verify.report else { return };
-        let Some(region) = run.regions.get_mut(&at) else { return };
-        // Either may come first.
-        let Some(data) = &region.data else { return };
-        let Some(theirs) = region.theirs.take() else { return };
-        let grain = if region.phase == Phase::Sectors { SectorCount::from_raw(1) } else { region.sectors };
-        let ours = hashes(data, grain);
-        if data.is_empty() || theirs.len() != ours.len() {
-            report.unreadable += region.sectors.get();
-            return self.verify_region_done(at, None);
-        }
-        let whole = hash(data);
-        let equal = ours[..] == theirs[..] || has(Planted::HashesNotCompared);
-        let differing: u64 = region.runs.iter().map(|(_, count)| count).sum();
-        match region.phase {
-            Phase::Whole if equal => self.verify_region_done(at, Some(whole)),
-            // It differed a moment ago and is equal now: one of the disks does not read the same twice.
-            Phase::Sectors if equal => {
-                report.unreadable += region.sectors.get();
-                self.verify_region_done(at, None);
-            }
-            Phase::Whole => {
-                region.phase = Phase::Sectors;
-                self.verify_ask(at, SectorCount::from_raw(1));
-            }
-            Phase::Sectors => {
-                region.runs = differing_runs(&ours, &theirs);
-                for (first, count) in region.runs.clone() {
-                    report.differing += count;
-                    let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
-                    if report.extents.len() < EXTENTS_MAX {
-                        report.extents.push(Extent { volume: at.0, sector, sectors });
-                    }
-                }
-                if run.plan.repair {
-                    region.phase = Phase::Fixing;
-                    // The mirror takes one run at a time: another region's turn comes when this one's have been written.
-                    let busy = run.regions.values().any(|r| r.phase == Phase::Fixing && r.sent > 0);
-                    if !busy || has(Planted::FixesAtOnce) {
-                        self.verify_fix_next(at);
-                    }
-                } else {
-                    self.verify_region_done(at, Some(whole));
-                }
-            }
-            Phase::Again if equal => {
-                report.repaired += differing;
-                self.verify_region_done(at, Some(whole));
-            }
-            Phase::Fixing | Phase::Again => self.verify_region_done(at, Some(whole)),
-        }
-    }
-
-    /// Sends the next run that differs; after the last one the region is compared once more.
-    fn verify_fix_next(&mut self, at: (VolumeSlot, u64)) {
-        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
-        let Some(run) = &mut self.verify.run else { return };
-        let Some(region) = run.regions.get_mut(&at).filter(|r| r.phase == Phase::Fixing) else { return };
-        let Some((first, count)) = region.runs.get(region.sent).copied() else {
-            region.phase = Phase::Again;
-            let sectors = region.sectors;
-            let waiting = run.regions.iter().find(|(_, r)| r.phase == Phase::Fixing).map(|(at, _)| *at);
-            self.verify_ask(at, sectors);
-            if let Some(at) = waiting.filter(|_| !has(Planted::FixesAtOnce)) {
-                self.verify_fix_next(at);
-            }
-            return;
-        };
-        region.sent += 1;
-        let bytes = (first as usize * 512)..((first + count) as usize * 512);
-        let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
-        let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
-        let fix = VerifyFix { id, slot: at.0, sector, sectors };
-        self.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
-    }
-
-    fn verify_ask(&mut self, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {
-        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
-        let Some(region) = self.verify.run.as_ref().and_then(|r| r.regions.get(&(slot, sector))) else { return };
-        let ask = VerifyAsk { id, slot, sector: Sector::from_raw(sector), sectors: region.sectors, grain };
-        self.verify_send(ask.into());
-    }
-
-    /// `hash` is our own, where both could read the region.
-    fn verify_region_done(&mut self, at: (VolumeSlot, u64), hash: Option<[u8; HASH_LEN]>) {
-        let Some(run) = &mut self.verify.run else { return };
-        let Some(region) = run.regions.remove(&at) else { return };
-        run.hashes.insert(at, hash.unwrap_or_default());
-        if let Some(report) = &mut self.verify.report {
-            report.done += region.sectors.get();
-        }
-        self.verify_digest();
-    }
-
-    /// Regions end in any order and are digested in theirs.
-    fn verify_digest(&mut self) {
-        loop {
-            let Some(run) = &mut self.verify.run else { return };
-            let Some(at) = run.digested else { break };
-            let Some(hash) = run.hashes.remove(&at) else { return };
-            run.digest.update(&hash);
-            let next = self.region_at(Some(at));
-            if let Some(run) = &mut self.verify.run {
-                run.digested = next;
-            }
-        }
-        let digest = self.verify.run.as_ref().map(|r| *r.digest.finalize().as_bytes());
-        self.verify_end(VerifyEnd::Compared);
-        if let Some(report) = self.verify.report.as_mut() {
-            report.digest = digest.filter(|_| report.is_equal());
-        }
-    }
-
-    // ---- both
-
     /// Begins regions as budget and memory allow; ends what the cache has no room for.
     pub(crate) fn verify_pump(&mut self) {
         if self.fill.fraction() > FILL_MAX && self.verify.holds_home() {
@@ -578,151 +418,5 @@ impl Group {
                 self.verify_send(VerifyHashes { id, slot: of.slot, sector: of.sector, hashes }.into());
             }
         }
-    }
-
-    // ---- the mirror
-
-    fn verify_request(&mut self, message: Message, payload: Bytes) {
-        match message {
-            Message::VerifyOpen(m) => {
-                self.verify_end(VerifyEnd::Cancelled);
-                let refused = if self.home_detached() {
-                    Some("a home of the mirror is detached")
-                } else if self.meta.copy.is_some() {
-                    Some("the first copy is not complete")
-                } else if self.meta.applying > m.at.seq {
-                    Some("the mirror's home is past the moment")
-                } else {
-                    None
-                };
-                match refused {
-                    Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
-                    None => {
-                        self.verify.held = Some(Held { id: m.id, at: m.at, asks: 0, fix: None });
-                        self.verify_take_moment();
-                    }
-                }
-            }
-            Message::VerifyAsk(m) => {
-                let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
-                let inside = self.verify_inside(&extent) && m.grain.get() > 0;
-                let open = self.verify.view.is_some();
-                let Some(held) = self.verify.held.as_mut().filter(|h| h.id == m.id && open && inside) else { return };
-                if held.asks >= ASKS_MAX {
-                    return;
-                }
-                held.asks += 1;
-                let (slot, sector, grain) = (m.slot, m.sector, Some(m.grain));
-                let of = RegionRead { life: self.verify.life, slot, sector, grain };
-                self.start_read(Reader::Verify(of), extent);
-            }
-            Message::VerifyFix(m) => self.verify_fix(&m, payload),
-            Message::VerifyClose(m) if self.verify.held.as_ref().is_some_and(|h| h.id == m.id) => {
-                self.verify_end(VerifyEnd::Cancelled);
-            }
-            _ => {}
-        }
-    }
-
-    fn verify_inside(&self, extent: &Extent) -> bool {
-        let end = extent.sector.checked_add(extent.sectors);
-        let volume = self.meta.volume(extent.volume);
-        (1..=REGION_SECTORS).contains(&extent.sectors.get())
-            && volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
-    }
-
-    /// Once everything up to the moment is durable here, and is the same history, it is held.
-    fn verify_take_moment(&mut self) {
-        let waits = self.verify.view.is_none() && self.verify.run.is_none();
-        let Some(held) = self.verify.held.as_ref().filter(|_| waits) else { return };
-        let (id, at) = (held.id, held.at);
-        if self.journal.durable().seq < at.seq {
-            return;
-        }
-        let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
-        let refused = if same {
-            self.hold_moment(at);
-            String::new()
-        } else {
-            self.verify.held = None;
-            "the mirror holds another history at the moment".to_owned()
-        };
-        self.verify_send(VerifyReady { id, refused }.into());
-    }
-
-    /// Writes what the source holds to the home, where home is what the moment is read from.
-    fn verify_fix(&mut self, m: &VerifyFix, payload: Bytes) {
-        let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
-        let fits = self.verify_inside(&extent) && payload.len() as u64 == m.sectors.bytes().get();
-        let idle =
-            self.verify.view.is_some() && self.verify.held.as_ref().is_some_and(|h| h.id == m.id && h.fix.is_none());
-        if !fits || !idle {
-            return;
-        }
-        let home: Vec<_> = self.verify.index().lookup(extent).into_iter().filter(|(_, _, seq)| seq.is_none()).collect();
-        let life = self.verify.life;
-        let mut written = 0;
-        for (sector, sectors, _) in &home {
-            let from = ((sector.get() - m.sector.get()) * 512) as usize;
-            let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
-            let token = self.token(Pending::Verify(VerifyStep::Write { life }));
-            let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
-            self.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
-            written += sectors.get();
-        }
-        let fix = Fix { slot: m.slot, sector: m.sector, written, missing: home.len(), failed: false };
-        if let Some(held) = &mut self.verify.held {
-            held.fix = Some(fix);
-        }
-        if home.is_empty() {
-            self.verify_fixed();
-        }
-    }
-
-    pub(crate) fn verify_step(&mut self, step: VerifyStep, result: Result<Bytes, IoFault>) {
-        let (VerifyStep::Write { life } | VerifyStep::Flush { life }) = step;
-        if life != self.verify.life {
-            if matches!(step, VerifyStep::Write { .. }) {
-                self.feed.stray_done();
-            }
-            return;
-        }
-        let Some(fix) = self.verify.held.as_mut().and_then(|h| h.fix.as_mut()) else { return };
-        fix.failed |= result.is_err();
-        match step {
-            VerifyStep::Write { .. } => {
-                fix.missing -= 1;
-                if fix.missing == 0 {
-                    let volumes = vec![fix.slot];
-                    let token = self.token(Pending::Verify(VerifyStep::Flush { life }));
-                    self.effects.push_back(Effect::FlushHome { token, volumes });
-                }
-            }
-            VerifyStep::Flush { .. } => self.verify_fixed(),
-        }
-    }
-
-    fn verify_fixed(&mut self) {
-        let Some(held) = &mut self.verify.held else { return };
-        let Some(fix) = held.fix.take() else { return };
-        let written = SectorCount::from_raw(if fix.failed { 0 } else { fix.written });
-        let (id, slot, sector) = (held.id, fix.slot, fix.sector);
-        self.verify_send(VerifyFixed { id, slot, sector, written }.into());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_sectors_that_differ_are_joined() {
-        let sector = |n: u8| vec![n; 512];
-        let ours = hashes(&[sector(1), sector(2), sector(3), sector(4), sector(5)].concat(), SectorCount::from_raw(1));
-        let theirs =
-            hashes(&[sector(1), sector(9), sector(8), sector(4), sector(7)].concat(), SectorCount::from_raw(1));
-        assert_eq!(differing_runs(&ours, &theirs), [(1, 2), (4, 1)]);
-        assert_eq!(differing_runs(&ours, &ours), []);
-        assert_eq!(hashes(&[7; 1024], SectorCount::from_raw(512)).len(), HASH_LEN);
     }
 }

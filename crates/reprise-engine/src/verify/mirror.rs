@@ -1,0 +1,140 @@
+//! The mirror's side: holds the moment, hashes what it is asked for, and writes what the source sends.
+
+use bytes::Bytes;
+use reprise_format::link::{Message, VerifyFix, VerifyFixed, VerifyReady};
+use reprise_types::{Extent, SectorCount};
+
+use super::{ASKS_MAX, Fix, Held, REGION_SECTORS, RegionRead, VerifyEnd, VerifyStep};
+use crate::effect::{Effect, IoFault};
+use crate::group::{Group, Pending};
+use crate::host::Reader;
+
+impl Group {
+    pub(super) fn verify_request(&mut self, message: Message, payload: Bytes) {
+        match message {
+            Message::VerifyOpen(m) => {
+                self.verify_end(VerifyEnd::Cancelled);
+                let refused = if self.home_detached() {
+                    Some("a home of the mirror is detached")
+                } else if self.meta.copy.is_some() {
+                    Some("the first copy is not complete")
+                } else if self.meta.applying > m.at.seq {
+                    Some("the mirror's home is past the moment")
+                } else {
+                    None
+                };
+                match refused {
+                    Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
+                    None => {
+                        self.verify.held = Some(Held { id: m.id, at: m.at, asks: 0, fix: None });
+                        self.verify_take_moment();
+                    }
+                }
+            }
+            Message::VerifyAsk(m) => {
+                let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
+                let inside = self.verify_inside(&extent) && m.grain.get() > 0;
+                let open = self.verify.view.is_some();
+                let Some(held) = self.verify.held.as_mut().filter(|h| h.id == m.id && open && inside) else { return };
+                if held.asks >= ASKS_MAX {
+                    return;
+                }
+                held.asks += 1;
+                let (slot, sector, grain) = (m.slot, m.sector, Some(m.grain));
+                let of = RegionRead { life: self.verify.life, slot, sector, grain };
+                self.start_read(Reader::Verify(of), extent);
+            }
+            Message::VerifyFix(m) => self.verify_fix(&m, payload),
+            Message::VerifyClose(m) if self.verify.held.as_ref().is_some_and(|h| h.id == m.id) => {
+                self.verify_end(VerifyEnd::Cancelled);
+            }
+            _ => {}
+        }
+    }
+
+    fn verify_inside(&self, extent: &Extent) -> bool {
+        let end = extent.sector.checked_add(extent.sectors);
+        let volume = self.meta.volume(extent.volume);
+        (1..=REGION_SECTORS).contains(&extent.sectors.get())
+            && volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
+    }
+
+    /// Once everything up to the moment is durable here, and is the same history, it is held.
+    pub(super) fn verify_take_moment(&mut self) {
+        let waits = self.verify.view.is_none() && self.verify.run.is_none();
+        let Some(held) = self.verify.held.as_ref().filter(|_| waits) else { return };
+        let (id, at) = (held.id, held.at);
+        if self.journal.durable().seq < at.seq {
+            return;
+        }
+        let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
+        let refused = if same {
+            self.hold_moment(at);
+            String::new()
+        } else {
+            self.verify.held = None;
+            "the mirror holds another history at the moment".to_owned()
+        };
+        self.verify_send(VerifyReady { id, refused }.into());
+    }
+
+    /// Writes what the source holds to the home, where home is what the moment is read from.
+    fn verify_fix(&mut self, m: &VerifyFix, payload: Bytes) {
+        let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
+        let fits = self.verify_inside(&extent) && payload.len() as u64 == m.sectors.bytes().get();
+        let idle =
+            self.verify.view.is_some() && self.verify.held.as_ref().is_some_and(|h| h.id == m.id && h.fix.is_none());
+        if !fits || !idle {
+            return;
+        }
+        let home: Vec<_> = self.verify.index().lookup(extent).into_iter().filter(|(_, _, seq)| seq.is_none()).collect();
+        let life = self.verify.life;
+        let mut written = 0;
+        for (sector, sectors, _) in &home {
+            let from = ((sector.get() - m.sector.get()) * 512) as usize;
+            let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
+            let token = self.token(Pending::Verify(VerifyStep::Write { life }));
+            let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
+            self.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
+            written += sectors.get();
+        }
+        let fix = Fix { slot: m.slot, sector: m.sector, written, missing: home.len(), failed: false };
+        if let Some(held) = &mut self.verify.held {
+            held.fix = Some(fix);
+        }
+        if home.is_empty() {
+            self.verify_fixed();
+        }
+    }
+
+    pub(crate) fn verify_step(&mut self, step: VerifyStep, result: Result<Bytes, IoFault>) {
+        let (VerifyStep::Write { life } | VerifyStep::Flush { life }) = step;
+        if life != self.verify.life {
+            if matches!(step, VerifyStep::Write { .. }) {
+                self.feed.stray_done();
+            }
+            return;
+        }
+        let Some(fix) = self.verify.held.as_mut().and_then(|h| h.fix.as_mut()) else { return };
+        fix.failed |= result.is_err();
+        match step {
+            VerifyStep::Write { .. } => {
+                fix.missing -= 1;
+                if fix.missing == 0 {
+                    let volumes = vec![fix.slot];
+                    let token = self.token(Pending::Verify(VerifyStep::Flush { life }));
+                    self.effects.push_back(Effect::FlushHome { token, volumes });
+                }
+            }
+            VerifyStep::Flush { .. } => self.verify_fixed(),
+        }
+    }
+
+    fn verify_fixed(&mut self) {
+        let Some(held) = &mut self.verify.held else { return };
+        let Some(fix) = held.fix.take() else { return };
+        let written = SectorCount::from_raw(if fix.failed { 0 } else { fix.written });
+        let (id, slot, sector) = (held.id, fix.slot, fix.sector);
+        self.verify_send(VerifyFixed { id, slot, sector, written }.into());
+    }
+}

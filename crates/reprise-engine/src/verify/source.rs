@@ -1,0 +1,184 @@
+//! The source's side: which regions differ, where, and what is sent.
+
+use bytes::Bytes;
+use reprise_format::link::{Message, VerifyAsk, VerifyFix};
+use reprise_types::{Extent, Sector, SectorCount, VolumeSlot};
+
+use super::{EXTENTS_MAX, HASH_LEN, Phase, VerifyEnd, hash, hashes};
+use crate::effect::Effect;
+use crate::group::Group;
+use crate::planted::{Planted, has};
+
+/// Runs of sectors whose hashes differ.
+fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (n, (a, b)) in (0u64..).zip(ours.chunks(HASH_LEN).zip(theirs.chunks(HASH_LEN))) {
+        if a == b {
+            continue;
+        }
+        match runs.last_mut() {
+            Some((first, count)) if *first + *count == n => *count += 1,
+            _ => runs.push((n, 1)),
+        }
+    }
+    runs
+}
+
+impl Group {
+    pub(super) fn verify_answer(&mut self, message: Message) {
+        let current = self.verify.report.as_ref().filter(|r| r.end.is_none()).map(|r| r.id);
+        let Some(run) = &mut self.verify.run else { return };
+        match message {
+            Message::VerifyReady(m) if Some(m.id) == current => match m.refused.is_empty() {
+                true => run.ready = true,
+                false => self.verify_end(VerifyEnd::Stopped { reason: "the mirror cannot hold the moment" }),
+            },
+            Message::VerifyHashes(m) if Some(m.id) == current => {
+                let at = (m.slot, m.sector.get());
+                if let Some(region) = run.regions.get_mut(&at) {
+                    region.theirs = Some(m.hashes);
+                    self.verify_compare(at);
+                }
+            }
+            Message::VerifyFixed(m) if Some(m.id) == current => {
+                let key = run.regions.range(..=(m.slot, m.sector.get())).next_back().map(|(at, _)| *at);
+                if let Some(at) = key {
+                    self.verify_fix_next(at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Both sides' hashes there? Then the region is equal, or looked at more closely.
+    pub(super) fn verify_compare(&mut self, at: (VolumeSlot, u64)) {
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(report) = &mut self.verify.report else { return };
+        let Some(region) = run.regions.get_mut(&at) else { return };
+        // Either may come first.
+        let Some(data) = &region.data else { return };
+        let Some(theirs) = region.theirs.take() else { return };
+        let grain = if region.phase == Phase::Sectors { SectorCount::from_raw(1) } else { region.sectors };
+        let ours = hashes(data, grain);
+        if data.is_empty() || theirs.len() != ours.len() {
+            report.unreadable += region.sectors.get();
+            return self.verify_region_done(at, None);
+        }
+        let whole = hash(data);
+        let equal = ours[..] == theirs[..] || has(Planted::HashesNotCompared);
+        let differing: u64 = region.runs.iter().map(|(_, count)| count).sum();
+        match region.phase {
+            Phase::Whole if equal => self.verify_region_done(at, Some(whole)),
+            // It differed a moment ago and is equal now: one of the disks does not read the same twice.
+            Phase::Sectors if equal => {
+                report.unreadable += region.sectors.get();
+                self.verify_region_done(at, None);
+            }
+            Phase::Whole => {
+                region.phase = Phase::Sectors;
+                self.verify_ask(at, SectorCount::from_raw(1));
+            }
+            Phase::Sectors => {
+                region.runs = differing_runs(&ours, &theirs);
+                for (first, count) in region.runs.clone() {
+                    report.differing += count;
+                    let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
+                    if report.extents.len() < EXTENTS_MAX {
+                        report.extents.push(Extent { volume: at.0, sector, sectors });
+                    }
+                }
+                if run.plan.repair {
+                    region.phase = Phase::Fixing;
+                    // The mirror takes one run at a time: another region's turn comes when this one's have been written.
+                    let busy = run.regions.values().any(|r| r.phase == Phase::Fixing && r.sent > 0);
+                    if !busy || has(Planted::FixesAtOnce) {
+                        self.verify_fix_next(at);
+                    }
+                } else {
+                    self.verify_region_done(at, Some(whole));
+                }
+            }
+            Phase::Again if equal => {
+                report.repaired += differing;
+                self.verify_region_done(at, Some(whole));
+            }
+            Phase::Fixing | Phase::Again => self.verify_region_done(at, Some(whole)),
+        }
+    }
+
+    /// Sends the next run that differs; after the last one the region is compared once more.
+    fn verify_fix_next(&mut self, at: (VolumeSlot, u64)) {
+        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(region) = run.regions.get_mut(&at).filter(|r| r.phase == Phase::Fixing) else { return };
+        let Some((first, count)) = region.runs.get(region.sent).copied() else {
+            region.phase = Phase::Again;
+            let sectors = region.sectors;
+            let waiting = run.regions.iter().find(|(_, r)| r.phase == Phase::Fixing).map(|(at, _)| *at);
+            self.verify_ask(at, sectors);
+            if let Some(at) = waiting.filter(|_| !has(Planted::FixesAtOnce)) {
+                self.verify_fix_next(at);
+            }
+            return;
+        };
+        region.sent += 1;
+        let bytes = (first as usize * 512)..((first + count) as usize * 512);
+        let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
+        let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
+        let fix = VerifyFix { id, slot: at.0, sector, sectors };
+        self.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
+    }
+
+    pub(super) fn verify_ask(&mut self, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {
+        let Some(id) = self.verify.report.as_ref().map(|r| r.id) else { return };
+        let Some(region) = self.verify.run.as_ref().and_then(|r| r.regions.get(&(slot, sector))) else { return };
+        let ask = VerifyAsk { id, slot, sector: Sector::from_raw(sector), sectors: region.sectors, grain };
+        self.verify_send(ask.into());
+    }
+
+    /// `hash` is our own, where both could read the region.
+    fn verify_region_done(&mut self, at: (VolumeSlot, u64), hash: Option<[u8; HASH_LEN]>) {
+        let Some(run) = &mut self.verify.run else { return };
+        let Some(region) = run.regions.remove(&at) else { return };
+        run.hashes.insert(at, hash.unwrap_or_default());
+        if let Some(report) = &mut self.verify.report {
+            report.done += region.sectors.get();
+        }
+        self.verify_digest();
+    }
+
+    /// Regions end in any order and are digested in theirs.
+    fn verify_digest(&mut self) {
+        loop {
+            let Some(run) = &mut self.verify.run else { return };
+            let Some(at) = run.digested else { break };
+            let Some(hash) = run.hashes.remove(&at) else { return };
+            run.digest.update(&hash);
+            let next = self.region_at(Some(at));
+            if let Some(run) = &mut self.verify.run {
+                run.digested = next;
+            }
+        }
+        let digest = self.verify.run.as_ref().map(|r| *r.digest.finalize().as_bytes());
+        self.verify_end(VerifyEnd::Compared);
+        if let Some(report) = self.verify.report.as_mut() {
+            report.digest = digest.filter(|_| report.is_equal());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_sectors_that_differ_are_joined() {
+        let sector = |n: u8| vec![n; 512];
+        let ours = hashes(&[sector(1), sector(2), sector(3), sector(4), sector(5)].concat(), SectorCount::from_raw(1));
+        let theirs =
+            hashes(&[sector(1), sector(9), sector(8), sector(4), sector(7)].concat(), SectorCount::from_raw(1));
+        assert_eq!(differing_runs(&ours, &theirs), [(1, 2), (4, 1)]);
+        assert_eq!(differing_runs(&ours, &ours), []);
+        assert_eq!(hashes(&[7; 1024], SectorCount::from_raw(512)).len(), HASH_LEN);
+    }
+}

@@ -35,7 +35,7 @@ fn main() -> std::io::Result<()> {
     };
     let luns = LunMap::new(port, [(0, lun)]).map_err(std::io::Error::other)?;
     let target = Target { name: NAME.into(), alias: None, addresses: Vec::new(), moved: None, acl: Acl::open(), luns };
-    let portal = Arc::new(Portal { group_tag: 1, targets: vec![target] });
+    let portal = Arc::new(Portal { group_tag: 1, targets: vec![target], away: Vec::new() });
     let null = args.iter().any(|arg| arg == "null");
     let disk: Disk = (!null).then(|| Arc::new(Mutex::new(vec![0; (mib << 20) as usize])));
     let listener = TcpListener::bind(&address)?;

@@ -31,7 +31,7 @@ fn connection(acl: Acl) -> Option<Connection> {
     let lun = Lun::new(VolumeId::from_raw([1; 16]), SectorCount::from_raw(4096), BlockSize::B512);
     let luns = LunMap::new(port, [(0, lun)]).ok()?;
     let target = Target { name: TARGET.into(), alias: None, addresses: Vec::new(), moved: None, acl, luns };
-    let portal = Arc::new(Portal { group_tag: 1, targets: vec![target] });
+    let portal = Arc::new(Portal { group_tag: 1, targets: vec![target], away: Vec::new() });
     let challenge = Challenge::from_random([7; 33]);
     let config = Config::new(portal, String::from("127.0.0.1:3260"), 1, challenge);
     Some(Connection::new(config, Mono::from_millis(0)))

@@ -153,7 +153,8 @@ impl Login {
             return Ok(config.portal.admit_to_discovery(initiator, config.from));
         }
         let name = self.target.as_deref().ok_or(status::MISSING_PARAMETER)?;
-        let target = config.portal.find(name).ok_or(status::NOT_FOUND)?;
+        let absent = || if config.portal.is_away(name) { status::SERVICE_UNAVAILABLE } else { status::NOT_FOUND };
+        let target = config.portal.find(name).ok_or_else(absent)?;
         let admission = target.acl.admit(initiator, config.from);
         match &target.moved {
             Some(moved) if !matches!(admission, Admission::Refused) => Err(moved.into()),

@@ -110,12 +110,21 @@ pub struct Portal {
     pub group_tag: u16,
     /// The targets.
     pub targets: Vec<Target>,
+    /// How the names begin of targets that are not there now and will be. Who asks for one is told to come again (0301h);
+    /// told that there is none (0203h), initiators give up for good.
+    pub away: Vec<String>,
 }
 
 impl Portal {
     /// The target with this name.
     pub fn find(&self, name: &str) -> Option<&Target> {
         self.targets.iter().find(|target| target.name.eq_ignore_ascii_case(name))
+    }
+
+    /// True for a target that is not there now and will be.
+    pub(crate) fn is_away(&self, name: &str) -> bool {
+        let begins = |with: &String| name.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with));
+        self.away.iter().any(begins)
     }
 
     /// What discovery asks of an initiator: the proof that its targets ask for. One without a rule sees what everybody may

@@ -11,3 +11,4 @@ pub(crate) const MISSING_PARAMETER: u16 = 0x0207;
 pub(crate) const UNSUPPORTED_SESSION_TYPE: u16 = 0x0209;
 pub(crate) const NO_SESSION: u16 = 0x020a;
 pub(crate) const INVALID_REQUEST: u16 = 0x020b;
+pub(crate) const SERVICE_UNAVAILABLE: u16 = 0x0301;

@@ -53,7 +53,8 @@ fn portal(targets: usize) -> Arc<Portal> {
         acl: if n == 2 { only("iqn.2026-01.invalid.example:else") } else { Acl::open() },
         luns: luns(SECTORS),
     };
-    Arc::new(Portal { group_tag: 1, targets: (0..targets).map(target).collect() })
+    let away = vec!["iqn.2026-01.invalid.example:Away.".into()];
+    Arc::new(Portal { group_tag: 1, targets: (0..targets).map(target).collect(), away })
 }
 
 /// A PDU from the target.

@@ -140,9 +140,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         connections: settings.iscsi.connections_per_address,
         logins_per_minute: settings.iscsi.logins_per_minute,
     };
-    let portal = portal::Portal::start(settings.iscsi.listen.clone(), targets.clone(), gate)
+    let door = portal::Door::at(&settings.iscsi.listen)
         .with_context(|| format!("listen for iSCSI on {}", list(&settings.iscsi.listen)))?;
-    let portals = portal.addresses().iter().map(ToString::to_string).collect();
+    let portals = door.addresses().iter().map(ToString::to_string).collect();
     let mut run = [0; 16];
     getrandom::fill(&mut run).map_err(|e| anyhow::anyhow!("draw random bytes: {e}"))?;
     let net = LinkNet::start(
@@ -172,13 +172,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         net,
         link_buffers,
         host_buffers,
-        targets,
+        targets: targets.clone(),
         portals,
         notices,
         data_limit,
     });
     let starting = node.clone();
     tokio::task::spawn_blocking(move || starting.start_groups()).await?;
+    let portal = door.open(&targets, gate).context("serve iSCSI")?;
     node.spawn_watchers(notice_rx, net_events);
     let (stop, stopped) = watch::channel(false);
     let listeners = start_api(&settings, &state, node.clone(), &stopped, |e| node.set_endpoints(e)).await?;

@@ -11,7 +11,7 @@ use reprise_iscsi::Acl;
 use reprise_media::{Fill, Media, MediaOptions, create_file};
 use reprise_node::group::{self, Command, GroupDeps, GroupHandle, HomeMedia, Limits, TargetConfig};
 use reprise_node::pool::{DataPlace, Pool, PoolConfig};
-use reprise_node::portal::{GateLimits, Portal, Route, Targets};
+use reprise_node::portal::{Door, GateLimits, Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_types::{
     BlockFormat, BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
@@ -28,6 +28,10 @@ struct Box1 {
 }
 
 fn start(dir: &Path) -> Box1 {
+    start_behind(dir, Door::at(&["127.0.0.1:0".parse().unwrap()]).unwrap())
+}
+
+fn start_behind(dir: &Path, door: Door) -> Box1 {
     let this_box = BoxId::from_raw([7; 16]);
     let data = dir.join("data");
     let config = PoolConfig {
@@ -100,14 +104,10 @@ fn start(dir: &Path) -> Box1 {
     };
     let group = group::spawn(opened, deps).unwrap();
     let targets = Targets::of_box(BoxId::from_raw([7; 16]));
-    targets.set(vec![Route {
-        name: IQN.into(),
-        acl: Acl::open(),
-        addresses: Vec::new(),
-        commands: group.commands.clone(),
-    }]);
+    let commands = group.commands.clone();
+    targets.set(vec![Route { name: IQN.into(), acl: Acl::open(), addresses: Vec::new(), commands }], Vec::new());
     let limits = GateLimits { connections: 256, logins_per_minute: None };
-    let portal = Portal::start(vec!["127.0.0.1:0".parse().unwrap()], targets, limits).unwrap();
+    let portal = door.open(&targets, limits).unwrap();
     let address = portal.addresses()[0];
     Box1 { group, _portal: portal, address }
 }
@@ -122,6 +122,21 @@ async fn stop(b: Box1) {
 
 fn block(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i as u64 / 8).wrapping_mul(0x9e37_79b9) ^ seed) as u8).collect()
+}
+
+/// A host that comes back before the groups are recovered: told that there is no such target, it would not come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_login_that_comes_before_the_targets_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let door = Door::at(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let address = door.addresses()[0];
+    let login = tokio::spawn(async move { Session::login(address, &LoginOptions::new(IQN)).await });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let b = start_behind(dir.path(), door);
+    let session = login.await.unwrap().unwrap();
+    session.clear_attentions(0).await.unwrap();
+    drop(session);
+    stop(b).await;
 }
 
 /// Writes through iSCSI more than the cache holds, reads it back, restarts, reads it back again.

@@ -65,6 +65,8 @@ fn logins_that_are_refused() {
         (vec![("TargetName", TARGET)], 0x0207),
         (vec![name], 0x0207),
         (vec![name, ("TargetName", "iqn.2026-01.invalid.example:nobody")], 0x0203),
+        (vec![name, ("TargetName", "iqn.2026-01.invalid.example:away.one")], 0x0301),
+        (vec![name, ("TargetName", "iqn.2026-01.invalid.example:away")], 0x0203),
         (vec![name, ("TargetName", "iqn.2026-01.invalid.example:other-2")], 0x0202),
         (vec![name, ("TargetName", TARGET), ("SessionType", "Odd")], 0x0209),
         (vec![name, ("TargetName", TARGET), ("InitialR2T", "No"), ("InitialR2T", "No")], 0x0200),

@@ -166,7 +166,7 @@ impl Owner {
             acl: self.acl.borrow().clone(),
             luns: self.luns(),
         };
-        Arc::new(Portal { group_tag: group_tag(self.deps.this_box), targets: vec![target] })
+        Arc::new(Portal { group_tag: group_tag(self.deps.this_box), targets: vec![target], away: Vec::new() })
     }
 
     /// Other rules: sessions that they do not allow end, the others have the limits that they name.

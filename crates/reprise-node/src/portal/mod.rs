@@ -45,8 +45,15 @@ pub struct Route {
 /// The targets, shared with whoever changes them.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    routes: Arc<Mutex<Vec<Route>>>,
+    offered: Arc<Mutex<Offered>>,
     group_tag: u16,
+}
+
+/// What there is, and how the names begin of what will be there again.
+#[derive(Debug, Clone, Default)]
+struct Offered {
+    routes: Vec<Route>,
+    away: Vec<String>,
 }
 
 /// Portal group tag of a box, from 1 to 32767: the two boxes of a pair are reached through different portal groups of one
@@ -59,17 +66,25 @@ pub fn group_tag(id: BoxId) -> u16 {
 impl Targets {
     /// No target yet.
     pub fn of_box(id: BoxId) -> Self {
-        Self { routes: Arc::default(), group_tag: group_tag(id) }
+        Self { offered: Arc::default(), group_tag: group_tag(id) }
     }
 
-    /// Replaces all routes.
-    pub fn set(&self, routes: Vec<Route>) {
-        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
+    /// Replaces all routes, and how the names begin of targets that are away for now.
+    pub fn set(&self, routes: Vec<Route>, away: Vec<String>) {
+        *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Offered { routes, away };
     }
 
-    fn get(&self) -> Vec<Route> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn get(&self) -> Offered {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Sockets that listen. Connections wait in them until [`Door::open`]: a login that came before the targets were there would be
+/// refused, and initiators take that for final.
+#[derive(Debug)]
+pub struct Door {
+    addresses: Vec<SocketAddr>,
+    listeners: Vec<StdListener>,
 }
 
 /// The running portal. Dropping it closes its sockets.
@@ -87,16 +102,15 @@ impl Drop for Portal {
     }
 }
 
-impl Portal {
-    /// Listens at every address, on a thread of its own.
+impl Door {
+    /// Listens at every address.
     ///
     /// # Errors
     /// An address cannot be used.
-    pub fn start(listen: Vec<SocketAddr>, targets: Targets, limits: GateLimits) -> io::Result<Self> {
-        // What can fail comes before the runtime: the caller may be asynchronous, and a runtime cannot be dropped there.
+    pub fn at(listen: &[SocketAddr]) -> io::Result<Self> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
-        for &address in &listen {
+        for &address in listen {
             let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             let all_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
@@ -112,6 +126,20 @@ impl Portal {
             addresses.push(listener.local_addr()?);
             listeners.push(listener);
         }
+        Ok(Self { addresses, listeners })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves the targets, on a thread of its own.
+    ///
+    /// # Errors
+    /// The thread does not start.
+    pub fn open(self, targets: &Targets, limits: GateLimits) -> io::Result<Portal> {
+        let Self { addresses, listeners } = self;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("portal").enable_all().build()?;
         let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
@@ -125,12 +153,14 @@ impl Portal {
                 }
             });
         }
-        Ok(Self { addresses, runtime: Some(runtime) })
+        Ok(Portal { addresses, runtime: Some(runtime) })
     }
+}
 
+impl Portal {
     /// Where it listens.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.clone()
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 }
 
@@ -176,7 +206,7 @@ async fn greet(stream: TcpStream, visit: Visit, targets: Targets) -> io::Result<
                 seen = have;
             }
             Peek::Target(name) => {
-                let route = targets.get().into_iter().find(|r| r.name.eq_ignore_ascii_case(&name));
+                let route = targets.get().routes.into_iter().find(|r| r.name.eq_ignore_ascii_case(&name));
                 return match route {
                     Some(route) => {
                         let stream = stream.into_std()?;
@@ -203,8 +233,9 @@ async fn discovery(stream: TcpStream, visit: &Visit, targets: &Targets) -> io::R
         let luns = LunMap::new(port, []).map_err(io::Error::other)?;
         Ok(Target { name: r.name, alias: None, addresses: r.addresses, moved: None, acl: r.acl, luns })
     };
-    let list = targets.get().into_iter().map(target).collect::<io::Result<Vec<_>>>()?;
-    let portal = Arc::new(reprise_iscsi::Portal { group_tag: targets.group_tag, targets: list });
+    let Offered { routes, away } = targets.get();
+    let list = routes.into_iter().map(target).collect::<io::Result<Vec<_>>>()?;
+    let portal = Arc::new(reprise_iscsi::Portal { group_tag: targets.group_tag, targets: list, away });
     let local = stream.local_addr()?.to_string();
     let mut stream = stream;
     let config = Config { from: Some(visit.from()), ..Config::new(portal, local, 1, challenge()?) };

@@ -336,12 +336,15 @@ impl Inner {
     }
 
     /// Offers the targets of the groups: of those that are mirrored to this box too, whose units say that they are
-    /// unavailable here, so that hosts may hold both paths.
+    /// unavailable here, so that hosts may hold both paths. Hosts of a group that does not run are told to come again.
     pub(super) fn publish_targets(&self) {
         let groups: Vec<Running> = self.running();
+        // The name of a group that could not be read is not known: its id begins the target's.
+        let stopped = |(id, entry): (&GroupId, &Entry)| entry.running().is_none().then(|| target_name(*id, ""));
+        let away: Vec<String> = locked(&self.groups).iter().filter_map(stopped).collect();
         let names: Vec<String> = groups.iter().map(|g| target_name(g.id, g.name.as_str())).collect();
         let mut published = locked(&self.published);
-        if published.as_ref() == Some(&names) {
+        if published.as_ref().is_some_and(|(n, a)| *n == names && *a == away) {
             return;
         }
         let routes = groups.into_iter().zip(&names).map(|(g, name)| portal::Route {
@@ -350,8 +353,8 @@ impl Inner {
             addresses: self.target_addresses(),
             commands: g.commands,
         });
-        self.targets.set(routes.collect());
-        *published = Some(names);
+        self.targets.set(routes.collect(), away.clone());
+        *published = Some((names, away));
     }
 
     /// Groups whose threads run.

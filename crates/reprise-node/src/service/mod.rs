@@ -93,8 +93,8 @@ pub(crate) struct Inner {
     links: Mutex<BTreeMap<BoxId, control::PeerLinks>>,
     pairing: Mutex<Pairing>,
     endpoints: Mutex<Endpoints>,
-    /// Targets that the portal has, with rules that hold; none where it has to be told again.
-    published: Mutex<Option<Vec<String>>>,
+    /// Targets that the portal has, with rules that hold, and those that are away; none where it has to be told again.
+    published: Mutex<Option<(Vec<String>, Vec<String>)>>,
     /// Reports of comparisons, the latest last.
     verified: Mutex<VecDeque<VerifyReport>>,
     started: Instant,

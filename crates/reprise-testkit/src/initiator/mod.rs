@@ -127,6 +127,11 @@ impl From<std::io::Error> for InitiatorError {
 }
 
 impl InitiatorError {
+    /// True where the target refused the login as the initiator's fault: initiators do not try again then.
+    pub fn is_final_login(&self) -> bool {
+        matches!(self, Self::Login { class: 2, .. })
+    }
+
     /// True where the target answered: the session still lives.
     pub fn is_answer(&self) -> bool {
         matches!(

@@ -110,9 +110,16 @@ async fn writer(
             }
             Ok::<_, InitiatorError>(session)
         };
-        let Ok(Ok(session)) = tokio::time::timeout(LOGIN_TIME_MAX, login).await else {
-            tokio::time::sleep(LOGIN_PAUSE).await;
-            continue;
+        let session = match tokio::time::timeout(LOGIN_TIME_MAX, login).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) if error.is_final_login() => {
+                report.refused.push(error.to_string());
+                break;
+            }
+            _ => {
+                tokio::time::sleep(LOGIN_PAUSE).await;
+                continue;
+            }
         };
         report.logins += 1;
         let mut flight: JoinSet<(OpId, Result<(), InitiatorError>)> = JoinSet::new();

@@ -443,6 +443,7 @@ async fn shrunk(setup: &Setup, w: &mut World) -> Result<String> {
     std::fs::write(&image, vec![7u8; 16 << 20])?;
     let adopt = json!({ "name": "adopted", "group": "adopted", "path": image.to_str() });
     w.a.done("/api/v1/volumes/adopt", adopt).await?;
+    let target = w.a.iqn("adopted").await?;
     w.a.stop()?;
     std::fs::OpenOptions::new().write(true).open(&image)?.set_len(8 << 20)?;
     w.a.run().await.context("a box with one bad volume starts")?;
@@ -456,5 +457,8 @@ async fn shrunk(setup: &Setup, w: &mut World) -> Result<String> {
     let session = Session::login(w.a.iscsi, &LoginOptions::new(w.a.iqn("main").await?)).await?;
     session.clear_attentions(0).await.context("the other group serves")?;
     session.logout().await?;
+    // Told that there is no such target, a host would not come again when the image is back.
+    let away = Session::login(w.a.iscsi, &LoginOptions::new(target)).await.map(drop);
+    ensure!(matches!(away, Err(InitiatorError::Login { class: 3, detail: 1 })), "a login meanwhile: {away:?}");
     Ok(why)
 }

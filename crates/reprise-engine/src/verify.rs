@@ -152,7 +152,8 @@ struct Run {
     regions: BTreeMap<(VolumeSlot, u64), Region>,
     /// Next region to begin: volumes by slot.
     next: Option<(VolumeSlot, u64)>,
-    budget: u64,
+    /// Bytes that may be read; below zero where a region was lent, which is paid off before the next one.
+    budget: i64,
     refilled: Mono,
     digest: blake3::Hasher,
     digested: Option<(VolumeSlot, u64)>,
@@ -372,10 +373,11 @@ impl Group {
         let Some(run) = &mut self.verify.run else { return };
         let rate = run.plan.bytes_per_sec.max(REGION_SECTORS * 512);
         // At most a quarter of a second is made up for.
-        let earned = (now.millis_since(run.refilled).min(250)).saturating_mul(rate) / 1000;
+        let nanos = now.since(run.refilled).min(250_000_000);
+        let earned = i64::try_from(u128::from(nanos) * u128::from(rate) / 1_000_000_000).unwrap_or(i64::MAX);
         if earned > 0 {
             run.refilled = now;
-            run.budget = (run.budget + earned).min(rate / 4 + REGION_SECTORS * 512);
+            run.budget = run.budget.saturating_add(earned).min(i64::try_from(rate / 4).unwrap_or(i64::MAX));
         }
         loop {
             let Some(run) = &mut self.verify.run else { return };
@@ -387,7 +389,7 @@ impl Group {
             let next = self.region_at(Some(at));
             let Some(run) = &mut self.verify.run else { return };
             run.next = next;
-            run.budget = run.budget.saturating_sub(sectors.bytes().get());
+            run.budget -= sectors.bytes().get() as i64;
             let (phase, runs) = (Phase::Whole, Vec::new());
             run.regions.insert(at, Region { sectors, phase, data: None, theirs: None, runs, sent: 0 });
             self.verify_ask(at, sectors);

@@ -1,0 +1,13 @@
+//! Groups with their disks in memory: what is done when, and what is never done before.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod feed;
+mod group;
+mod harness;
+mod home;
+mod host;
+mod meta;
+mod pair;
+mod peer;
+mod unit;

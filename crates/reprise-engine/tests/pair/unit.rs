@@ -1,0 +1,330 @@
+//! What units remember, and their size: stored on both boxes before anybody is told.
+
+use reprise_engine::{CommandError, HostError, HostOp, Io, VerifyPlan};
+use reprise_format::link::Message;
+use reprise_format::superblock::{SUPERBLOCK_COPY_LEN, copies_of, group_copies};
+use reprise_types::{InitiatorPort, Registration, SectorCount, UnitState};
+
+use crate::harness::{Kind, Setup, TestBox, content, extent, seq, slot, source_instance};
+use crate::pair::Pair;
+
+/// A state that no other number has.
+fn state(key: u64) -> UnitState {
+    named(key, "iqn.2026-01.invalid.example:host")
+}
+
+fn named(key: u64, name: &str) -> UnitState {
+    let registration = Registration { port: InitiatorPort::from_raw(name), relative_port: 1, key };
+    UnitState { registrations: vec![registration], reservation: None, software_write_protect: false }
+}
+
+fn change(a: &mut TestBox, volume: u16, state: UnitState) -> Io {
+    a.ask(HostOp::Unit { volume: slot(volume), state })
+}
+
+fn stored(a: &TestBox, volume: usize) -> Option<UnitState> {
+    a.stored().volumes[volume].unit.clone()
+}
+
+fn resize(a: &mut TestBox, volume: u16, sectors: u64) -> Result<(), CommandError> {
+    a.command(|g, now| g.resize_volume(now, slot(volume), SectorCount::from_raw(sectors)))
+}
+
+#[test]
+fn a_change_is_answered_when_journal_and_superblock_hold_it() {
+    let mut a = TestBox::serving(&Setup::default());
+    a.hold(Kind::Superblock);
+    a.hold(Kind::WriteCache);
+    let io = change(&mut a, 1, state(7));
+    assert_eq!(a.waiting(Kind::WriteCache), 0, "first the superblock knows that the unit has a state");
+    a.finish(Kind::Superblock);
+    assert_eq!(stored(&a, 1), Some(UnitState::default()));
+    assert_eq!((a.waiting(Kind::WriteCache), a.waiting(Kind::Superblock)), (1, 0));
+    a.finish(Kind::WriteCache);
+    assert!(!a.is_answered(io));
+    a.finish(Kind::Superblock);
+    a.assert_done(io);
+    assert_eq!((stored(&a, 0), stored(&a, 1)), (None, Some(state(7))));
+    // From here on the superblock knows.
+    let io = change(&mut a, 1, state(8));
+    assert_eq!((a.waiting(Kind::WriteCache), a.waiting(Kind::Superblock)), (1, 0));
+    a.finish(Kind::WriteCache);
+    a.finish(Kind::Superblock);
+    a.assert_done(io);
+    assert_eq!(stored(&a, 1), Some(state(8)));
+    a.rest();
+    a.run();
+}
+
+#[test]
+fn changes_keep_their_order_while_the_first_waits() {
+    let mut a = TestBox::serving(&Setup::default());
+    let known = change(&mut a, 0, state(1));
+    a.run();
+    a.assert_done(known);
+    a.hold(Kind::Superblock);
+    let first = change(&mut a, 1, state(2));
+    let second = change(&mut a, 0, state(3));
+    let third = change(&mut a, 1, state(4));
+    let before = a.group.journal().written();
+    assert_eq!(before, seq(1), "all wait behind the first");
+    a.release(Kind::Superblock);
+    a.run();
+    assert_eq!(a.answered[1..], [first, second, third]);
+    assert_eq!((stored(&a, 0), stored(&a, 1)), (Some(state(3)), Some(state(4))));
+}
+
+#[test]
+fn a_state_survives_a_start() {
+    let mut a = TestBox::serving(&Setup::default());
+    let io = change(&mut a, 0, state(5));
+    a.run();
+    a.assert_done(io);
+    a.restart();
+    a.run();
+    assert_eq!(a.group.meta().volumes[0].unit, Some(state(5)));
+}
+
+#[test]
+fn a_state_for_which_the_superblock_has_no_room_is_refused() {
+    let fits = |len: usize| {
+        let mut a = TestBox::serving(&Setup::default());
+        let wanted = named(1, &"x".repeat(len));
+        let io = change(&mut a, 0, wanted.clone());
+        a.run();
+        match a.replies.remove(&io) {
+            Some(Ok(_)) => {
+                assert_eq!(stored(&a, 0), Some(wanted));
+                let at = group_copies(0)[copies_of(a.stored_version())[0]] as usize;
+                a.cache[at..at + SUPERBLOCK_COPY_LEN].iter().rposition(|byte| *byte != 0)
+            }
+            Some(Err(HostError::NoRoom)) => {
+                assert_eq!(stored(&a, 0), None);
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let limit = SUPERBLOCK_COPY_LEN / 4 * 3;
+    assert!(fits(1000).is_some());
+    assert_eq!(fits(limit), None);
+    let (mut yes, mut no) = (limit - 1000, limit);
+    while yes + 1 < no {
+        let len = yes.midpoint(no);
+        if fits(len).is_some() { yes = len } else { no = len }
+    }
+    assert_eq!(fits(yes), Some(limit - 1), "three quarters of a copy, to the byte");
+}
+
+#[test]
+fn the_room_is_counted_with_what_other_units_have() {
+    let mut a = TestBox::serving(&Setup::default());
+    let half = "x".repeat(SUPERBLOCK_COPY_LEN / 2);
+    let first = change(&mut a, 0, named(1, &half));
+    a.run();
+    a.assert_done(first);
+    let second = change(&mut a, 1, named(1, &half));
+    assert_eq!(a.error(second), HostError::NoRoom);
+    let again = change(&mut a, 0, named(2, &half));
+    a.run();
+    a.assert_done(again);
+}
+
+#[test]
+fn changes_end_with_an_error_at_every_stage_when_the_group_is_fenced() {
+    for stage in 0..3 {
+        let mut a = TestBox::serving(&Setup::default());
+        a.hold(Kind::Superblock);
+        a.hold(Kind::WriteCache);
+        let io = change(&mut a, 0, state(1));
+        if stage > 0 {
+            a.finish(Kind::Superblock);
+        }
+        if stage > 1 {
+            a.finish(Kind::WriteCache);
+        }
+        a.fail(if stage == 1 { Kind::WriteCache } else { Kind::Superblock });
+        assert_eq!(a.error(io), HostError::Fenced, "stage {stage}");
+    }
+}
+
+#[test]
+fn a_change_reaches_the_mirror_s_superblock_before_it_is_acknowledged() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.hold(Kind::Superblock);
+    let io = change(&mut pair.a, 1, state(9));
+    pair.run();
+    pair.a.assert_done(io);
+    assert_eq!(pair.b.group.durable().seq, seq(1));
+    pair.a.put(extent(0, 0, 1), content(1, 1));
+    pair.pass(20);
+    pair.run();
+    assert_eq!(pair.b.group.durable().seq, seq(2));
+    assert_eq!(pair.a.group.positions().peer_durable, Some(seq(0)), "neither it nor what follows");
+    assert_eq!(stored(&pair.b, 1), None);
+    pair.b.release(Kind::Superblock);
+    pair.run();
+    assert_eq!(stored(&pair.b, 1), Some(state(9)));
+    assert_eq!(pair.a.group.positions().peer_durable, Some(seq(2)));
+    pair.a.put(extent(0, 0, 1), content(2, 1));
+    pair.rest();
+    assert_eq!(pair.a.group.positions().peer_durable, Some(seq(3)), "and things go on");
+}
+
+#[test]
+fn each_of_two_changes_waits_for_its_own_superblock() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    let io = change(&mut pair.a, 0, state(1));
+    pair.rest();
+    pair.a.assert_done(io);
+    pair.b.hold(Kind::Superblock);
+    let before = pair.a.group.positions().peer_durable;
+    for key in [2, 3] {
+        let io = change(&mut pair.a, 0, state(key));
+        pair.pass(20);
+        pair.run();
+        pair.a.assert_done(io);
+    }
+    assert_eq!(pair.b.group.durable().seq, seq(3));
+    pair.b.finish(Kind::Superblock);
+    pair.run();
+    assert_eq!(pair.a.group.positions().peer_durable, before, "the second is not stored");
+    pair.b.finish(Kind::Superblock);
+    pair.run();
+    assert_eq!(pair.a.group.positions().peer_durable, Some(seq(3)));
+}
+
+#[test]
+fn an_offer_is_not_answered_while_a_change_is_not_stored() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.hold(Kind::Superblock);
+    let io = change(&mut pair.a, 1, state(9));
+    pair.run();
+    pair.a.assert_done(io);
+    pair.cut();
+    pair.line_held = true;
+    pair.dial();
+    pair.deliver_one(true);
+    let answered = |pair: &Pair| pair.b.out.iter().any(|(m, _)| matches!(m, Message::GroupState(_)));
+    assert!(!answered(&pair));
+    pair.b.release(Kind::Superblock);
+    pair.b.run();
+    assert!(answered(&pair));
+}
+
+#[test]
+fn states_are_said_again_whenever_a_link_comes_up() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.cut();
+    pair.connect();
+    assert_eq!(pair.a.group.durable().seq, seq(0), "no unit has one");
+    let io = change(&mut pair.a, 1, state(1));
+    pair.rest();
+    pair.a.assert_done(io);
+    pair.cut();
+    pair.connect();
+    pair.rest();
+    assert_eq!(pair.a.group.durable().seq, seq(3), "size and state of that unit");
+    assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+    assert_eq!((stored(&pair.b, 0), stored(&pair.b, 1)), (None, Some(state(1))));
+}
+
+#[test]
+fn a_change_that_nobody_was_told_of_is_taken_back_from_the_mirror() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    let io = change(&mut pair.a, 0, state(1));
+    pair.rest();
+    pair.a.assert_done(io);
+    // The record becomes durable and reaches the mirror, the source's superblock is not written, and the source ends.
+    pair.a.hold(Kind::Superblock);
+    let lost = change(&mut pair.a, 0, state(2));
+    pair.rest();
+    assert!(!pair.a.is_answered(lost));
+    assert_eq!(stored(&pair.b, 0), Some(state(2)));
+    pair.cut();
+    pair.a.restart();
+    pair.a.run();
+    assert_eq!(stored(&pair.a, 0), Some(state(1)));
+    pair.connect();
+    pair.rest();
+    assert_eq!(stored(&pair.b, 0), Some(state(1)), "both remember the same");
+}
+
+#[test]
+fn what_is_under_way_is_said_again_as_it_will_be() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    for volume in [0, 1] {
+        let io = change(&mut pair.a, volume, state(1));
+        pair.rest();
+        pair.a.assert_done(io);
+    }
+    pair.cut();
+    pair.a.hold(Kind::WriteCache);
+    // One is in flight when the link comes up, the others wait behind it.
+    change(&mut pair.a, 0, state(2));
+    change(&mut pair.a, 0, state(3));
+    change(&mut pair.a, 1, state(4));
+    assert_eq!(resize(&mut pair.a, 0, 5000), Ok(()));
+    pair.connect();
+    pair.a.release(Kind::WriteCache);
+    pair.rest();
+    for end in [&pair.a, &pair.b] {
+        assert_eq!((stored(end, 0), stored(end, 1)), (Some(state(3)), Some(state(4))));
+        let sizes: Vec<u64> = end.stored().volumes.iter().map(|v| v.sectors.get()).collect();
+        assert_eq!(sizes, [5000, 2048]);
+    }
+    assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+}
+
+#[test]
+fn a_size_counts_when_record_and_superblock_hold_it_and_reaches_the_mirror() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    for end in [&mut pair.a, &mut pair.b] {
+        end.homes[1].resize(4096 * 512, 0);
+    }
+    pair.a.hold(Kind::WriteCache);
+    assert_eq!(resize(&mut pair.a, 1, 4096), Ok(()));
+    pair.run();
+    let io = pair.a.ask(HostOp::Read(extent(1, 2048, 1)));
+    assert_eq!(pair.a.error(io), HostError::Range);
+    pair.a.release(Kind::WriteCache);
+    pair.rest();
+    let sizes = |end: &TestBox| end.stored().volumes.iter().map(|v| v.sectors.get()).collect::<Vec<_>>();
+    assert_eq!((sizes(&pair.a), sizes(&pair.b)), (vec![4096, 4096], vec![4096, 4096]));
+    pair.a.put(extent(1, 4000, 96), content(1, 96));
+    pair.rest();
+    assert_eq!(pair.b.home(extent(1, 4000, 96)), content(1, 96));
+}
+
+#[test]
+fn a_volume_only_grows() {
+    let mut a = TestBox::serving(&Setup::default());
+    assert_eq!(resize(&mut a, 0, 4096), Err(CommandError::NoVolume));
+    assert_eq!(resize(&mut a, 0, 4095), Err(CommandError::NoVolume));
+    assert_eq!(resize(&mut a, 5, 9999), Err(CommandError::NoVolume));
+    assert_eq!(resize(&mut a, 0, 4097), Ok(()));
+    a.run();
+    assert_eq!(a.stored().volumes[0].sectors.get(), 4097);
+}
+
+#[test]
+fn a_volume_keeps_its_size_while_it_is_copied_or_compared() {
+    let mut a = TestBox::serving(&Setup::default());
+    a.command(|g, now| g.add_peer(now, reprise_types::BoxId::from_raw([2; 16]), source_instance())).unwrap();
+    assert_eq!(resize(&mut a, 0, 5000), Err(CommandError::Busy), "its copy may begin at any moment");
+    let mut pair = Pair::apart(&Setup::default());
+    pair.b.hold(Kind::FlushHome);
+    pair.b.hold(Kind::ZeroHome);
+    pair.connect();
+    assert!(pair.a.group.meta().peer.unwrap().durable.is_some());
+    assert_eq!(resize(&mut pair.a, 0, 5000), Err(CommandError::Busy), "it is being copied");
+    pair.b.release(Kind::FlushHome);
+    pair.b.release(Kind::ZeroHome);
+    pair.rest();
+    pair.line_held = true;
+    let plan = VerifyPlan { bytes_per_sec: 1 << 20, repair: false };
+    pair.a.command(|g, now| g.verify(now, plan)).unwrap();
+    assert_eq!(resize(&mut pair.a, 0, 5000), Err(CommandError::Busy), "it is being compared");
+    pair.a.command(|g, now| g.verify_cancel(now));
+    assert_eq!(resize(&mut pair.a, 0, 5000), Ok(()));
+}

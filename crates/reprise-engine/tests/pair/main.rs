@@ -10,4 +10,6 @@ mod host;
 mod meta;
 mod pair;
 mod peer;
+mod rot;
 mod unit;
+mod verify;

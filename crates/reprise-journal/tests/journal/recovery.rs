@@ -1,0 +1,1 @@
+//! Edges of the recovery table's rows: what just still counts and what just no longer does.

@@ -276,7 +276,7 @@ impl Walk<'_> {
                 return Ok((segment, Case::CleanEnd));
             }
             let have = window.0 + window.1.len() as u64;
-            if at + BATCH_LEN_MAX as u64 > have && have < self.found.segment_len || at < window.0 {
+            if at + BATCH_LEN_MAX as u64 > have && have < self.found.segment_len {
                 let len = (SCAN_CHUNK as u64).min(self.found.segment_len - at) as usize;
                 window = (at, self.read(id, at, len)?);
             }

@@ -106,7 +106,9 @@ impl World {
             if idle(self) {
                 self.compare(LAST_RATE, true);
             }
-            self.run_until((self.t + 2 * SEC).min(end), idle);
+            // Where none can begin, because the link is down, time passes.
+            let began = !idle(self);
+            self.run_until((self.t + 2 * SEC).min(end), |world| began && idle(world));
         }
     }
 }

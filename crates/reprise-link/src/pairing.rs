@@ -504,6 +504,24 @@ mod tests {
         assert_eq!(junk.err(), Some(PairError::WrongCode));
     }
 
+    /// Whichever way SPAKE2 draws, it gets the bytes of the seed's stream and never the same ones twice.
+    #[test]
+    fn randomness_is_one_stream_however_it_is_drawn() {
+        let mut whole = [0; 24];
+        SeedRng::new(&[1; 32]).fill_bytes(&mut whole);
+        let mut rng = SeedRng::new(&[1; 32]);
+        let (mut drawn, mut rest) = (Vec::new(), [0; 12]);
+        drawn.extend_from_slice(&rng.next_u32().to_le_bytes());
+        drawn.extend_from_slice(&rng.next_u64().to_le_bytes());
+        rng.try_fill_bytes(&mut rest).unwrap();
+        drawn.extend_from_slice(&rest);
+        assert_eq!(drawn, whole);
+        assert!(whole.chunks(4).any(|c| c != &whole[..4]), "a stream, not one value over and over");
+        let mut other = [0; 24];
+        SeedRng::new(&[2; 32]).fill_bytes(&mut other);
+        assert_ne!(other, whole);
+    }
+
     #[test]
     fn codes_read_as_people_type_them() {
         let shown = PairingCode::from_random([0, 1, 31, 32, 64, 10, 255, 20, 17]).display();

@@ -322,6 +322,27 @@ fn a_record_waits_for_the_region_that_lacks_it() {
 }
 
 #[test]
+fn a_record_does_not_wait_for_a_region_that_holds_it() {
+    let mut pair = to_be_copied(vec![5 * 2048]);
+    pair.a.hold(Kind::ReadHome);
+    pair.connect();
+    pair.a.put(extent(0, 9, 1), content(2, 1));
+    // Four regions are read as of the beginning, the fifth with the record.
+    for _ in 0..4 {
+        pair.a.finish(Kind::ReadHome);
+    }
+    pair.run();
+    assert_eq!(pair.b.group.durable().seq, seq(1));
+    pair.b.hold(Kind::WriteHome);
+    pair.a.release(Kind::ReadHome);
+    pair.run();
+    assert_eq!(pair.b.waiting(Kind::WriteHome), 1, "the fifth region");
+    pair.pass(40);
+    pair.run();
+    assert_eq!(pair.b.group.positions().applying, seq(1));
+}
+
+#[test]
 fn what_is_copied_counts_when_it_is_flushed_and_stored() {
     let mut pair = to_be_copied(vec![2048]);
     pair.b.hold(Kind::FlushHome);

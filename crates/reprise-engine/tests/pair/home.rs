@@ -310,6 +310,7 @@ fn records_of_a_volume_that_is_gone_are_passed_over() {
     a.command(|g, now| g.retire_volume(now, slot(1))).unwrap();
     a.command(|g, now| g.remove_volume(now, slot(1))).unwrap();
     a.release(Kind::Superblock);
+    a.hold(Kind::FlushHome);
     for _ in 0..4 {
         a.pass(QUIET_MS);
         a.run();

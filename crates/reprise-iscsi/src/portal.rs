@@ -111,7 +111,7 @@ pub struct Portal {
     /// The targets.
     pub targets: Vec<Target>,
     /// How the names begin of targets that are not there now and will be. Who asks for one is told to come again (0301h);
-    /// told that there is none (0203h), initiators give up for good.
+    /// told that there is none (0203h), an initiator that logs in for the first time asks no more.
     pub away: Vec<String>,
 }
 

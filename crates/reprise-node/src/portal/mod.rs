@@ -80,7 +80,7 @@ impl Targets {
 }
 
 /// Sockets that listen. Connections wait in them until [`Door::open`]: a login that came before the targets were there would be
-/// refused, and initiators take that for final.
+/// refused, and an initiator that logs in for the first time asks no more.
 #[derive(Debug)]
 pub struct Door {
     addresses: Vec<SocketAddr>,

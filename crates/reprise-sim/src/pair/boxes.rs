@@ -10,7 +10,8 @@ use reprise_engine::{
 use reprise_format::FormatError;
 use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
 use reprise_journal::{
-    CacheRead, Found, Grant, JournalConfig, RecoverError, newest_generation, recover, scan_segments, segment_offset,
+    CacheRead, Case, Found, Grant, JournalConfig, RecoverError, newest_generation, recover, scan_segments,
+    segment_offset,
 };
 use reprise_types::{
     BlockFormat, BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId,
@@ -54,8 +55,8 @@ impl OpenError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Segments(_) => true,
-            Self::Recover(e) => e.case == reprise_journal::Case::ReadFailed,
-            // A copy that cannot be read is one that is not there.
+            // A copy of the superblock that cannot be read is one that is not there: the next one may be too old.
+            Self::Recover(e) => matches!(e.case, Case::ReadFailed | Case::SuperblockStale),
             Self::Superblock(_) | Self::Meta(_) => false,
         }
     }

@@ -36,6 +36,12 @@ impl World {
             }
             // What disks that were set aside hold behind the end is of a history that does not go on.
             self.snapshots.retain(|_, s| s.end <= end.seq);
+            let copying = self.boxes[1].group().is_none_or(|g| g.meta().copy.is_some());
+            if lossy && end.seq < acked && copying && !self.boxes[1].empty {
+                self.copy_mixed = true;
+                self.blind[1] = Some(Seq::MAX);
+                self.want_operator();
+            }
             if end.seq < acked {
                 say!(self, "source: lost what it had acknowledged up to {acked}");
                 if self.excuse[0].damaged && self.mirror_written <= end.seq {

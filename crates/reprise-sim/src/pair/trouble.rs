@@ -290,6 +290,7 @@ impl World {
         }
         (self.other_line, self.passing) = (None, None);
         (self.blind[1], self.newer[1]) = (None, None);
+        self.copy_mixed = false;
         self.durable[1] = None;
         self.mirror_written = Seq::ZERO;
     }

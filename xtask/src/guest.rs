@@ -20,6 +20,7 @@ use crate::process::{cargo, run as run_command, target_dir};
 use crate::setup;
 pub(crate) use image::Image;
 use pair::World;
+pub(crate) use relay::{Line, Relay};
 pub(crate) use scene::{Errand, INITIATOR};
 use scene::{SCENES, Scene};
 

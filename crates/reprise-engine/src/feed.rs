@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reprise_format::link::{CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side};
 use reprise_journal::{BodyError, Journal, JournalStart};
 use reprise_link::LinkError;
-use reprise_link::copy::CopyRegion;
+use reprise_link::copy::{CopyMark, CopyRegion};
 use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
 use reprise_types::{Extent, Point, RecordKind, Seq, VolumeSlot};
@@ -19,8 +19,8 @@ use crate::planted::{Planted, has};
 pub(crate) enum FeedStep {
     /// A copied region was written; `life` tells connections apart.
     Region { life: u64, region: CopyRegion },
-    /// The homes were flushed up to the cursor.
-    Flushed { life: u64, cursor: CopyCursor },
+    /// The homes were flushed up to the mark.
+    Flushed { life: u64, mark: CopyMark },
 }
 
 /// The connection that feeds the group.
@@ -126,6 +126,10 @@ impl Group {
                         if let Some(offer) = offer.filter(|_| row == Row::StartCopy) {
                             self.start_mirror(start, &offer);
                         }
+                        if row == Row::RestartCopy {
+                            // Forgotten durably before the first region comes: what there is must not count once more.
+                            self.meta.copy = Some(CopyState::default());
+                        }
                         self.hold_link();
                         self.notice(Notice::LinkUp(row));
                     }
@@ -159,7 +163,7 @@ impl Group {
         self.meta.set_lineage(&offer.lineage);
         self.meta.trimmed = start;
         (self.meta.applied, self.meta.applying, self.meta.seal) = (start.seq, start.seq, start);
-        self.meta.copy = Some(CopyState { cursor: None, complete_at: None });
+        self.meta.copy = Some(CopyState::default());
         // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
         let unused: Vec<_> = self.journal.segment_ids().collect();
         let begin = JournalStart::empty(start, self.meta.incarnation);
@@ -232,6 +236,7 @@ impl Group {
             applied: self.meta.applied,
             complete: self.meta.copy.is_none(),
             copy_cursor: self.meta.copy.and_then(|c| c.cursor),
+            copy_reach: self.meta.copy.and_then(|c| c.reach),
             ceded: None,
             instance: peer.map_or(reprise_link::instance::first([0; 16]), |p| p.instance),
             peer_instance_seen: peer.and_then(|p| p.seen),
@@ -263,14 +268,14 @@ impl Group {
         let volumes: Vec<VolumeSlot> = self.meta.volumes.iter().map(|v| v.slot).collect();
         let Some(session) = &mut self.feed.session else { return };
         session.set_journal_free(free);
-        let cursor = session.copy_flush_cursor().filter(|_| !self.feed.flushing);
+        let mark = session.copy_flush_mark().filter(|_| !self.feed.flushing);
         let complete = session.copy_complete();
-        if let Some(cursor) = cursor {
+        if let Some(mark) = mark {
             self.feed.flushing = true;
             if has(Planted::CopyNotFlushed) {
-                return self.feed_step(FeedStep::Flushed { life: self.feed.life, cursor }, Ok(Bytes::new()));
+                return self.feed_step(FeedStep::Flushed { life: self.feed.life, mark }, Ok(Bytes::new()));
             }
-            let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, cursor }));
+            let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, mark }));
             self.effects.push_back(Effect::FlushHome { token, volumes });
         }
         if let Some(copy) = self.meta.copy.take_if(|_| complete) {
@@ -306,16 +311,19 @@ impl Group {
                     session.region_written(region.slot, region.sector);
                 }
             }
-            FeedStep::Flushed { cursor, .. } => {
+            FeedStep::Flushed { mark: CopyMark { cursor, reach }, .. } => {
                 if let Some(copy) = &mut self.meta.copy {
-                    copy.cursor = Some(cursor);
+                    (copy.cursor, copy.reach) = (Some(cursor), reach);
                 }
-                self.persist(After::CopyCursor(cursor));
+                self.persist(After::CopyCursor { life, cursor });
             }
         }
     }
 
-    pub(crate) fn copy_cursor_durable(&mut self, cursor: CopyCursor) {
+    pub(crate) fn copy_cursor_durable(&mut self, life: u64, cursor: CopyCursor) {
+        if life != self.feed.life {
+            return;
+        }
         self.feed.flushing = false;
         if let Some(session) = &mut self.feed.session {
             session.copy_flushed(cursor);

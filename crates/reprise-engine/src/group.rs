@@ -127,7 +127,7 @@ pub(crate) enum After {
     /// Segments may be reused.
     Free(Vec<SegmentId>),
     /// The copy cursor may be acknowledged.
-    CopyCursor(reprise_format::link::CopyCursor),
+    CopyCursor { life: u64, cursor: reprise_format::link::CopyCursor },
     /// The mirror's journal has its beginning.
     MirrorStarted,
     /// The peer's instance is stored: messages may go out. Names the connection.
@@ -400,7 +400,7 @@ impl Group {
         }
         let now = self.now.mono;
         if let Some(session) = &mut self.peer.session {
-            session.set_durable(now, durable.seq);
+            session.set_durable(now, durable);
         }
         if self.meta.role == Role::Source {
             self.pace_until = now.plus_millis(self.fill.pace_millis());
@@ -439,7 +439,7 @@ impl Group {
                 After::StartRound => self.round_start(),
                 After::RoundApplied(seq) => self.round_applied(seq),
                 After::Free(segments) => self.retire(segments),
-                After::CopyCursor(cursor) => self.copy_cursor_durable(cursor),
+                After::CopyCursor { life, cursor } => self.copy_cursor_durable(life, cursor),
                 After::MirrorStarted => self.journal_held = false,
                 After::LinkOpen(life) if life == self.link_life => self.link_held = false,
                 After::UnitsKnown => self.units_known(),
@@ -553,10 +553,11 @@ impl Group {
     fn start_journal_write(&mut self, write: JournalWrite) {
         self.home.fed_at = self.now.mono;
         self.stats.journal_writes += 1;
+        #[cfg(feature = "planted")]
         if has(Planted::SendBeforeDurable)
             && let Some(session) = &mut self.peer.session
         {
-            session.set_durable(self.now.mono, write.last_seq);
+            session.set_durable(self.now.mono, self.journal.packed());
         }
         let token = self.token(Pending::Journal(write.token));
         self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });

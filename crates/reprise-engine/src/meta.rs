@@ -70,10 +70,12 @@ pub struct VolumeMeta {
 }
 
 /// First copy that is not complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CopyState {
     /// Everything before is durable at the mirror.
     pub cursor: Option<CopyCursor>,
+    /// On the mirror: what is before the cursor contains records up to here.
+    pub reach: Option<Point>,
     /// R1, once known.
     pub complete_at: Option<Seq>,
 }
@@ -151,6 +153,7 @@ fn put_copy(c: &CopyState) -> CopyBody {
         slot: c.cursor.map_or(0, |c| c.slot.get().into()),
         sector: c.cursor.map_or(0, |c| c.sector.get()),
         complete_at: c.complete_at.map_or(0, Seq::get),
+        reach: c.reach.as_ref().map(put_point),
     }
 }
 
@@ -160,6 +163,7 @@ fn get_copy(c: &CopyBody) -> Result<CopyState, MetaError> {
     let started = c.slot != 0 || c.sector != 0;
     Ok(CopyState {
         cursor: started.then_some(cursor),
+        reach: c.reach.as_ref().map(|r| get_point(r, "copy")).transpose()?,
         complete_at: (c.complete_at != 0).then(|| Seq::from_raw(c.complete_at)),
     })
 }

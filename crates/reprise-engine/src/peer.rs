@@ -214,8 +214,8 @@ impl Group {
                     (Consequence::Stream, Some(start)) => {
                         meta.seen = Some(instance_seen);
                         meta.durable = Some(start);
-                        if verdict.row == Row::StartCopy {
-                            meta.copy = Some(CopyState { cursor: None, complete_at: None });
+                        if matches!(verdict.row, Row::StartCopy | Row::RestartCopy) {
+                            meta.copy = Some(CopyState::default());
                         }
                         if has(Planted::InstanceConfirmedEarly) {
                             meta.instance = reprise_link::instance::on_confirmed(meta.instance);

@@ -202,6 +202,9 @@ pub struct CopyBody {
     /// The mirror is complete once it is durable up to here; 0 while regions are still to be read.
     #[prost(uint64, tag = "3")]
     pub complete_at: u64,
+    /// What was copied contains records up to here, whatever the journal holds yet.
+    #[prost(message, optional, tag = "4")]
+    pub reach: Option<PointBody>,
 }
 
 /// A peer of a group.

@@ -148,7 +148,7 @@ fn data_body() -> DataBody {
 
 fn group_body() -> GroupBody {
     let point = |seq: u64| PointBody { branch: BRANCH.as_bytes().to_vec(), seq, hash: vec![seq as u8; 16] };
-    let copy = CopyBody { slot: 1, sector: 2048, complete_at: 99 };
+    let copy = CopyBody { slot: 1, sector: 2048, complete_at: 99, reach: None };
     let leg = LegBody { path: "/data/v1".into(), adopted: true, identity: "8:1:7".into(), detached: true };
     GroupBody {
         group: GROUP.as_bytes().to_vec(),
@@ -240,6 +240,11 @@ fn superblocks() {
     let made = superblock::encode(SuperblockKind::Group, 13, &group_body()).unwrap();
     let golden = check("superblock_group_v1.bin", &made);
     assert_eq!(superblock::decode(SuperblockKind::Group, &golden), Ok((13, group_body())));
+    let mut reaching = group_body();
+    reaching.copy.as_mut().unwrap().reach = reaching.seal.clone();
+    let made = superblock::encode(SuperblockKind::Group, 13, &reaching).unwrap();
+    let golden = check("superblock_group_reach_v1.bin", &made);
+    assert_eq!(superblock::decode(SuperblockKind::Group, &golden), Ok((13, reaching)));
     assert!(superblock::decode::<PoolBody>(SuperblockKind::Pool, &golden).is_err(), "a group is not a pool");
     let split = PoolBody { data_offset: 1 << 39, data_half: data_body().half, ..pool_body() };
     let made = superblock::encode(SuperblockKind::Pool, 14, &split).unwrap();

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use reprise_format::link::{CopyCursor, CopyExtent, Volume};
-use reprise_types::{Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{HistoryHash, Point, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::LinkError;
 use crate::planted::{Planted, has};
@@ -38,22 +38,42 @@ pub struct CopyRegion {
     pub sectors: SectorCount,
     /// Read home and index as of this position exactly.
     pub view_seq: Seq,
+    /// h there; none from a source of an earlier release.
+    pub view_hash: Option<HistoryHash>,
 }
 
 impl CopyRegion {
     /// The message for it.
     pub fn extent(&self, zero: bool) -> CopyExtent {
-        CopyExtent { slot: self.slot, sector: self.sector, sectors: self.sectors, view_seq: self.view_seq, zero }
+        CopyExtent {
+            slot: self.slot,
+            sector: self.sector,
+            sectors: self.sectors,
+            view_seq: self.view_seq,
+            zero,
+            view_hash: self.view_hash,
+        }
     }
 
     fn start(&self) -> CopyCursor {
         CopyCursor { slot: self.slot, sector: self.sector }
     }
 
-    fn end(&self) -> CopyCursor {
+    /// The cursor behind it.
+    pub fn end(&self) -> CopyCursor {
         let end = self.sector.get().saturating_add(self.sectors.get());
         CopyCursor { slot: self.slot, sector: Sector::from_raw(end) }
     }
+}
+
+/// What a mirror has of a copy, to be stored together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyMark {
+    /// Everything before it is in the homes.
+    pub cursor: CopyCursor,
+    /// What is before the cursor contains records up to here: the copy goes on only from a source on whose line this is.
+    /// None where the source did not tell.
+    pub reach: Option<Point>,
 }
 
 /// Volumes in copy order with their sizes.
@@ -152,7 +172,7 @@ impl CopySource {
 
     /// The next region to read, with `durable` as its view; none while enough are under way or the end is reached.
     /// Regions are to be sent in the order in which they were given out.
-    pub fn next_region(&mut self, durable: Seq) -> Option<CopyRegion> {
+    pub fn next_region(&mut self, durable: &Point) -> Option<CopyRegion> {
         let outstanding = self.reading.len() + self.unacked.len();
         if self.reading.len() >= REGIONS_READING_MAX || outstanding >= REGIONS_OUTSTANDING_MAX {
             return None;
@@ -161,7 +181,13 @@ impl CopySource {
         // Regions end at multiples of their size, so that they fit the home's own grain.
         let to_grain = self.region_sectors - start.sector.get() % self.region_sectors;
         let sectors = SectorCount::from_raw(left.min(to_grain));
-        let region = CopyRegion { slot: start.slot, sector: start.sector, sectors, view_seq: durable };
+        let region = CopyRegion {
+            slot: start.slot,
+            sector: start.sector,
+            sectors,
+            view_seq: durable.seq,
+            view_hash: Some(durable.hash),
+        };
         self.next = region.end();
         self.reading.push_back(region);
         Some(region)
@@ -240,6 +266,8 @@ pub struct CopyMirror {
     received: CopyCursor,
     durable: CopyCursor,
     arrived: VecDeque<Arrived>,
+    /// View of the last region.
+    view: Seq,
     r1: Option<Seq>,
 }
 
@@ -248,7 +276,7 @@ impl CopyMirror {
     pub fn new(volumes: &[Volume], cursor: Option<CopyCursor>) -> Self {
         let layout = Layout::new(volumes);
         let start = cursor.unwrap_or_else(|| layout.start());
-        Self { layout, received: start, durable: start, arrived: VecDeque::new(), r1: None }
+        Self { layout, received: start, durable: start, arrived: VecDeque::new(), view: Seq::ZERO, r1: None }
     }
 
     /// A region came with `payload_len` bytes.
@@ -259,14 +287,20 @@ impl CopyMirror {
         let fits = rest.is_some_and(|(start, left)| start == at && extent.sectors.get() <= left)
             && (1..=REGION_SECTORS_MAX).contains(&extent.sectors.get())
             && expected_len == Some(payload_len)
+            && extent.view_seq >= self.view
             && self.arrived.len() < REGIONS_OUTSTANDING_MAX
             && self.r1.is_none();
         if !fits {
             return Err(LinkError::BadExtent { at });
         }
-        let region =
-            CopyRegion { slot: extent.slot, sector: extent.sector, sectors: extent.sectors, view_seq: extent.view_seq };
-        self.received = region.end();
+        let region = CopyRegion {
+            slot: extent.slot,
+            sector: extent.sector,
+            sectors: extent.sectors,
+            view_seq: extent.view_seq,
+            view_hash: extent.view_hash,
+        };
+        (self.received, self.view) = (region.end(), region.view_seq);
         self.arrived.push_back(Arrived { region, written: false });
         Ok(region)
     }
@@ -284,9 +318,10 @@ impl CopyMirror {
         }
     }
 
-    /// What a flush that begins now will make durable: store it after the flush, then call [`Self::flushed`] with it.
-    pub fn flush_cursor(&self) -> CopyCursor {
-        self.arrived.iter().take_while(|a| a.written).last().map_or(self.durable, |a| a.region.end())
+    /// The last region that a flush which begins now makes durable, with all before it; none where that is no more than
+    /// before. Store its end after the flush, then call [`Self::flushed`] with it.
+    pub fn flush_up_to(&self) -> Option<CopyRegion> {
+        self.arrived.iter().take_while(|a| a.written).last().map(|a| a.region)
     }
 
     /// Homes are flushed and the cursor is stored.
@@ -333,6 +368,10 @@ mod tests {
 
     use super::*;
 
+    fn point(seq: u64) -> Point {
+        Point { seq: Seq::from_raw(seq), ..Point::default() }
+    }
+
     pub(crate) fn volumes(sizes: &[(u16, u64)]) -> Vec<Volume> {
         let volume = |(slot, sectors): &(u16, u64)| Volume {
             id: VolumeId::from_raw([*slot as u8; 16]),
@@ -355,7 +394,7 @@ mod tests {
             let mut source = CopySource::new(&volumes, None);
             let (mut steps, mut regions) = (0, 0);
             loop {
-                if let Some(region) = source.next_region(Seq::from_raw(10)) {
+                if let Some(region) = source.next_region(&point(10)) {
                     assert_eq!(source.send_limit(), Some(Seq::from_raw(10)));
                     source.region_sent(&region);
                     let zero = regions % 2 == 0;
@@ -364,8 +403,8 @@ mod tests {
                     assert_eq!(mirror.apply_limit(), Some(Seq::from_raw(10)));
                     mirror.region_written(region.slot, region.sector);
                     assert_eq!(mirror.apply_limit(), None);
-                    let cursor = mirror.flush_cursor();
-                    mirror.flushed(cursor);
+                    assert_eq!(mirror.flush_up_to(), Some(region));
+                    mirror.flushed(region.end());
                     regions += 1;
                     if steps == crash_after {
                         // Both sides lose what is not durable; the acknowledgement is lost too.
@@ -395,7 +434,7 @@ mod tests {
         let mut sent = 0;
         loop {
             let mut reading = Vec::new();
-            while let Some(region) = source.next_region(Seq::from_raw(1)) {
+            while let Some(region) = source.next_region(&point(1)) {
                 reading.push(region);
             }
             assert!(reading.len() <= REGIONS_READING_MAX);
@@ -417,6 +456,7 @@ mod tests {
             sector: Sector::from_raw(sector),
             sectors: SectorCount::from_raw(sectors),
             view_seq: Seq::from_raw(1),
+            view_hash: None,
         };
         let cases = [
             ("gap", region(8, 8).extent(false), 4096),

@@ -104,9 +104,17 @@ fn position(point: &Point) -> Position {
     Position { branch: point.branch, seq: point.seq }
 }
 
-/// The row that holds. `hash_at_state` is the source's own h at the state's durable position, none where its journal
-/// does not hold that position.
-pub fn decide(offer: &GroupOffer, state: &GroupState, hash_at_state: Option<HistoryHash>) -> Row {
+/// The source's own h at positions that the asked box names; none where its journal does not hold one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// At the state's durable position.
+    pub at_state: Option<HistoryHash>,
+    /// At the state's `copy_reach`.
+    pub at_reach: Option<HistoryHash>,
+}
+
+/// The row that holds.
+pub fn decide(offer: &GroupOffer, state: &GroupState, known: Known) -> Row {
     match state.membership {
         Membership::Unknown => return Row::UnknownGroup,
         Membership::OtherPeer => return Row::OtherPair,
@@ -129,9 +137,9 @@ pub fn decide(offer: &GroupOffer, state: &GroupState, hash_at_state: Option<Hist
     };
     match place_on_line(&offer.lineage, position(durable)) {
         None => decide_off_line(offer, state),
-        Some(place) if state.role == Side::Source => decide_source(durable, place, hash_at_state),
+        Some(place) if state.role == Side::Source => decide_source(durable, place, known.at_state),
         Some(0) if durable.seq > offer.durable.seq => decide_ahead(offer, state),
-        Some(place) => decide_behind(offer, state, durable, place, hash_at_state),
+        Some(place) => decide_behind(offer, state, durable, place, known),
     }
 }
 
@@ -157,14 +165,8 @@ fn decide_ahead(offer: &GroupOffer, state: &GroupState) -> Row {
 }
 
 /// The mirror holds a part of the source's line.
-fn decide_behind(
-    offer: &GroupOffer,
-    state: &GroupState,
-    durable: &Point,
-    place: usize,
-    hash_at_state: Option<HistoryHash>,
-) -> Row {
-    if hash_at_state.is_some_and(|hash| hash != durable.hash) && !has(Planted::HashIgnored) {
+fn decide_behind(offer: &GroupOffer, state: &GroupState, durable: &Point, place: usize, known: Known) -> Row {
+    if known.at_state.is_some_and(|hash| hash != durable.hash) && !has(Planted::HashIgnored) {
         return Row::Diverged;
     }
     let proven = offer.peer_proven.as_ref();
@@ -175,34 +177,51 @@ fn decide_behind(
     if lost {
         return Row::WentBackwards;
     }
-    if durable.seq < offer.trimmed.seq || hash_at_state.is_none() {
+    if durable.seq < offer.trimmed.seq || known.at_state.is_none() {
         return Row::IntervalNeeded;
     }
-    if state.complete { Row::Resume } else { Row::ContinueCopy }
+    match &state.copy_reach {
+        _ if state.complete => Row::Resume,
+        Some(reach) if !reaches_on_line(offer, durable, reach, known.at_reach) => Row::RestartCopy,
+        Some(_) | None => Row::ContinueCopy,
+    }
+}
+
+/// True where what the mirror has copied is of the source's line. A region contains records that the mirror's journal does
+/// not: a source that has lost those and gone on may still hold all that is durable at the mirror.
+fn reaches_on_line(offer: &GroupOffer, durable: &Point, reach: &Point, known: Option<HistoryHash>) -> bool {
+    if has(Planted::ReachIgnored) {
+        return true;
+    }
+    // What came after the regions came from a source on whose line they were.
+    let settled = reach.seq <= durable.seq;
+    settled || place_on_line(&offer.lineage, position(reach)).is_some() && known == Some(reach.hash)
+}
+
+/// Where the records begin that follow, in rows with which data flows.
+fn start_of(row: Row, offer: &GroupOffer, state: &GroupState) -> Option<Point> {
+    match row {
+        Row::Resume | Row::ContinueCopy | Row::RestartCopy => state.durable,
+        Row::StartCopy => Some(offer.durable),
+        _ => None,
+    }
 }
 
 /// What the source says after a state has come.
 pub fn verdict(offer: &GroupOffer, state: &GroupState, lookup: &impl HistoryLookup) -> Verdict {
-    let on_line = |durable: &&Point| place_on_line(&offer.lineage, position(durable)).is_some();
-    let hash_at_state = state.durable.as_ref().filter(on_line).and_then(|durable| lookup.hash_at(durable.seq));
-    let row = decide(offer, state, hash_at_state);
-    let start = match row {
-        Row::Resume | Row::ContinueCopy => state.durable,
-        Row::StartCopy => Some(offer.durable),
-        _ => None,
-    };
-    Verdict { row, hash_at_state, start }
+    let on_line = |point: &&Point| place_on_line(&offer.lineage, position(point)).is_some();
+    let hash_at = |point: &Option<Point>| point.as_ref().filter(on_line).and_then(|point| lookup.hash_at(point.seq));
+    let known = Known { at_state: hash_at(&state.durable), at_reach: hash_at(&state.copy_reach) };
+    let row = decide(offer, state, known);
+    let start = start_of(row, offer, state);
+    Verdict { row, hash_at_state: known.at_state, hash_at_reach: known.at_reach, start }
 }
 
 /// The asked box's check of the source's verdict.
 pub fn check_verdict(offer: &GroupOffer, state: &GroupState, verdict: &Verdict) -> Result<Row, LinkError> {
-    let ours = decide(offer, state, verdict.hash_at_state);
-    let start = match ours {
-        Row::Resume | Row::ContinueCopy => state.durable,
-        Row::StartCopy => Some(offer.durable),
-        _ => None,
-    };
-    if ours != verdict.row || start != verdict.start {
+    let known = Known { at_state: verdict.hash_at_state, at_reach: verdict.hash_at_reach };
+    let ours = decide(offer, state, known);
+    if ours != verdict.row || start_of(ours, offer, state) != verdict.start {
         return Err(LinkError::Disagree { ours, theirs: verdict.row });
     }
     Ok(ours)
@@ -247,10 +266,11 @@ const fn rule(row: Row, label: &'static str, consequence: Consequence, advice: &
 }
 
 /// The whole table.
-pub const TABLE: [RowRule; 14] = [
+pub const TABLE: [RowRule; 15] = [
     rule(Row::Resume, "resume", Consequence::Stream, ""),
     rule(Row::StartCopy, "start first copy", Consequence::Stream, ""),
     rule(Row::ContinueCopy, "continue first copy", Consequence::Stream, ""),
+    rule(Row::RestartCopy, "begin first copy again", Consequence::Stream, ""),
     rule(
         Row::IntervalNeeded,
         "peer is behind what the journal holds",
@@ -316,7 +336,7 @@ pub const TABLE: [RowRule; 14] = [
 /// The rule of a row.
 pub fn rule_of(row: Row) -> &'static RowRule {
     // Every row is in the table; a test walks them all.
-    TABLE.iter().find(|rule| rule.row == row).unwrap_or(&TABLE[9])
+    TABLE.iter().find(|rule| rule.row == row).unwrap_or(&TABLE[10])
 }
 
 #[cfg(test)]
@@ -371,6 +391,7 @@ pub(crate) mod tests {
             applied: Seq::from_raw(60),
             complete: true,
             copy_cursor: None,
+            copy_reach: None,
             ceded: None,
             hash_at_offer: None,
             instance: Instance { acknowledged: [3; 16], current: [4; 16] },
@@ -413,6 +434,32 @@ pub(crate) mod tests {
                 o.copy = CopyNeed::UnderWay;
                 s.complete = false;
                 s.copy_cursor = Some(CopyCursor { slot: VolumeSlot::from_raw(0), sector: Sector::from_raw(4096) });
+            }),
+            ("copy under way, with regions of what comes next", Row::ContinueCopy, |_, s| {
+                (s.complete, s.copy_reach) = (false, Some(point(1, 100)));
+            }),
+            ("copy under way, with regions before the fork", Row::ContinueCopy, |o, s| {
+                o.lineage = vec![link(2, 1, 95), link(1, 0, 0)];
+                o.durable = point(2, 100);
+                (s.complete, s.copy_reach) = (false, Some(point(1, 95)));
+            }),
+            ("copy under way, regions settled long ago", Row::ContinueCopy, |o, s| {
+                o.trimmed = point(1, 90);
+                (s.complete, s.copy_reach) = (false, Some(point(1, 30)));
+            }),
+            ("the source lost what regions contain", Row::RestartCopy, |_, s| {
+                (s.complete, s.copy_reach) = (false, Some(point(1, 101)));
+            }),
+            ("the source lost what regions contain, and went on", Row::RestartCopy, |_, s| {
+                (s.complete, s.copy_reach) = (false, Some(Point { hash: hash(9, 95), ..point(1, 95) }));
+            }),
+            ("regions of the parent branch past the fork", Row::RestartCopy, |o, s| {
+                o.lineage = vec![link(2, 1, 95), link(1, 0, 0)];
+                o.durable = point(2, 100);
+                (s.complete, s.copy_reach) = (false, Some(point(1, 96)));
+            }),
+            ("regions of a line that is not known", Row::RestartCopy, |_, s| {
+                (s.complete, s.copy_reach) = (false, Some(point(5, 95)));
             }),
             ("copy acknowledged to its end, mirror stopped before it noted that", Row::ContinueCopy, |_, s| {
                 s.complete = false;

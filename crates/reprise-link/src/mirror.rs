@@ -9,7 +9,7 @@ use reprise_format::link::{
 use reprise_types::{Mono, Point, Sector, Seq, VolumeSlot};
 
 use crate::LinkError;
-use crate::copy::{CopyMirror, CopyProgress, CopyRegion};
+use crate::copy::{CopyMark, CopyMirror, CopyProgress, CopyRegion};
 use crate::handshake::{self, Consequence};
 use crate::planted::{Planted, has};
 use crate::pulse::Pulse;
@@ -275,9 +275,12 @@ impl MirrorSession {
     }
 
     /// What a flush of the homes that begins now makes durable; none where that is no more than before.
-    pub fn copy_flush_cursor(&self) -> Option<CopyCursor> {
-        let copy = self.copy.as_ref()?;
-        Some(copy.flush_cursor()).filter(|cursor| *cursor > copy.cursor())
+    pub fn copy_flush_mark(&self) -> Option<CopyMark> {
+        let last = self.copy.as_ref()?.flush_up_to()?;
+        // All that a connection brings is on the branch of the offer; the last view reaches farthest.
+        let branch = self.offer.as_ref()?.durable.branch;
+        let reach = last.view_hash.map(|hash| Point { branch, seq: last.view_seq, hash });
+        Some(CopyMark { cursor: last.end(), reach })
     }
 
     /// The homes are flushed up to `cursor` and the cursor is stored: only then is it acknowledged.

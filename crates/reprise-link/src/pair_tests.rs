@@ -12,6 +12,7 @@ use reprise_types::{
 };
 
 use crate::LinkError;
+use crate::copy::CopyMark;
 use crate::handshake;
 use crate::mirror::{MirrorEvent, MirrorSession, WINDOW_BYTES_MIN};
 use crate::source::{SourceEvent, SourceSession};
@@ -41,7 +42,7 @@ struct World {
     durable: Option<u64>,
     applied: u64,
     home: Vec<u64>,
-    cursor: Option<CopyCursor>,
+    mark: Option<CopyMark>,
     whole: bool,
     journal_capacity: u64,
 }
@@ -129,7 +130,8 @@ impl World {
             durable: self.durable.map(point),
             applied: Seq::from_raw(self.applied),
             complete: self.whole,
-            copy_cursor: self.cursor,
+            copy_cursor: self.mark.map(|m| m.cursor),
+            copy_reach: self.mark.and_then(|m| m.reach),
             ceded: None,
             hash_at_offer: None,
             instance: Instance { acknowledged: [0; 16], current: [8; 16] },
@@ -161,7 +163,7 @@ impl World {
                     self.records.push((sector, sectors, 0));
                 }
                 self.batches.push((first, first + count - 1, 4096 + u64::from(size) * 64));
-                wire.source.set_durable(now, Seq::from_raw(self.source_durable()));
+                wire.source.set_durable(now, point(self.source_durable()));
             }
             2 | 3 => {
                 if let Some(first) = wire.source.next_wanted() {
@@ -235,9 +237,9 @@ impl World {
                 }
                 if wire.written_not_flushed {
                     wire.written_not_flushed = false;
-                    if let Some(cursor) = wire.mirror.copy_flush_cursor() {
-                        self.cursor = Some(cursor);
-                        wire.mirror.copy_flushed(cursor);
+                    if let Some(mark) = wire.mirror.copy_flush_mark() {
+                        self.mark = Some(mark);
+                        wire.mirror.copy_flushed(mark.cursor);
                     }
                 }
                 if wire.mirror.copy_complete() {
@@ -281,7 +283,7 @@ impl World {
             Some(MirrorEvent::Verdict { row, start, .. }) => {
                 if row == Row::StartCopy {
                     let start = start.expect("a copy starts somewhere").seq.get();
-                    (self.durable, self.applied, self.cursor) = (Some(start), start, None);
+                    (self.durable, self.applied, self.mark) = (Some(start), start, None);
                 }
             }
             Some(MirrorEvent::Batch { last, .. }) => wire.pending.push_back((last.get(), 0)),
@@ -301,7 +303,7 @@ fn run(script: &[(u8, u16)], cuts: &[u16], preload: u16, journal_capacity: u64) 
         durable: None,
         applied: 0,
         home: vec![u64::MAX; VOLUME_SECTORS as usize],
-        cursor: None,
+        mark: None,
         whole: false,
         journal_capacity,
     };
@@ -327,7 +329,7 @@ fn run(script: &[(u8, u16)], cuts: &[u16], preload: u16, journal_capacity: u64) 
             break;
         }
     }
-    assert!(world.whole && world.complete, "copy did not end: cursor {:?}", world.cursor);
+    assert!(world.whole && world.complete, "copy did not end: cursor {:?}", world.mark);
     assert_eq!(world.proven, world.source_durable(), "acknowledged is not everything");
     assert_eq!(world.applied, world.source_durable(), "applied is not everything");
     assert_eq!(world.home, world.image(world.applied));
@@ -360,7 +362,7 @@ fn a_wrong_hash_is_divergence_and_wild_acks_are_refused() {
         durable: Some(4),
         applied: 0,
         home: vec![0; VOLUME_SECTORS as usize],
-        cursor: None,
+        mark: None,
         whole: true,
         journal_capacity: 1 << 30,
     };

@@ -11,4 +11,6 @@ reprise_types::planted! {
     SendLimitIgnored,
     /// A batch that came before is taken again.
     GapAccepted,
+    /// A first copy goes on behind regions that contain what the source has lost.
+    ReachIgnored,
 }

@@ -62,7 +62,7 @@ pub struct SourceSession {
     phase: Phase,
     pulse: Pulse,
     out: VecDeque<Message>,
-    durable: Seq,
+    durable: Point,
     sent: Seq,
     received: Seq,
     acked: Point,
@@ -81,7 +81,7 @@ const OUT_MAX: usize = 64;
 impl SourceSession {
     /// A connection was made and greeted: the offer is the first message out.
     pub fn new(now: Mono, offer: GroupOffer) -> Self {
-        let durable = offer.durable.seq;
+        let durable = offer.durable;
         Self {
             phase: Phase::AwaitState,
             pulse: Pulse::new(now),
@@ -95,7 +95,7 @@ impl SourceSession {
             sent_bytes: 0,
             sent_journal: 0,
             copy: None,
-            lag: LagMeter::new(durable),
+            lag: LagMeter::new(durable.seq),
             offer,
         }
     }
@@ -170,7 +170,7 @@ impl SourceSession {
             }
             // What waits already counts from now on.
             self.lag = LagMeter::new(start.seq);
-            self.lag.note(now, self.durable);
+            self.lag.note(now, self.durable.seq);
         }
         Ok(SourceEvent::Verdict { verdict, instance_seen: state.instance.current })
     }
@@ -214,15 +214,17 @@ impl SourceSession {
     }
 
     /// Records up to `durable` are durable here.
-    pub fn set_durable(&mut self, now: Mono, durable: Seq) {
-        self.durable = self.durable.max(durable);
-        self.lag.note(now, self.durable);
+    pub fn set_durable(&mut self, now: Mono, durable: Point) {
+        if durable.seq > self.durable.seq {
+            self.durable = durable;
+        }
+        self.lag.note(now, self.durable.seq);
     }
 
     /// The record with which the next batch to send begins; none where there is nothing to send, or it must wait for a
     /// region that is being read, or no credit is left at all.
     pub fn next_wanted(&self) -> Option<Seq> {
-        let limit = self.copy.as_ref().and_then(CopySource::send_limit).unwrap_or(Seq::MAX).min(self.durable);
+        let limit = self.copy.as_ref().and_then(CopySource::send_limit).unwrap_or(Seq::MAX).min(self.durable.seq);
         let has_credit = self.sent_bytes < self.credit.bytes && self.sent_journal < self.credit.journal_bytes;
         (self.phase == Phase::Streaming && self.sent < limit && has_credit).then(|| self.sent.next())
     }
@@ -247,7 +249,7 @@ impl SourceSession {
     pub fn batch_sent(&mut self, first: Seq, last: Seq, bytes: u64) {
         assert!(self.phase == Phase::Streaming, "batch {first}..={last} sent before the handshake");
         assert!(first == self.sent.next() && last >= first, "batch {first}..={last} sent after {}", self.sent);
-        assert!(last <= self.durable, "batch up to {last} sent, durable is {}", self.durable);
+        assert!(last <= self.durable.seq, "batch up to {last} sent, durable is {}", self.durable.seq);
         assert!(self.batch_fits(bytes), "{bytes} bytes sent past the credit {:?}", self.credit);
         if let Some(limit) = self.copy.as_ref().and_then(CopySource::send_limit) {
             assert!(last <= limit, "batch up to {last} sent past the view {limit} of a region being read");
@@ -267,8 +269,7 @@ impl SourceSession {
         if self.claimed().saturating_add(REGION_BYTES_MAX) > self.credit.bytes {
             return None;
         }
-        let durable = self.durable;
-        self.copy.as_mut()?.next_region(durable)
+        self.copy.as_mut()?.next_region(&self.durable)
     }
 
     /// A region was handed to the stream; `bytes` of content, 0 for zeros. Once the last one is, [`Message::CopyDone`] is
@@ -283,7 +284,7 @@ impl SourceSession {
 
     /// The end of the copy, once, to go into the bulk stream after the last region.
     pub fn poll_copy_done(&mut self) -> Option<CopyDone> {
-        let durable = self.durable;
+        let durable = self.durable.seq;
         let copy = self.copy.as_mut().filter(|_| self.phase == Phase::Streaming)?;
         copy.take_done(durable).map(|r1| CopyDone { r1 })
     }

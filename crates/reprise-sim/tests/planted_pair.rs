@@ -61,6 +61,7 @@ const KNOWN: &[(&str, u64)] = &[
     ("AnswerUnsettled", 334),
     ("StraysForgotten", 484),
     ("FreedUnderReads", 1474),
+    ("ReachIgnored", 11),
     ("HashesNotCompared", 29),
     ("FixesAtOnce", 237),
     ("NewerIsTorn", 61),

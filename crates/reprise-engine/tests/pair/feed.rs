@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reprise_engine::{Effect, GroupMeta, Notice};
-use reprise_format::link::{CloseReason, GroupState, Membership, Message, Row};
+use reprise_format::link::{CloseReason, CopyCursor, GroupState, Membership, Message, Row};
 use reprise_types::{BoxId, GroupId};
 
 use crate::harness::{FAULT, Kind, Setup, TestBox, content, extent, seq};
@@ -465,6 +465,71 @@ fn a_copy_goes_on_where_it_was_after_a_crash_of_the_mirror() {
     let copied = pair.a.group.stats().bytes_sent - before;
     assert_eq!(copied, ((1 << 14) - cursor.sector.get()) * 512, "what is behind the cursor");
     assert!(pair.b.homes == pair.a.homes);
+}
+
+/// A first copy under way that the mirror has a cursor of, cut; and the source's disk as it was before the last write that
+/// the copied regions contain.
+fn cut_with_regions_of_a_lost_write() -> (Pair, Vec<u8>, CopyCursor) {
+    let mut pair = to_be_copied(vec![1 << 14]);
+    pair.connect_held();
+    while pair.b.stored().branches.is_empty() {
+        pair.deliver_one(true);
+        pair.deliver_one(false);
+        pair.a.run();
+        pair.b.run();
+    }
+    pair.cut();
+    let older = pair.a.cache.clone();
+    pair.a.put(extent(0, 0, 8), content(77, 8));
+    pair.connect_held();
+    // The mirror takes regions, and no record becomes durable there.
+    pair.b.hold(Kind::WriteCache);
+    for _ in 0..500 {
+        if pair.b.stored().copy.is_some_and(|c| c.cursor.is_some()) {
+            break;
+        }
+        pair.deliver_one(true);
+        pair.deliver_one(false);
+        pair.a.run();
+        pair.b.run();
+    }
+    pair.cut();
+    let copy = pair.b.stored().copy.unwrap();
+    assert_eq!(copy.reach, Some(pair.a.group.durable()), "as far as the view of the last region");
+    pair.b.restart();
+    pair.b.release(Kind::WriteCache);
+    pair.b.run();
+    (pair, older, copy.cursor.unwrap())
+}
+
+#[test]
+fn a_copy_begins_again_where_the_source_has_lost_what_regions_contain() {
+    for goes_on in [false, true] {
+        let (mut pair, older, cursor) = cut_with_regions_of_a_lost_write();
+        let held = pair.b.group.durable();
+        pair.a.cache = older;
+        pair.a.restart();
+        pair.a.run();
+        assert!(held.seq <= pair.a.group.durable().seq, "what the mirror's journal has is on both lines");
+        if goes_on {
+            // Past the view of the regions, by other writes.
+            (0..4).for_each(|n| pair.a.put(extent(0, 1024 + n, 1), content(90 + n, 1)));
+        }
+        pair.b.hold(Kind::WriteHome);
+        pair.b.hold(Kind::Superblock);
+        pair.connect();
+        assert_eq!(pair.b.group.link_row(), Some(Row::RestartCopy));
+        assert_eq!(pair.b.stored().copy.unwrap().cursor, Some(cursor));
+        pair.b.release(Kind::Superblock);
+        pair.rest();
+        let copy = pair.b.stored().copy.unwrap();
+        assert_eq!((copy.cursor, copy.reach), (None, None), "forgotten before a region is written");
+        assert!(pair.a.group.meta().peer.unwrap().copy.is_some());
+        pair.b.release(Kind::WriteHome);
+        pair.rest();
+        assert_eq!((pair.b.stored().copy, pair.a.stored().peer.unwrap().copy), (None, None));
+        assert!(pair.b.group.is_applied() && pair.b.homes == pair.a.homes);
+    }
 }
 
 #[test]

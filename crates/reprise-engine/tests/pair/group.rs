@@ -667,7 +667,7 @@ fn a_new_mirror_waits_for_its_copy() {
     let mut b = TestBox::mirror(&Setup::default());
     b.run();
     let meta: &GroupMeta = b.group.meta();
-    assert_eq!(meta.copy, Some(CopyState { cursor: None, complete_at: None }));
+    assert_eq!(meta.copy, Some(CopyState::default()));
     assert!(b.group.is_ready() && !b.group.wants_link());
     let io = b.ask(HostOp::Flush);
     assert_eq!(b.error(io), HostError::NotSource);

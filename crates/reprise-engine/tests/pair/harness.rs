@@ -227,7 +227,7 @@ impl TestBox {
             incarnation: 1,
             volumes: (0u16..).zip(&setup.volumes).map(|(n, sectors)| volume(n, *sectors)).collect(),
             peer: (!source).then_some(peer),
-            copy: (!source).then_some(CopyState { cursor: None, complete_at: None }),
+            copy: (!source).then_some(CopyState::default()),
             fenced: None,
             next_slot: setup.volumes.len() as u16,
             generation_floor: 3,

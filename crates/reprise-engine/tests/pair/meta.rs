@@ -18,7 +18,7 @@ fn point(branch: BranchId, at: u64) -> Point {
 
 fn copy(at: u16, sector: u64, complete_at: Option<u64>) -> CopyState {
     let cursor = Some(CopyCursor { slot: slot(at), sector: Sector::from_raw(sector) });
-    CopyState { cursor, complete_at: complete_at.map(seq) }
+    CopyState { cursor, reach: Some(point(BRANCH, 7)), complete_at: complete_at.map(seq) }
 }
 
 /// A superblock in which every field says something.
@@ -72,7 +72,7 @@ fn every_field_comes_back() {
     let meta = full();
     assert_eq!(GroupMeta::from_body(&meta.to_body()), Ok(meta.clone()));
     let empty = PeerMeta { durable: None, copy: None, paused: false, seen: None, ..meta.peer.unwrap() };
-    let copy = Some(CopyState { cursor: None, complete_at: None });
+    let copy = Some(CopyState::default());
     let mirror = GroupMeta { role: Role::Mirror, copy, fenced: None, peer: Some(empty), ..meta };
     assert_eq!(GroupMeta::from_body(&mirror.to_body()), Ok(mirror.clone()));
     let alone = GroupMeta { peer: None, copy: None, ..mirror };

@@ -99,6 +99,8 @@ codes!(
         OtherPair = 13,
         /// One of the boxes is a copy of another: its identity has moved on elsewhere.
         ClonedIdentity = 14,
+        /// The regions that the mirror has are of a line that the source has left: the first copy begins again.
+        RestartCopy = 15,
     }
 );
 
@@ -327,6 +329,8 @@ message!(
         complete: bool,
         /// How far an unfinished first copy is durable here.
         copy_cursor: Option<CopyCursor>,
+        /// Content of what is before that cursor reaches up to here: it is of no use to a source that this is not on the line of.
+        copy_reach: Option<Point>,
         /// Where it has ceded the group, if it has.
         ceded: Option<Point>,
         /// Its own h at the offer's durable position, where it holds that position.
@@ -345,6 +349,8 @@ message!(
         row: Row,
         /// The source's own h at the state's durable position, where it holds that position.
         hash_at_state: Option<HistoryHash>,
+        /// The source's own h at the state's `copy_reach`, where it holds that position.
+        hash_at_reach: Option<HistoryHash>,
         /// Where the records begin that follow: the first one sent is the one after it.
         start: Option<Point>,
     }
@@ -373,6 +379,8 @@ message!(
         view_seq: Seq,
         /// Reads as zeros; there is no payload.
         zero: bool,
+        /// h at `view_seq`; earlier releases do not tell it.
+        view_hash: Option<HistoryHash>,
     }
 );
 

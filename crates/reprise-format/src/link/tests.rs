@@ -39,6 +39,48 @@ fn instance() -> Instance {
     Instance { acknowledged: [0x1a; 16], current: [0x1c; 16] }
 }
 
+fn state() -> GroupState {
+    let group = GroupId::from_raw([0x67; 16]);
+    let box_id = BoxId::from_raw([0x0b; 16]);
+    let cursor = CopyCursor { slot: VolumeSlot::from_raw(3), sector: Sector::from_raw(2048) };
+    GroupState {
+        group,
+        box_id,
+        membership: Membership::Known,
+        role: Side::Mirror,
+        lineage: lineage(),
+        durable: Some(point(70)),
+        applied: Seq::from_raw(65),
+        complete: true,
+        copy_cursor: Some(cursor),
+        copy_reach: None,
+        ceded: Some(point(70)),
+        hash_at_offer: Some(HistoryHash::from_raw([0xa5; 16])),
+        instance: instance(),
+        peer_instance_seen: Some([0x2e; 16]),
+    }
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        row: Row::Resume,
+        hash_at_state: Some(HistoryHash::from_raw([0xa5; 16])),
+        hash_at_reach: None,
+        start: Some(point(70)),
+    }
+}
+
+fn extent() -> CopyExtent {
+    CopyExtent {
+        slot: VolumeSlot::from_raw(3),
+        sector: Sector::from_raw(2048),
+        sectors: SectorCount::from_raw(1),
+        view_seq: Seq::from_raw(72),
+        zero: false,
+        view_hash: None,
+    }
+}
+
 /// One message of every kind, every field set.
 fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
     let group = GroupId::from_raw([0x67; 16]);
@@ -47,7 +89,7 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
     let request = |command| Message::from(Request { id: 9, command });
     let (slot, sector, sectors) = (VolumeSlot::from_raw(3), Sector::from_raw(2048), SectorCount::from_raw(1));
     let response = |outcome| Message::from(Response { id: 9, outcome });
-    vec![
+    let mut samples: Vec<(&'static str, Message, &'static [u8])> = vec![
         (
             "hello",
             Hello {
@@ -82,49 +124,10 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
             .into(),
             b"",
         ),
-        (
-            "group_state",
-            GroupState {
-                group,
-                box_id,
-                membership: Membership::Known,
-                role: Side::Mirror,
-                lineage: lineage(),
-                durable: Some(point(70)),
-                applied: Seq::from_raw(65),
-                complete: true,
-                copy_cursor: Some(cursor),
-                ceded: Some(point(70)),
-                hash_at_offer: Some(HistoryHash::from_raw([0xa5; 16])),
-                instance: instance(),
-                peer_instance_seen: Some([0x2e; 16]),
-            }
-            .into(),
-            b"",
-        ),
-        (
-            "verdict",
-            Verdict {
-                row: Row::Resume,
-                hash_at_state: Some(HistoryHash::from_raw([0xa5; 16])),
-                start: Some(point(70)),
-            }
-            .into(),
-            b"",
-        ),
+        ("group_state", state().into(), b""),
+        ("verdict", verdict().into(), b""),
         ("batch", Batch { first: Seq::from_raw(71), last: Seq::from_raw(72) }.into(), b"the body of a batch"),
-        (
-            "copy_extent",
-            CopyExtent {
-                slot: VolumeSlot::from_raw(3),
-                sector: Sector::from_raw(2048),
-                sectors: SectorCount::from_raw(1),
-                view_seq: Seq::from_raw(72),
-                zero: false,
-            }
-            .into(),
-            &[0x5a; 512],
-        ),
+        ("copy_extent", extent().into(), &[0x5a; 512]),
         ("copy_done", CopyDone { r1: Seq::from_raw(80) }.into(), b""),
         ("copy_ack", CopyAck { cursor }.into(), b""),
         ("ack", Ack { received: Seq::from_raw(75), durable: point(74), applied: Seq::from_raw(70) }.into(), b""),
@@ -196,6 +199,23 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
             "batch_again",
             BatchAgain { first: Seq::from_raw(71), last: Seq::from_raw(72), found: true }.into(),
             b"the body of a batch",
+        ),
+    ];
+    samples.extend(reach_samples());
+    samples
+}
+
+/// What was added with the reach of copied regions.
+fn reach_samples() -> [(&'static str, Message, &'static [u8]); 3] {
+    let (state, verdict, extent) = (state(), verdict(), extent());
+    let hash_at_reach = Some(HistoryHash::from_raw([0xa7; 16]));
+    [
+        ("group_state_reach", GroupState { complete: false, copy_reach: Some(point(71)), ..state }.into(), b""),
+        ("verdict_reach", Verdict { row: Row::RestartCopy, hash_at_reach, ..verdict }.into(), b""),
+        (
+            "copy_extent_view_hash",
+            CopyExtent { view_hash: Some(HistoryHash::from_raw([0xa7; 16])), ..extent }.into(),
+            &[0x5a; 512],
         ),
     ]
 }
@@ -293,7 +313,7 @@ fn loose_protobuf_is_refused() {
     assert_eq!(answer, Err(MessageError::Length { field: "Point.branch", len: 15, expected: 16 }));
     let none = Message::decode_meta(MessageKind::Ack, &[]);
     assert_eq!(none, Err(MessageError::Missing { field: "Ack.durable" }));
-    let verdict = wire::pb::Verdict { row: 99, hash_at_state: vec![], start: None };
+    let verdict = wire::pb::Verdict { row: 99, hash_at_state: vec![], start: None, hash_at_reach: vec![] };
     let answer = Message::decode_meta(MessageKind::Verdict, &verdict.encode_to_vec());
     assert_eq!(answer, Err(MessageError::Value { field: "Verdict.row", value: 99 }));
     let long = wire::pb::Close { reason: 1, detail: "x".repeat(513) };

@@ -85,6 +85,7 @@ pub(crate) fn state() -> GroupState {
         applied: seq(60),
         complete: true,
         copy_cursor: None,
+        copy_reach: None,
         ceded: None,
         hash_at_offer: None,
         instance: Instance { acknowledged: [3; 16], current: [4; 16] },

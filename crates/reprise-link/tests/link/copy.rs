@@ -14,6 +14,7 @@ fn region(slot: u16, sector: u64, sectors: u64) -> CopyRegion {
         sector: Sector::from_raw(sector),
         sectors: SectorCount::from_raw(sectors),
         view_seq: seq(1),
+        view_hash: Some(hash(1)),
     }
 }
 
@@ -32,7 +33,7 @@ fn volumes_are_copied_by_slot_and_empty_ones_passed_over() {
     let mut source = CopySource::new(&sizes, None);
     assert_eq!(source.acked(), cursor(1, 0));
     let mut places = Vec::new();
-    while let Some(region) = source.next_region(seq(5)) {
+    while let Some(region) = source.next_region(&point(5)) {
         places.push(place(region));
         source.region_sent(&region);
     }
@@ -47,7 +48,7 @@ fn volumes_are_copied_by_slot_and_empty_ones_passed_over() {
     assert_eq!(CopyMirror::new(&sizes[..1], None).end(), cursor(4, 3_000));
     // A group without volumes has nothing to copy and is at its end.
     let mut none = CopySource::new(&[], None);
-    assert_eq!((none.next_region(seq(5)), none.take_done(seq(5))), (None, Some(seq(5))));
+    assert_eq!((none.next_region(&point(5)), none.take_done(seq(5))), (None, Some(seq(5))));
     assert_eq!(none.progress(), CopyProgress { done: 0, total: 0 });
 }
 
@@ -62,12 +63,12 @@ fn a_copy_resumed_at_a_cursor_does_not_go_over_what_is_done() {
         (cursor(0, 9_000), (1, 0, 2_048), 5_000),
     ] {
         let mut source = CopySource::new(&sizes, Some(at));
-        assert_eq!(source.next_region(seq(1)).map(place), Some(first), "{at:?}");
+        assert_eq!(source.next_region(&point(1)).map(place), Some(first), "{at:?}");
         assert_eq!(source.progress(), CopyProgress { done, total: 10_000 }, "{at:?}");
         assert_eq!(CopyMirror::new(&sizes, Some(at)).progress().done, done, "{at:?}");
     }
     let mut source = CopySource::new(&sizes, Some(cursor(1, 5_000)));
-    assert_eq!((source.next_region(seq(1)), source.take_done(seq(1))), (None, Some(seq(1))));
+    assert_eq!((source.next_region(&point(1)), source.take_done(seq(1))), (None, Some(seq(1))));
 }
 
 #[test]
@@ -87,17 +88,17 @@ fn regions_last_a_quarter_of_a_second_within_their_limits_and_end_at_their_grain
     for (rate, sectors) in cases {
         let mut source = CopySource::new(&sizes, Some(cursor(0, 100)));
         source.set_rate(rate);
-        assert_eq!(source.next_region(seq(1)).map(place), Some((0, 100, sectors - 100)), "{rate}: up to the grain");
-        assert_eq!(source.next_region(seq(1)).map(place), Some((0, sectors, sectors)), "{rate}");
+        assert_eq!(source.next_region(&point(1)).map(place), Some((0, 100, sectors - 100)), "{rate}: up to the grain");
+        assert_eq!(source.next_region(&point(1)).map(place), Some((0, sectors, sectors)), "{rate}");
     }
-    assert_eq!(CopySource::new(&sizes, None).next_region(seq(1)).map(place), Some((0, 0, REGION_SECTORS_MAX)));
+    assert_eq!(CopySource::new(&sizes, None).next_region(&point(1)).map(place), Some((0, 0, REGION_SECTORS_MAX)));
 }
 
 #[test]
 fn few_regions_are_read_at_a_time_and_not_many_more_wait_for_their_acknowledgement() {
     let mut source = CopySource::new(&volumes(&[(0, 1 << 20)]), None);
     assert_eq!((source.send_limit(), source.reading_bytes()), (None, 0));
-    let first: Vec<CopyRegion> = (10..20).map_while(|view| source.next_region(seq(view))).collect();
+    let first: Vec<CopyRegion> = (10..20).map_while(|view| source.next_region(&point(view))).collect();
     assert_eq!(first.len(), 4, "four views at most hold back the batches");
     assert_eq!(source.reading_bytes(), 4 << 20);
     assert_eq!(source.send_limit(), Some(seq(10)), "the oldest view");
@@ -107,25 +108,25 @@ fn few_regions_are_read_at_a_time_and_not_many_more_wait_for_their_acknowledgeme
     first[1..].iter().for_each(|r| source.region_sent(r));
     assert_eq!((source.send_limit(), source.reading_bytes()), (None, 0));
     for _ in 4..REGIONS_OUTSTANDING_MAX {
-        let region = source.next_region(seq(30)).unwrap();
+        let region = source.next_region(&point(30)).unwrap();
         source.region_sent(&region);
     }
-    assert_eq!(source.next_region(seq(30)), None, "sixteen are not acknowledged");
+    assert_eq!(source.next_region(&point(30)), None, "sixteen are not acknowledged");
     source.on_ack(cursor(0, REGION_SECTORS_MAX - 1)).unwrap();
-    assert_eq!(source.next_region(seq(30)), None, "none of them is whole");
+    assert_eq!(source.next_region(&point(30)), None, "none of them is whole");
     source.on_ack(cursor(0, REGION_SECTORS_MAX)).unwrap();
-    let next = source.next_region(seq(30)).unwrap();
-    assert_eq!(source.next_region(seq(30)), None, "what is read and what is sent count together");
+    let next = source.next_region(&point(30)).unwrap();
+    assert_eq!(source.next_region(&point(30)), None, "what is read and what is sent count together");
     source.region_sent(&next);
     source.on_ack(cursor(0, 3 * REGION_SECTORS_MAX)).unwrap();
-    assert!(source.next_region(seq(30)).is_some() && source.next_region(seq(30)).is_some());
-    assert_eq!(source.next_region(seq(30)), None);
+    assert!(source.next_region(&point(30)).is_some() && source.next_region(&point(30)).is_some());
+    assert_eq!(source.next_region(&point(30)), None);
 }
 
 #[test]
 fn an_acknowledgement_is_between_the_one_before_and_what_was_sent() {
     let mut source = CopySource::new(&volumes(&[(0, 100_000)]), None);
-    let (first, second) = (source.next_region(seq(1)).unwrap(), source.next_region(seq(1)).unwrap());
+    let (first, second) = (source.next_region(&point(1)).unwrap(), source.next_region(&point(1)).unwrap());
     assert_eq!(source.on_ack(cursor(0, 1)), Err(bad(0, 1)), "nothing was sent");
     assert_eq!(source.on_ack(cursor(0, 0)), Ok(()));
     source.region_sent(&first);
@@ -143,9 +144,9 @@ fn an_acknowledgement_is_between_the_one_before_and_what_was_sent() {
 #[test]
 fn the_source_is_complete_with_all_regions_and_all_records_up_to_the_end() {
     let mut source = CopySource::new(&volumes(&[(0, 4_000)]), None);
-    let first = source.next_region(seq(7)).unwrap();
+    let first = source.next_region(&point(7)).unwrap();
     assert_eq!(source.take_done(seq(7)), None);
-    let second = source.next_region(seq(8)).unwrap();
+    let second = source.next_region(&point(8)).unwrap();
     assert_eq!(source.take_done(seq(8)), None, "both are being read");
     source.region_sent(&first);
     assert_eq!(source.take_done(seq(8)), None, "one is being read");
@@ -197,7 +198,7 @@ fn the_mirror_takes_the_next_region_and_no_other() {
     assert_eq!(mirror.on_extent(&region(1, next, 8).extent(true), 0), Err(bad(1, next)), "sixteen are not durable");
     mirror.region_written(VolumeSlot::from_raw(1), Sector::ZERO);
     assert!(mirror.on_extent(&region(1, next, 8).extent(true), 0).is_err(), "written is not durable");
-    mirror.flushed(mirror.flush_cursor());
+    mirror.flushed(mirror.flush_up_to().unwrap().end());
     assert!(mirror.on_extent(&region(1, next, 8).extent(true), 0).is_ok());
 }
 
@@ -205,7 +206,7 @@ fn the_mirror_takes_the_next_region_and_no_other() {
 fn arrived(count: u64) -> CopyMirror {
     let mut mirror = CopyMirror::new(&volumes(&[(0, 8 * count)]), None);
     for n in 0..count {
-        let region = CopyRegion { view_seq: seq(100 - n), ..region(0, n * 8, 8) };
+        let region = CopyRegion { view_seq: seq(97 + n), ..region(0, n * 8, 8) };
         mirror.on_extent(&region.extent(true), 0).unwrap();
     }
     mirror
@@ -219,22 +220,22 @@ fn written(mirror: &mut CopyMirror, n: u64) {
 fn a_flush_makes_durable_what_was_written_before_it_without_a_gap() {
     let mut mirror = arrived(4);
     assert_eq!(mirror.apply_limit(), Some(seq(97)), "the oldest view");
-    assert_eq!(mirror.flush_cursor(), cursor(0, 0));
+    assert_eq!(mirror.flush_up_to(), None);
     written(&mut mirror, 1);
-    assert_eq!(mirror.flush_cursor(), cursor(0, 0), "the first one is missing");
+    assert_eq!(mirror.flush_up_to(), None, "the first one is missing");
     written(&mut mirror, 3);
-    assert_eq!(mirror.apply_limit(), Some(seq(98)));
+    assert_eq!(mirror.apply_limit(), Some(seq(97)));
     written(&mut mirror, 0);
-    let flush = mirror.flush_cursor();
-    assert_eq!(flush, cursor(0, 16));
+    let flush = mirror.flush_up_to().unwrap();
+    assert_eq!((flush.end(), flush.view_seq), (cursor(0, 16), seq(98)));
     // A region that is written while the flush is under way is not covered by it.
     written(&mut mirror, 2);
     assert_eq!(mirror.apply_limit(), None);
-    mirror.flushed(flush);
+    mirror.flushed(flush.end());
     assert_eq!((mirror.cursor(), mirror.progress().done), (cursor(0, 16), 16));
     mirror.on_done(seq(100)).unwrap();
     assert!(!mirror.is_complete(seq(100)), "two are written and not flushed");
-    assert_eq!(mirror.flush_cursor(), cursor(0, 32));
+    assert_eq!(mirror.flush_up_to().map(|r| (r.end(), r.view_seq)), Some((cursor(0, 32), seq(100))));
     mirror.flushed(cursor(0, 32));
     assert!(mirror.is_complete(seq(100)));
     mirror.flushed(cursor(0, 8));
@@ -253,6 +254,6 @@ fn the_mirror_s_image_is_whole_with_all_regions_and_all_records_up_to_the_end() 
     assert!(!mirror.is_complete(seq(5)), "nothing is durable");
     written(&mut mirror, 0);
     written(&mut mirror, 1);
-    mirror.flushed(mirror.flush_cursor());
+    mirror.flushed(mirror.flush_up_to().unwrap().end());
     assert!(mirror.is_complete(seq(5)) && !mirror.is_complete(seq(4)));
 }

@@ -1,13 +1,17 @@
 //! The handshake table at its edges. The rows themselves are walked inside the crate.
 
 use reprise_format::link::{CopyNeed, GroupOffer, GroupState, Hello, HelloKind, Row, Side};
-use reprise_link::handshake::{GreetError, decide, greet, hash_at_offer, place_on_line};
-use reprise_types::{BoxId, Point, Position, Seq};
+use reprise_link::handshake::{GreetError, Known, decide, greet, hash_at_offer, place_on_line};
+use reprise_types::{BoxId, HistoryHash, Point, Position, Seq};
 
 use crate::common::*;
 
 fn at(on: u8, n: u64) -> Point {
     Point { branch: branch(on), ..point(n) }
+}
+
+fn at_state(at_state: Option<HistoryHash>) -> Known {
+    Known { at_state, at_reach: None }
 }
 
 type Change = fn(&mut GroupOffer, &mut GroupState);
@@ -50,7 +54,7 @@ fn the_row_at_the_edges_of_what_is_proven_and_held() {
     for (name, hash_at_state, row, change) in cases {
         let (mut offer, mut state) = (offer(), state());
         change(&mut offer, &mut state);
-        assert_eq!(decide(&offer, &state, hash_at_state), row, "{name}");
+        assert_eq!(decide(&offer, &state, at_state(hash_at_state)), row, "{name}");
     }
 }
 
@@ -59,7 +63,7 @@ fn both_ends_have_to_be_the_boxes_that_met_before() {
     let row = |peer_seen: Option<u8>, own_seen: Option<u8>| {
         let offer = GroupOffer { peer_instance_seen: peer_seen.map(|n| [n; 16]), ..offer() };
         let state = GroupState { peer_instance_seen: own_seen.map(|n| [n; 16]), ..state() };
-        decide(&offer, &state, Some(hash(90)))
+        decide(&offer, &state, at_state(Some(hash(90))))
     };
     // The mirror's instances are 3 (confirmed) and 4 (in use), the source's 1 and 2.
     for (peer_seen, own_seen) in [(Some(3), Some(1)), (Some(4), Some(2)), (None, None)] {
@@ -72,8 +76,9 @@ fn both_ends_have_to_be_the_boxes_that_met_before() {
 
 #[test]
 fn a_mirror_that_holds_nothing_is_new_or_has_lost_everything() {
-    let row =
-        |role, copy| decide(&GroupOffer { copy, ..offer() }, &GroupState { role, durable: None, ..state() }, None);
+    let row = |role, copy| {
+        decide(&GroupOffer { copy, ..offer() }, &GroupState { role, durable: None, ..state() }, at_state(None))
+    };
     assert_eq!(row(Side::Mirror, CopyNeed::Needed), Row::StartCopy);
     assert_eq!(row(Side::Mirror, CopyNeed::UnderWay), Row::StartCopy);
     assert_eq!(row(Side::Mirror, CopyNeed::Complete), Row::WentBackwards);

@@ -46,7 +46,14 @@ fn batch(mirror: &mut MirrorSession, first: u64, last: u64, bytes: u64) -> Resul
 
 fn extent(sector: u64, sectors: u64, view: u64, zero: bool) -> CopyExtent {
     let at = cursor(0, sector);
-    CopyExtent { slot: at.slot, sector: at.sector, sectors: SectorCount::from_raw(sectors), view_seq: seq(view), zero }
+    CopyExtent {
+        slot: at.slot,
+        sector: at.sector,
+        sectors: SectorCount::from_raw(sectors),
+        view_seq: seq(view),
+        zero,
+        view_hash: Some(hash(view)),
+    }
 }
 
 /// A region of content from the source.
@@ -256,7 +263,7 @@ fn room_in_the_journal_is_news_by_itself() {
 fn a_copied_region_is_written_flushed_and_then_acknowledged() {
     let mut mirror = copies();
     assert_eq!(mirror.copy_progress(), Some(CopyProgress { done: 4_096, total: 10_000 }));
-    assert_eq!((mirror.apply_limit(), mirror.copy_flush_cursor()), (None, None));
+    assert_eq!((mirror.apply_limit(), mirror.copy_flush_mark()), (None, None));
     let event = mirror.handle(ms(0), extent(4_096, 2_048, 100, false).into(), MIB).unwrap();
     let Some(MirrorEvent::Region { region: first, zero: false }) = event else { panic!("{event:?}") };
     assert_eq!((first.sector.get(), first.sectors.get(), first.view_seq), (4_096, 2_048, seq(100)));
@@ -265,19 +272,16 @@ fn a_copied_region_is_written_flushed_and_then_acknowledged() {
     assert_eq!(mirror.apply_limit(), Some(seq(100)));
     let second = cursor(0, 6_144);
     mirror.region_written(second.slot, second.sector);
-    assert_eq!(
-        (mirror.apply_limit(), mirror.copy_flush_cursor()),
-        (Some(seq(100)), None),
-        "the first one is not there"
-    );
+    assert_eq!((mirror.apply_limit(), mirror.copy_flush_mark()), (Some(seq(100)), None), "the first one is not there");
     mirror.region_written(first.slot, first.sector);
     assert_eq!(mirror.apply_limit(), None);
-    let flush = mirror.copy_flush_cursor().unwrap();
-    assert_eq!(flush, cursor(0, 8_192));
+    let mark = mirror.copy_flush_mark().unwrap();
+    let flush = mark.cursor;
+    assert_eq!((flush, mark.reach), (cursor(0, 8_192), Some(point(101))));
     assert_eq!(all(&mut mirror), [], "not flushed");
     mirror.copy_flushed(flush);
     assert_eq!(all(&mut mirror), [CopyAck { cursor: flush }.into()]);
-    assert_eq!(mirror.copy_flush_cursor(), None, "a flush would bring no more");
+    assert_eq!(mirror.copy_flush_mark(), None, "a flush would bring no more");
     assert_eq!(mirror.copy_progress().map(|p| p.done), Some(8_192));
 }
 
@@ -325,7 +329,7 @@ fn a_copy_is_complete_when_every_region_and_every_record_up_to_its_end_is_durabl
     assert_eq!(done, Some(MirrorEvent::CopyDone { r1: seq(92) }));
     assert_eq!(all(&mut mirror), [CopyAck { cursor: cursor(0, 4_096) }.into()], "its end is answered");
     assert!(!mirror.copy_complete());
-    mirror.copy_flushed(mirror.copy_flush_cursor().unwrap());
+    mirror.copy_flushed(mirror.copy_flush_mark().unwrap().cursor);
     assert!(!mirror.copy_complete(), "R1 is not durable");
     mirror.batch_durable(point(92));
     assert!(mirror.copy_complete());

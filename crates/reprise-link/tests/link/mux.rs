@@ -19,7 +19,7 @@ fn batch() -> Message {
 fn extent() -> Message {
     let at = cursor(3, 8);
     let sectors = SectorCount::from_raw(8);
-    CopyExtent { slot: at.slot, sector: at.sector, sectors, view_seq: seq(5), zero: false }.into()
+    CopyExtent { slot: at.slot, sector: at.sector, sectors, view_seq: seq(5), zero: false, view_hash: None }.into()
 }
 
 fn alloc(len: usize) -> Option<PoolBuf> {

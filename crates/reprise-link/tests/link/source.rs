@@ -147,12 +147,12 @@ fn batches_are_wanted_one_behind_the_other_up_to_what_is_durable() {
     assert_eq!((source.sent(), source.next_wanted()), (seq(99), Some(seq(100))));
     source.batch_sent(seq(100), seq(100), 100);
     assert_eq!(source.next_wanted(), None, "everything durable is sent");
-    source.set_durable(ms(0), seq(104));
+    source.set_durable(ms(0), point(104));
     assert_eq!(source.next_wanted(), Some(seq(101)));
-    source.set_durable(ms(0), seq(102));
+    source.set_durable(ms(0), point(102));
     source.batch_sent(seq(101), seq(104), 100);
     assert_eq!(source.next_wanted(), None);
-    source.set_durable(ms(0), seq(110));
+    source.set_durable(ms(0), point(110));
     for (first, last, why) in [(106, 107, "a gap"), (104, 105, "again"), (105, 111, "not durable")] {
         assert!(panics(&source, |s| s.batch_sent(seq(first), seq(last), 1)), "{why}");
     }
@@ -204,7 +204,10 @@ fn a_copy_goes_on_at_the_mirror_s_cursor_and_begins_anew_where_it_has_none() {
     let (offer, state) = starting();
     let mut source = source_with(offer, state, 32 * MIB, 32 * MIB);
     assert_eq!(source.copy_progress(), Some(CopyProgress { done: 0, total: 10_000 }));
-    assert_eq!(source.next_region().map(|r| (r.sector.get(), r.view_seq)), Some((0, seq(100))));
+    assert_eq!(
+        source.next_region().map(|r| (r.sector.get(), r.view_seq, r.view_hash)),
+        Some((0, seq(100), Some(hash(100))))
+    );
     assert_eq!((source.sent(), source.acked()), (seq(100), Some(point(100))), "records follow from the offer on");
     let mut source = resumed(32 * MIB, 32 * MIB);
     assert_eq!((source.next_region(), source.poll_copy_done()), (None, None), "no copy");
@@ -246,7 +249,7 @@ fn no_record_passes_the_view_of_a_region_that_is_being_read() {
     let mut source = copy(32 * MIB, 32 * MIB);
     let region = source.next_region().unwrap();
     assert_eq!(region.view_seq, seq(100));
-    source.set_durable(ms(0), seq(120));
+    source.set_durable(ms(0), point(120));
     let later = source.next_region().unwrap();
     assert_eq!(later.view_seq, seq(120));
     assert_eq!(source.next_wanted(), Some(seq(91)), "records up to the view go on");
@@ -307,7 +310,7 @@ fn the_lag_counts_what_waited_from_the_handshake_on() {
     source.handle(ms(5_000), state().into(), &history).unwrap();
     assert_eq!(source.lag_ms(ms(5_250)), 250, "records 91 to 100 wait");
     source.handle(ms(5_300), credit(MIB, MIB), &history).unwrap();
-    source.set_durable(ms(5_400), seq(101));
+    source.set_durable(ms(5_400), point(101));
     source.batch_sent(seq(91), seq(100), 1);
     source.handle(ms(5_500), ack(100, point(100), 0), &history).unwrap();
     assert_eq!(source.lag_ms(ms(5_500)), 100, "record 101 is 100 ms old");

@@ -152,6 +152,7 @@ async fn answer_unknown(inner: &Inner, group: GroupId, mut connection: Connectio
                 applied: Seq::ZERO,
                 complete: false,
                 copy_cursor: None,
+                copy_reach: None,
                 ceded: None,
                 hash_at_offer: None,
                 instance: instance::first([0; 16]),

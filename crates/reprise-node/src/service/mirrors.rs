@@ -472,7 +472,7 @@ fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, ran
             instance: instance::first(random),
             seen: None,
         }),
-        copy: Some(CopyState { cursor: None, complete_at: None }),
+        copy: Some(CopyState::default()),
         fenced: None,
         next_slot,
         generation_floor: 0,

@@ -396,7 +396,7 @@ pub(crate) mod tests {
             ("disconnected", |m, _| m.peer = Some(peer())),
             ("ordered", |m, l| (m.peer, l.streaming) = (Some(peer()), true)),
             ("copying", |m, l| {
-                let copy = Some(CopyState { cursor: None, complete_at: None });
+                let copy = Some(CopyState::default());
                 (m.peer, l.streaming) = (Some(PeerMeta { copy, ..peer() }), true);
             }),
             ("copying", |m, l| (m.peer, l.streaming) = (Some(PeerMeta { durable: None, ..peer() }), true)),

@@ -246,7 +246,7 @@ fn first_meta(n: usize, peer: BoxId, rng: &mut Rng) -> GroupMeta {
         incarnation: 1,
         volumes: vec![volume(0), volume(1)],
         peer: (!source).then_some(peer),
-        copy: (!source).then_some(CopyState { cursor: None, complete_at: None }),
+        copy: (!source).then_some(CopyState::default()),
         fenced: None,
         next_slot: 2,
         // As where a pool has given segments out before the group was made, and nothing was written to them.

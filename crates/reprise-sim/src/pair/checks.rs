@@ -36,12 +36,6 @@ impl World {
             }
             // What disks that were set aside hold behind the end is of a history that does not go on.
             self.snapshots.retain(|_, s| s.end <= end.seq);
-            let copying = self.boxes[1].group().is_none_or(|g| g.meta().copy.is_some());
-            if lossy && end.seq < acked && copying && !self.boxes[1].empty {
-                self.copy_mixed = true;
-                self.blind[1] = Some(Seq::MAX);
-                self.want_operator();
-            }
             if end.seq < acked {
                 say!(self, "source: lost what it had acknowledged up to {acked}");
                 if self.excuse[0].damaged && self.mirror_written <= end.seq {
@@ -67,14 +61,13 @@ impl World {
             if !begun {
                 // Its beginning was not durable.
                 (self.durable[1], self.mirror_written) = (None, Seq::ZERO);
-                return;
+                return self.other_line_gone();
             }
             if self.other_line.is_some()
                 && end.seq <= self.history.end()
                 && self.history.hash(end.seq) == Some(end.hash)
             {
-                // What it had received of the other line was not durable.
-                self.other_line = None;
+                self.other_line_gone();
             }
             if let Some(before) = self.durable[1].filter(|d| *d > end.seq)
                 && !self.excuse[1].damaged
@@ -90,6 +83,14 @@ impl World {
             }
             self.durable[1] = Some(end.seq);
             self.mirror_written = end.seq;
+        }
+    }
+
+    /// What the mirror had received of the other line was not durable.
+    fn other_line_gone(&mut self) {
+        if self.other_line.take().is_some() && self.blind[0].is_some() {
+            self.counts.undetectable += 1;
+            self.source_lost = Some("its disk lost what its mirror had, and that was not durable".into());
         }
     }
 

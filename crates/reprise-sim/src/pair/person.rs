@@ -104,7 +104,7 @@ impl World {
         if paused {
             return self.unpause();
         }
-        if self.added && (stopped || unmirrored || lost || rotten || self.copy_mixed) {
+        if self.added && (stopped || unmirrored || lost || rotten) {
             self.unreadable[0] = 0;
             return self.replace_mirror();
         }

@@ -23,6 +23,8 @@ const LATER_AT: u64 = 5;
 /// One in so many seeds ends with histories that fork; a remainder that no kept seed has.
 const FORK_EVERY: u64 = 16;
 const FORK_AT: u64 = 7;
+/// As many have a source that forgets in a first copy.
+const FORGET_AT: u64 = 11;
 
 /// What a host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -467,6 +469,9 @@ impl Plan {
         }
         if !scenes && seed % FORK_EVERY == FORK_AT {
             scenes::add_fork(&mut Rng::new(seed ^ 0x66_6f72_6b73), &mut items, length);
+        }
+        if !scenes && seed % FORK_EVERY == FORGET_AT {
+            scenes::add_forgotten(&mut Rng::new(seed ^ 0x66_6f72_6765), &mut items, length);
         }
         if seed % LATER_EVERY == LATER_AT {
             add_later(&mut Rng::new(seed ^ 0x6c_6174_6572), &mut items, length);

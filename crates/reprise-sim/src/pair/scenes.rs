@@ -159,6 +159,31 @@ fn forked(rng: &mut Rng) -> Scene {
     Scene { troubles, busy: (0, lying + outage / 2), heavy: false, reads: false }
 }
 
+/// In the middle of a first copy the source loses records that regions already contain and the mirror's journal does not.
+fn forgotten(rng: &mut Rng) -> Scene {
+    let hang = |at, what, time| (at, Trouble::Hang(1, what, time));
+    // The copy begins within some seconds and stands still, until the line is gone for a while.
+    let begins = (0..2).map(|_| hang(0, Hanging::HomeWrite, 8 * SEC)).collect();
+    // It goes on from what the source holds by then. Some regions arrive; nothing becomes durable in the mirror's journal.
+    let from = (rng.range(1, 2_000) * MS) >> rng.below(10);
+    let mut goes_on: Vec<_> = (0..3).map(|_| hang(0, Hanging::CacheWrite, 20 * SEC)).collect();
+    goes_on.extend((0..3).map(|_| hang(from, Hanging::HomeWrite, 20 * SEC)));
+    // Then the source has the disk that it had while the line was gone.
+    let (gone, outage) = (rng.range(6, 9) * SEC, rng.range(4, 7) * SEC);
+    let lost = gone + outage + rng.range(1_000, 5_000) * MS;
+    let ago = lost - gone - rng.below(outage);
+    let troubles = vec![
+        (0, Trouble::Emptied),
+        (0, Trouble::Ambush(begins)),
+        (gone, cut(rng)),
+        (gone, Trouble::Outage(outage)),
+        (gone + SEC, Trouble::Ambush(goes_on)),
+        (lost, Trouble::Older(0, ago)),
+        (lost + rng.below(50) * MS, Trouble::PowerCut(1, rng.range(1, 300) * MS)),
+    ];
+    Scene { troubles, busy: (0, lost + 4 * SEC), heavy: rng.one_in(2), reads: false }
+}
+
 /// Adds scenes to a plan of this length; a fork ends most runs and is the last.
 pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
     let count = rng.range(3, 6);
@@ -181,6 +206,13 @@ pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
 pub(super) fn add_fork(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
     let scene = forked(rng);
     let begin = length * 7 / 10 + rng.below(length / 10);
+    play(rng, items, scene, begin, length);
+}
+
+/// Adds a source that forgets in a first copy to a plan of this length.
+pub(super) fn add_forgotten(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let scene = forgotten(rng);
+    let begin = length / 4 + rng.below(length / 4);
     play(rng, items, scene, begin, length);
 }
 

@@ -268,6 +268,7 @@ impl World {
                 applied: Seq::ZERO,
                 complete: false,
                 copy_cursor: None,
+                copy_reach: None,
                 ceded: None,
                 hash_at_offer: None,
                 instance: reprise_link::instance::first([0; 16]),
@@ -318,7 +319,7 @@ impl World {
         self.counts.links += 1;
         self.passing = None;
         self.backoff.reset();
-        if matches!(row, Row::StartCopy | Row::ContinueCopy) {
+        if matches!(row, Row::StartCopy | Row::ContinueCopy | Row::RestartCopy) {
             for (delay, trouble) in std::mem::take(&mut self.ambush) {
                 self.after(delay, Next::Trouble(trouble));
             }

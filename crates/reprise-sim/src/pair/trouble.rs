@@ -290,7 +290,6 @@ impl World {
         }
         (self.other_line, self.passing) = (None, None);
         (self.blind[1], self.newer[1]) = (None, None);
-        self.copy_mixed = false;
         self.durable[1] = None;
         self.mirror_written = Seq::ZERO;
     }

@@ -200,9 +200,6 @@ pub struct World {
     pub(super) mirror_odd: bool,
     /// The source came back with an older disk.
     pub(super) source_odd: bool,
-    /// It did so in the middle of a first copy: regions hold what is of no history any more, and nobody finds out (see
-    /// `docs/reliability.md`). A person begins the copy again.
-    pub(super) copy_mixed: bool,
     /// The mirror was attached.
     pub(super) added: bool,
     pub(super) paused: bool,
@@ -270,7 +267,6 @@ impl World {
             excuse: [Excuse::default(); 2],
             mirror_odd: false,
             source_odd: false,
-            copy_mixed: false,
             added: false,
             paused: false,
             blind: [None; 2],

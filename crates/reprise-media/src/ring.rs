@@ -271,7 +271,7 @@ impl Ring {
 
     /// Hands what is queued to the kernel at once, without waiting for the end of the turn.
     pub fn flush(&self) {
-        self.core.borrow_mut().advance(false, 0);
+        self.core.borrow_mut().advance(0);
     }
 
     /// Injects faults from here on; none takes the plan away.
@@ -401,15 +401,14 @@ impl Core {
         vec![bounce.freeze()]
     }
 
-    /// Moves what can move: waiting operations to the kernel, completions to `ready`. `look` asks the kernel for
-    /// completions even if nothing is to be submitted; `wait` waits for as many.
-    fn advance(&mut self, look: bool, wait: u32) {
-        let (mut look, mut wait) = (look, wait);
+    /// Moves what can move: waiting operations to the kernel, completions to `ready`; `wait` waits for as many.
+    fn advance(&mut self, wait: u32) {
+        let mut wait = wait;
         loop {
             self.feed();
             match &mut self.kernel {
                 Kernel::Uring(uring) => {
-                    match uring.enter(look, wait) {
+                    match uring.enter(wait) {
                         Ok(entered) => self.stats.enters += u64::from(entered),
                         // The ring is of our own making; an error here is no disk fault but a broken invariant.
                         Err(error) => panic!("io_uring_enter: {error}"),
@@ -430,7 +429,7 @@ impl Core {
                     }
                 }
             }
-            (look, wait) = (false, 0);
+            wait = 0;
             let room = !self.again.is_empty() || (!self.backlog.is_empty() && self.inflight < self.depth);
             if !room {
                 return;
@@ -539,11 +538,9 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut look = false;
         for _ in 0..ROUNDS_PER_POLL {
             let next = this.core.borrow_mut().release_delayed();
-            this.core.borrow_mut().advance(look, 0);
-            look = false;
+            this.core.borrow_mut().advance(0);
             let ready = this.core.borrow_mut().take_ready();
             let delivered = !ready.is_empty();
             for (done, outcome) in ready {
@@ -556,7 +553,6 @@ impl Future for Driver {
             match this.event.poll_read_ready(cx) {
                 Poll::Ready(Ok(mut guard)) => {
                     guard.clear_ready();
-                    look = true;
                     continue;
                 }
                 // The runtime is shutting down.
@@ -571,8 +567,9 @@ impl Future for Driver {
                 }
             }
             let mut core = this.core.borrow_mut();
-            let queued = matches!(&core.kernel, Kernel::Uring(u) if u.queued());
-            if queued {
+            if let Kernel::Uring(uring) = &mut core.kernel
+                && (uring.queued() || uring.has_deferred_work())
+            {
                 break;
             }
             core.waker = Some(cx.waker().clone());
@@ -593,7 +590,7 @@ impl Drop for Driver {
             core.ready.push((done, Outcome { result: Err(lost()), buf: task.into_buf() }));
         }
         while core.inflight > 0 {
-            core.advance(true, 1);
+            core.advance(1);
         }
         let ready = core.take_ready();
         drop(core);

@@ -288,17 +288,50 @@ impl Drop for Loop {
     }
 }
 
+fn loop_device(file: &Path) -> Option<Loop> {
+    match Command::new("losetup").args(["-f", "--show", "--direct-io=on"]).arg(file).output() {
+        Ok(out) if out.status.success() => return Some(Loop(String::from_utf8(out.stdout).unwrap().trim().into())),
+        Ok(out) => println!("NOT RUN: loop device: {}", String::from_utf8_lossy(&out.stderr).trim()),
+        Err(e) => println!("NOT RUN: losetup: {e}"),
+    }
+    None
+}
+
+/// A device takes fewer operations at a time than the ring: what it refuses at first comes back as deferred work without a
+/// completion, more of it than one call runs, and no event tells of the rest.
+#[test]
+fn a_burst_beyond_what_a_device_takes_is_delivered_whole() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = dir.path().join("disk");
+    drop(fresh(&file, 32 * MIB));
+    let Some(device) = loop_device(&file) else { return };
+    let media = Media::open(&device.0, MediaOptions::exclusive()).unwrap();
+    for config in engines() {
+        on_runtime(async || {
+            let ring = Ring::spawn_local(config).unwrap();
+            for round in 0..10u64 {
+                let piece = || vec![filled(4096, round as u8).freeze()];
+                let at = |n: u64| n * 2654435761 % 8192 * 4096;
+                let writes: Vec<_> =
+                    (0..600).map(|n| ring.write_vectored(&media, at(n), piece(), Durability::None)).collect();
+                let all = async {
+                    for write in writes {
+                        write.await.unwrap();
+                    }
+                };
+                let whole = tokio::time::timeout(Duration::from_secs(20), all).await;
+                assert!(whole.is_ok(), "round {round}, {:?}: {} are not delivered", ring.engine(), ring.outstanding());
+            }
+        });
+    }
+}
+
 #[test]
 fn a_device_is_opened_exclusively_and_refused_while_mounted() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = dir.path().join("disk");
     drop(fresh(&file, 32 * MIB));
-    let made = Command::new("losetup").args(["-f", "--show", "--direct-io=on"]).arg(&file).output();
-    let device = match made {
-        Ok(out) if out.status.success() => Loop(String::from_utf8(out.stdout).unwrap().trim().into()),
-        Ok(out) => return println!("NOT RUN: loop device: {}", String::from_utf8_lossy(&out.stderr).trim()),
-        Err(e) => return println!("NOT RUN: losetup: {e}"),
-    };
+    let Some(device) = loop_device(&file) else { return };
     assert!(matches!(Media::open(&file, MediaOptions::exclusive()), Err(MediaError::BacksLoop { .. })));
     for config in engines() {
         let media = Media::open(&device.0, MediaOptions::exclusive()).unwrap();

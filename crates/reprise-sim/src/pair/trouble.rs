@@ -7,7 +7,10 @@ use reprise_types::Seq;
 use crate::Fault;
 use crate::pair::boxes::OpenError;
 use crate::pair::plan::{Failing, MS, SEC, Trouble};
-use crate::pair::world::{Next, World, say};
+use crate::pair::world::{Excuse, Next, World, say};
+
+/// A person tries a box that does not start so often, a disk that did not answer being to blame; then its damage is.
+const REFUSALS_MAX: u32 = 10;
 
 impl World {
     fn struck(&mut self, class: u8) {
@@ -239,6 +242,7 @@ impl World {
         match boxes[n].open(t, rng) {
             Ok(end) => {
                 say!(self, "{}: recovered, the log ends at {}", Self::name(n), end.seq);
+                self.excuse[n].refusals = 0;
                 if let Some(before) = self.boxes[n].choose(end)
                     && !self.excuse[n].damaged
                 {
@@ -265,7 +269,9 @@ impl World {
         if self.newer_refused(n, error) {
             return;
         }
-        if error.is_transient() && self.excuse[n].io {
+        let Excuse { damaged, io, refusals } = &mut self.excuse[n];
+        if error.is_transient() && *io && (*refusals < REFUSALS_MAX || !*damaged) {
+            *refusals += 1;
             self.after(SEC, Next::Start { n, nested: VecDeque::new() });
             return;
         }

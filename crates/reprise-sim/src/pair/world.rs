@@ -124,6 +124,8 @@ pub(super) struct Excuse {
     pub(super) damaged: bool,
     /// Its disks gave errors.
     pub(super) io: bool,
+    /// Starts in a row that such an error may have failed.
+    pub(super) refusals: u32,
 }
 
 /// The disks of a box as they were, and what was wrong with them.

@@ -66,4 +66,10 @@ pub enum FormatError {
         #[source]
         source: prost::DecodeError,
     },
+    /// What can be read may be older than what cannot.
+    #[error("{what}: the disk gives errors where a newer copy may be; check the disk, then start again")]
+    Unreadable {
+        /// The structure.
+        what: &'static str,
+    },
 }

@@ -354,18 +354,37 @@ pub fn copies_of(version: u64) -> [usize; 2] {
 /// The newest valid copy. `copies` are what was read, none where the read failed.
 ///
 /// # Errors
-/// No copy is valid. The most telling reason is given: a newer version or feature before damage, damage before absence.
+/// No copy is valid. The most telling reason is given: a newer version or feature before damage, damage before absence. Or a
+/// newer version may stand where nothing could be read: the pair that the next version goes to has no valid copy and one that
+/// is unreadable.
 pub fn newest<B: Message + Default>(kind: SuperblockKind, copies: &[Option<Vec<u8>>]) -> Result<(u64, B), FormatError> {
     let mut best: Option<(u64, B)> = None;
     let mut worst = FormatError::Magic { what: "superblock" };
-    for copy in copies.iter().flatten() {
+    let mut valid = [false; SUPERBLOCK_COPIES];
+    for (copy, valid) in copies.iter().zip(&mut valid) {
+        let Some(copy) = copy else { continue };
         match decode::<B>(kind, copy) {
-            Ok((version, body)) if best.as_ref().is_none_or(|(v, _)| *v < version) => best = Some((version, body)),
-            Ok(_) => {}
+            Ok((version, body)) => {
+                *valid = true;
+                if best.as_ref().is_none_or(|(v, _)| *v < version) {
+                    best = Some((version, body));
+                }
+            }
             Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => return Err(e),
             Err(FormatError::Magic { .. }) => {}
             Err(e) => worst = e,
         }
+    }
+    let unreadable = |i: usize| copies.get(i).is_none_or(Option::is_none);
+    let hidden = match &best {
+        Some((version, _)) => {
+            let next = copies_of(version.wrapping_add(1));
+            !next.iter().any(|i| valid[*i]) && next.into_iter().any(unreadable)
+        }
+        None => (0..SUPERBLOCK_COPIES).any(unreadable),
+    };
+    if hidden {
+        return Err(FormatError::Unreadable { what: "superblock" });
     }
     best.ok_or(worst)
 }
@@ -399,5 +418,22 @@ mod tests {
         assert_eq!(pick([&old, &old, &new, &torn]), Ok((5, "new".into())));
         assert_eq!(pick([&old, &old, &torn, &torn]), Ok((4, "old".into())));
         assert!(pick([&torn, &torn, &torn, &torn]).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_read_may_be_newer() {
+        let at = |version| Some(encode(SuperblockKind::Group, version, &GroupBody::default()).unwrap().to_vec());
+        let pick = |copies: [Option<Vec<u8>>; 4]| newest::<GroupBody>(SuperblockKind::Group, &copies).map(|(v, _)| v);
+        let blank = || Some(vec![0; SUPERBLOCK_COPY_LEN]);
+        let hidden = Err(FormatError::Unreadable { what: "superblock" });
+        assert_eq!(pick([at(4), at(4), None, None]), hidden, "version 5 may be there");
+        assert_eq!(pick([at(4), at(4), None, blank()]), hidden, "and its other copy destroyed");
+        assert_eq!(pick([at(4), at(4), None, at(3)]), Ok(4), "5 would be in both");
+        assert_eq!(pick([at(4), at(4), None, at(5)]), Ok(5));
+        assert_eq!(pick([None, None, at(5), at(5)]), hidden, "version 6");
+        assert_eq!(pick([at(4), None, at(5), None]), Ok(5), "a disk with two bad places starts");
+        assert_eq!(pick([blank(), blank(), None, blank()]), hidden, "no blank disk");
+        assert_eq!(pick([None, None, None, None]), hidden);
+        assert_eq!(pick([blank(), blank(), blank(), blank()]), Err(FormatError::Magic { what: "superblock" }));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use reprise_format::FormatError;
 use reprise_format::superblock::{self, GroupBody, PointBody, SUPERBLOCK_COPY_LEN, SuperblockKind};
 use reprise_journal::{
     BatchSource, BodyError, CacheRead, Case, Found, Grant, Index, Journal, JournalConfig, JournalStart, NewRecord,
@@ -305,6 +306,8 @@ impl JournalHarness {
         }
         match superblock::newest(SuperblockKind::Group, &copies) {
             Ok(found) => Ok(found),
+            // Reads fail where the power goes.
+            Err(FormatError::Unreadable { .. }) => Err(Stop::Cut),
             Err(e) => wrong(format!("no superblock: {e}")),
         }
     }

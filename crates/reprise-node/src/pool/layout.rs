@@ -615,8 +615,14 @@ impl Pool {
 
 pub(super) fn read_copies(cache: &Media, offsets: [u64; 4]) -> Result<Vec<Option<Vec<u8>>>, PoolError> {
     let mut reader = Reader(cache);
-    // A copy that cannot be read counts as none: there are others.
-    Ok(offsets.into_iter().map(|at| reader.read(at, SUPERBLOCK_COPY_LEN).ok()).collect())
+    // Of a copy that cannot be read `newest` decides whether it may be missing.
+    let end = cache.size().get();
+    let copy = |at: u64| match reader.read(at, SUPERBLOCK_COPY_LEN) {
+        Ok(copy) => Some(copy),
+        // Behind the end is nothing, and no error of the disk.
+        Err(_) => (at + SUPERBLOCK_COPY_LEN as u64 > end).then(|| vec![0; SUPERBLOCK_COPY_LEN]),
+    };
+    Ok(offsets.map(copy).into())
 }
 
 pub(super) fn write_superblock<B: prost::Message>(

@@ -55,9 +55,9 @@ impl OpenError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Segments(_) => true,
-            // A copy of the superblock that cannot be read is one that is not there: the next one may be too old.
-            Self::Recover(e) => matches!(e.case, Case::ReadFailed | Case::SuperblockStale),
-            Self::Superblock(_) | Self::Meta(_) => false,
+            Self::Recover(e) => e.case == Case::ReadFailed,
+            Self::Superblock(e) => matches!(e, FormatError::Unreadable { .. }),
+            Self::Meta(_) => false,
         }
     }
 }

@@ -203,6 +203,12 @@ impl Group {
     /// Answers the offer once everything received on earlier connections is durable: the source goes on behind what
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
+        let asked = self.feed.offer.is_some() && !self.feed.answered;
+        if asked && self.journal.stalled() && self.rot.holds_home(self.meta.applied) && !has(Planted::StallKept) {
+            // The journal waits for room that home would make, and home for a batch that only the peer has.
+            self.journal.forget_undurable(self.meta.applied);
+            self.units_forget();
+        }
         let settled = self.journal.durable().seq == self.journal.written() || has(Planted::AnswerUnsettled);
         let settled = settled && !self.journal_held && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };

@@ -59,6 +59,8 @@ reprise_types::planted! {
     HashesNotCompared,
     /// A comparison sends what differs in several regions at once to a mirror that takes one run at a time.
     FixesAtOnce,
+    /// A mirror keeps what it has received and has no room for, while its home waits for a batch of the peer.
+    StallKept,
     /// The place of a batch that is written again may be given to others meanwhile.
     RewriteNotHeld,
 }

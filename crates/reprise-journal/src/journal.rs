@@ -358,6 +358,21 @@ impl Journal {
         Ok((head.first_seq, head.last_seq))
     }
 
+    /// Forgets what was taken from the peer and is not durable: the peer sends it again. `applied` is where home is.
+    ///
+    /// # Panics
+    /// When a write is in flight, or on a source: hosts wait for their records.
+    pub fn forget_undurable(&mut self, applied: Seq) {
+        assert!(self.in_flight.is_none() && self.pending.is_empty(), "records under way are not forgotten");
+        self.queue.clear();
+        self.queue_bytes = 0;
+        while let Some(newest) = self.tail.pop_back_if(|b| b.last_seq() > self.durable.seq) {
+            self.tail_bytes -= newest.body_len() as u64;
+        }
+        (self.written, self.packed) = (self.durable.seq, self.durable);
+        self.index = self.index_of(applied, self.durable.seq);
+    }
+
     /// Records of some kinds in the batch that was packed or taken last, with their payload.
     pub fn newest_of(&self, kinds: &[RecordKind]) -> Vec<(Seq, RecordKind, VolumeSlot, Bytes)> {
         let records = self.queue.back().into_iter().flat_map(|batch| batch.records());

@@ -62,6 +62,7 @@ const KNOWN: &[(&str, u64)] = &[
     ("StraysForgotten", 484),
     ("FreedUnderReads", 1474),
     ("ReachIgnored", 11),
+    ("StallKept", 5165),
     ("HashesNotCompared", 29),
     ("FixesAtOnce", 237),
     ("NewerIsTorn", 61),

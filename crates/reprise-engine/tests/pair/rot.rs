@@ -109,6 +109,41 @@ fn a_mirror_gets_a_rotten_batch_from_its_source_and_its_home_goes_on() {
 }
 
 #[test]
+fn a_full_mirror_whose_home_waits_for_a_rotten_batch_answers_the_next_connection() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.command(|g, _| g.set_memory_short(true));
+    pair.b.hold(Kind::Superblock);
+    pair.a.put(extent(0, 9, 4), content(1, 4));
+    pair.rest();
+    spoil(&mut pair.b, 1);
+    pair.line_held = true;
+    pair.b.release(Kind::Superblock);
+    pair.b.run();
+    assert_eq!(wanted(&pair.b), [(1, 1)]);
+    // Its cache is full, and more has come than fits.
+    pair.b.hold_grants = true;
+    for n in 2..20 {
+        pair.a.put(extent(0, n * 200, 200), content(n, 200));
+        while pair.deliver_one(true) {}
+        pair.b.run();
+    }
+    assert!(pair.b.group.journal().stalled());
+    let held = pair.b.group.durable();
+    assert!(pair.b.group.journal().written() > held.seq);
+    // The question is lost with the line.
+    pair.cut();
+    pair.b.told();
+    pair.connect();
+    let told = pair.b.told();
+    assert!(told.contains(&Notice::JournalRepaired(seq(1), seq(1))), "{told:?}");
+    pair.b.hold_grants = false;
+    pair.rest();
+    assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+    assert!(pair.b.group.is_applied() && pair.b.homes == pair.a.homes);
+    assert_eq!(pair.b.home(extent(0, 400, 200)), content(2, 200));
+}
+
+#[test]
 fn a_home_that_has_it_does_not_wait_for_what_is_rotten() {
     let mut pair = Pair::mirrored(&Setup::default());
     pair.a.command(|g, _| g.set_memory_short(true));

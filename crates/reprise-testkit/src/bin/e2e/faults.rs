@@ -114,7 +114,7 @@ impl Host {
     }
 }
 
-async fn login(of: &Appliance, group: &str, lun: u16, writer: u32) -> Result<Session> {
+pub(crate) async fn login(of: &Appliance, group: &str, lun: u16, writer: u32) -> Result<Session> {
     let iqn = of.iqn(group).await?;
     let options = LoginOptions { isid: writer as u16, ..LoginOptions::new(iqn) };
     let mut session = None;

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod bad_input;
+mod blocks;
 mod both_ways;
 mod boxes;
 mod chaos;
@@ -18,6 +19,7 @@ mod images;
 mod initiators;
 mod limits;
 mod odd;
+mod power;
 mod rot;
 mod sequences;
 mod torture;
@@ -121,6 +123,7 @@ fn main() -> ExitCode {
         "sequences",
         "odd",
         "faults",
+        "power",
         "rot",
         "verify",
         "torture",
@@ -189,6 +192,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "rot" => rot::run(setup).await,
         "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,
+        "power" => power::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
         _ => vec![Part { name, outcome: chaos::run(setup).await }],
     }

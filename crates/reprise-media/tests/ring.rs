@@ -288,9 +288,15 @@ impl Drop for Loop {
     }
 }
 
-fn loop_device(file: &Path) -> Option<Loop> {
-    match Command::new("losetup").args(["-f", "--show", "--direct-io=on"]).arg(file).output() {
-        Ok(out) if out.status.success() => return Some(Loop(String::from_utf8(out.stdout).unwrap().trim().into())),
+/// A loop device over a file in a directory of its own, where one can be had.
+fn loop_device() -> Option<(tempfile::TempDir, PathBuf, Loop)> {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = dir.path().join("disk");
+    drop(fresh(&file, 32 * MIB));
+    match Command::new("losetup").args(["-f", "--show", "--direct-io=on"]).arg(&file).output() {
+        Ok(out) if out.status.success() => {
+            return Some((dir, file, Loop(String::from_utf8(out.stdout).unwrap().trim().into())));
+        }
         Ok(out) => println!("NOT RUN: loop device: {}", String::from_utf8_lossy(&out.stderr).trim()),
         Err(e) => println!("NOT RUN: losetup: {e}"),
     }
@@ -301,10 +307,7 @@ fn loop_device(file: &Path) -> Option<Loop> {
 /// completion, more of it than one call runs, and no event tells of the rest.
 #[test]
 fn a_burst_beyond_what_a_device_takes_is_delivered_whole() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let file = dir.path().join("disk");
-    drop(fresh(&file, 32 * MIB));
-    let Some(device) = loop_device(&file) else { return };
+    let Some((_dir, _, device)) = loop_device() else { return };
     let media = Media::open(&device.0, MediaOptions::exclusive()).unwrap();
     for config in engines() {
         on_runtime(async || {
@@ -328,10 +331,7 @@ fn a_burst_beyond_what_a_device_takes_is_delivered_whole() {
 
 #[test]
 fn a_device_is_opened_exclusively_and_refused_while_mounted() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let file = dir.path().join("disk");
-    drop(fresh(&file, 32 * MIB));
-    let Some(device) = loop_device(&file) else { return };
+    let Some((dir, file, device)) = loop_device() else { return };
     assert!(matches!(Media::open(&file, MediaOptions::exclusive()), Err(MediaError::BacksLoop { .. })));
     for config in engines() {
         let media = Media::open(&device.0, MediaOptions::exclusive()).unwrap();

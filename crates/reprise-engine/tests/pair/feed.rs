@@ -440,19 +440,25 @@ fn at_the_end_of_a_copy_home_is_a_mixture_up_to_what_its_regions_hold() {
     assert!(pair.b.group.is_applied());
 }
 
-#[test]
-fn a_copy_goes_on_where_it_was_after_a_crash_of_the_mirror() {
-    let mut pair = to_be_copied(vec![1 << 14]);
-    pair.connect_held();
+/// Delivers message by message until the mirror has stored something.
+fn until_stored(pair: &mut Pair, holds: impl Fn(&GroupMeta) -> bool) {
     for _ in 0..500 {
-        if pair.b.stored().copy.is_some_and(|c| c.cursor.is_some()) {
-            break;
+        if holds(&pair.b.stored()) {
+            return;
         }
         pair.deliver_one(true);
         pair.deliver_one(false);
         pair.a.run();
         pair.b.run();
     }
+    panic!("it is not stored: {:?}", pair.b.stored());
+}
+
+#[test]
+fn a_copy_goes_on_where_it_was_after_a_crash_of_the_mirror() {
+    let mut pair = to_be_copied(vec![1 << 14]);
+    pair.connect_held();
+    until_stored(&mut pair, |m| m.copy.is_some_and(|c| c.cursor.is_some()));
     let cursor = pair.b.stored().copy.unwrap().cursor.unwrap();
     assert!(cursor.sector.get() < 1 << 14, "not at its end");
     pair.cut();
@@ -472,27 +478,14 @@ fn a_copy_goes_on_where_it_was_after_a_crash_of_the_mirror() {
 fn cut_with_regions_of_a_lost_write() -> (Pair, Vec<u8>, CopyCursor) {
     let mut pair = to_be_copied(vec![1 << 14]);
     pair.connect_held();
-    while pair.b.stored().branches.is_empty() {
-        pair.deliver_one(true);
-        pair.deliver_one(false);
-        pair.a.run();
-        pair.b.run();
-    }
+    until_stored(&mut pair, |m| !m.branches.is_empty());
     pair.cut();
     let older = pair.a.cache.clone();
     pair.a.put(extent(0, 0, 8), content(77, 8));
     pair.connect_held();
     // The mirror takes regions, and no record becomes durable there.
     pair.b.hold(Kind::WriteCache);
-    for _ in 0..500 {
-        if pair.b.stored().copy.is_some_and(|c| c.cursor.is_some()) {
-            break;
-        }
-        pair.deliver_one(true);
-        pair.deliver_one(false);
-        pair.a.run();
-        pair.b.run();
-    }
+    until_stored(&mut pair, |m| m.copy.is_some_and(|c| c.cursor.is_some()));
     pair.cut();
     let copy = pair.b.stored().copy.unwrap();
     assert_eq!(copy.reach, Some(pair.a.group.durable()), "as far as the view of the last region");

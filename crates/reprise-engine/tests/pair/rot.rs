@@ -83,21 +83,27 @@ fn a_source_gets_a_rotten_batch_from_its_mirror() {
     assert_eq!(pair.a.group.durable().seq, seq(3));
 }
 
+/// A mirror whose home waits for the rotten batch of record 1, and has asked for it on a line that stands still.
+fn asking(source_has_it_in_memory: bool) -> Pair {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.command(|g, _| g.set_memory_short(true));
+    pair.a.command(|g, _| g.set_memory_short(!source_has_it_in_memory));
+    pair.b.hold(Kind::Superblock);
+    pair.a.hold(Kind::FlushHome);
+    pair.a.put(extent(0, 9, 4), content(1, 4));
+    pair.rest();
+    spoil(&mut pair.b, 1);
+    pair.line_held = true;
+    pair.b.release(Kind::Superblock);
+    pair.b.run();
+    assert_eq!(wanted(&pair.b), [(1, 1)]);
+    pair
+}
+
 #[test]
 fn a_mirror_gets_a_rotten_batch_from_its_source_and_its_home_goes_on() {
     for in_memory in [false, true] {
-        let mut pair = Pair::mirrored(&Setup::default());
-        pair.b.command(|g, _| g.set_memory_short(true));
-        pair.a.command(|g, _| g.set_memory_short(!in_memory));
-        pair.b.hold(Kind::Superblock);
-        pair.a.hold(Kind::FlushHome);
-        pair.a.put(extent(0, 9, 4), content(1, 4));
-        pair.rest();
-        spoil(&mut pair.b, 1);
-        pair.line_held = true;
-        pair.b.release(Kind::Superblock);
-        pair.b.run();
-        assert_eq!(wanted(&pair.b), [(1, 1)]);
+        let mut pair = asking(in_memory);
         assert!(!pair.b.group.home_detached());
         pair.b.rest();
         assert_eq!(pair.b.group.stats().bytes_applied, 0, "home waits for it");
@@ -110,16 +116,7 @@ fn a_mirror_gets_a_rotten_batch_from_its_source_and_its_home_goes_on() {
 
 #[test]
 fn a_full_mirror_whose_home_waits_for_a_rotten_batch_answers_the_next_connection() {
-    let mut pair = Pair::mirrored(&Setup::default());
-    pair.b.command(|g, _| g.set_memory_short(true));
-    pair.b.hold(Kind::Superblock);
-    pair.a.put(extent(0, 9, 4), content(1, 4));
-    pair.rest();
-    spoil(&mut pair.b, 1);
-    pair.line_held = true;
-    pair.b.release(Kind::Superblock);
-    pair.b.run();
-    assert_eq!(wanted(&pair.b), [(1, 1)]);
+    let mut pair = asking(true);
     // Its cache is full, and more has come than fits.
     pair.b.hold_grants = true;
     for n in 2..20 {
@@ -137,6 +134,7 @@ fn a_full_mirror_whose_home_waits_for_a_rotten_batch_answers_the_next_connection
     let told = pair.b.told();
     assert!(told.contains(&Notice::JournalRepaired(seq(1), seq(1))), "{told:?}");
     pair.b.hold_grants = false;
+    pair.a.release(Kind::FlushHome);
     pair.rest();
     assert_eq!(pair.b.group.durable(), pair.a.group.durable());
     assert!(pair.b.group.is_applied() && pair.b.homes == pair.a.homes);

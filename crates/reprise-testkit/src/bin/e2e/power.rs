@@ -36,14 +36,19 @@ const CUTS: usize = 12;
 const GOOD_FLUSHES: u32 = 150;
 
 pub(crate) async fn run(setup: &Setup) -> Vec<Part> {
-    match is_root() {
-        Ok(true) => vec![
-            Part { name: "power cuts behind a real kernel", outcome: power_cuts(setup).await },
-            Part { name: "a flush that fails once behind a real kernel", outcome: failed_flush(setup).await },
-        ],
-        Ok(false) => vec![Part { name: "power", outcome: Ok("NOT RUN: loop devices are for root".into()) }],
-        Err(error) => vec![Part { name: "power", outcome: Err(error) }],
+    let missing = match is_root() {
+        Ok(false) => Some("loop devices are for root"),
+        Ok(true) if File::open("/dev/fuse").is_err() => Some("there is no FUSE"),
+        Ok(true) => None,
+        Err(error) => return vec![Part { name: "power", outcome: Err(error) }],
+    };
+    if let Some(missing) = missing {
+        return vec![Part { name: "power", outcome: Ok(format!("NOT RUN: {missing}")) }];
     }
+    vec![
+        Part { name: "power cuts behind a real kernel", outcome: power_cuts(setup).await },
+        Part { name: "a flush that fails once behind a real kernel", outcome: failed_flush(setup).await },
+    ]
 }
 
 fn blank(path: &Path) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use reprise_api::Severity;
 use reprise_engine::Notice;
+use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_media::MediaKind;
 use reprise_types::{GroupId, Role};
@@ -123,6 +124,12 @@ impl Inner {
         };
         let info = |code, text: String| Told::new(code, Severity::Info, subject.clone(), text, "");
         let told = match notice {
+            Notice::LinkUp(Row::RestartCopy) => {
+                let text = "The source has lost records that the first copy contained already. The copy begins again by itself.";
+                let what = "Check the disk of the source's cache: it was rolled back, or lost what it had reported as written. Hosts may \
+                            lack what they wrote last.";
+                Told::new("copy-restarted", Severity::Critical, subject, text.to_owned(), what)
+            }
             Notice::LinkUp(row) => info("link-up", format!("The link is up: {}.", rule_of(*row).label)),
             Notice::LinkDown => info("link-down", "The link is down; it is tried again by itself.".to_owned()),
             Notice::CopyComplete => {

@@ -19,6 +19,7 @@ mod images;
 mod initiators;
 mod limits;
 mod odd;
+mod older;
 mod power;
 mod rot;
 mod sequences;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         "sequences",
         "odd",
         "faults",
+        "older",
         "power",
         "rot",
         "verify",
@@ -192,6 +194,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "rot" => rot::run(setup).await,
         "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,
+        "older" => vec![Part { name, outcome: older::run(setup).await }],
         "power" => power::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
         _ => vec![Part { name, outcome: chaos::run(setup).await }],

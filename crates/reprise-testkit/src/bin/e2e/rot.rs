@@ -63,7 +63,7 @@ async fn alert_says(of: &Appliance, code: &str, words: &str) -> Result<()> {
     .map(drop)
 }
 
-async fn event_told(of: &Appliance, code: &str) -> Result<()> {
+pub(crate) async fn event_told(of: &Appliance, code: &str) -> Result<()> {
     until(&format!("event {code}"), async || {
         let events = of.get("/api/v1/events?limit=500").await?.body;
         Ok(events["events"].as_array().context("events")?.iter().any(|e| e["code"] == code))

@@ -21,6 +21,7 @@ const NEEDED: &[(&str, Sign, &str)] = &[
     ("qemu-utils", Sign::Program("qemu-img"), "copies images, measures"),
     ("qemu-block-extra", Sign::Library("qemu/block-iscsi.so"), "lets qemu-img speak iSCSI"),
     ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), "runs the Linux initiator in a guest"),
+    ("qemu-system-common", Sign::Program("qemu-storage-daemon"), "logs what a kernel writes to a disk, and fails it"),
     ("kmod", Sign::Program("depmod"), "indexes the modules of the guest's kernel"),
     ("tgt", Sign::Program("tgtd"), "what the benchmarks compare with"),
     ("e2fsprogs", Sign::Program("mkfs.ext4"), "makes and checks file systems"),
@@ -61,19 +62,36 @@ impl Sign {
     }
 }
 
+/// A package may push out one that was there, such as another release of what it belongs to: that one is missing then, and comes
+/// again in the next round.
+const ROUNDS_MAX: u32 = 3;
+
+fn missing() -> Vec<&'static (&'static str, Sign, &'static str)> {
+    NEEDED.iter().filter(|(_, sign, _)| !sign.is_there()).collect()
+}
+
 /// Installs what is missing, or says what to install. Quiet when all is there.
 pub(crate) fn ensure() -> Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(_, sign, _)| !sign.is_there()).collect();
-    if missing.is_empty() {
-        return Ok(());
+    for round in 0..ROUNDS_MAX {
+        let missing = missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (package, _, what_for) in &missing {
+            eprintln!("missing: {package} ({what_for})");
+        }
+        let packages: Vec<&str> = missing.iter().map(|(package, ..)| *package).collect();
+        install(&packages, round == 0)?;
     }
-    let packages: Vec<&str> = missing.iter().map(|(package, ..)| *package).collect();
-    let install = format!("apt-get install --no-install-recommends {}", packages.join(" "));
-    for (package, _, what_for) in &missing {
-        eprintln!("missing: {package} ({what_for})");
+    match missing().first() {
+        Some((package, ..)) => bail!("{package} is installed and what is needed of it is not there"),
+        None => Ok(()),
     }
+}
+
+fn install(packages: &[&str], refresh: bool) -> Result<()> {
     if !is_root() {
-        bail!("run this as root, then again: {install}");
+        bail!("run this as root, then again: apt-get install --no-install-recommends {}", packages.join(" "));
     }
     if find_program("apt-get").is_none() {
         bail!("this is no Debian; install what the packages {} hold", packages.join(", "));
@@ -83,7 +101,9 @@ pub(crate) fn ensure() -> Result<()> {
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "Dpkg::Use-Pty=0"]);
         command
     };
-    process::run(apt().arg("update")).context("refresh the package lists")?;
+    if refresh {
+        process::run(apt().arg("update")).context("refresh the package lists")?;
+    }
     // A package that starts a service would put it on the default ports of this machine, where nobody asked for it.
     let no_start = Path::new("/usr/sbin/policy-rc.d");
     let ours = !no_start.exists();
@@ -91,14 +111,11 @@ pub(crate) fn ensure() -> Result<()> {
         std::fs::write(no_start, "#!/bin/sh\nexit 101\n").context("keep services from starting")?;
         process::run(Command::new("chmod").arg("755").arg(no_start))?;
     }
-    let installed = process::run(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages));
+    let installed = process::run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages));
     if ours {
         std::fs::remove_file(no_start).context("let services start again")?;
     }
     installed.context("install packages")?;
-    if let Some((package, ..)) = missing.iter().find(|(_, sign, _)| !sign.is_there()) {
-        bail!("{package} is installed and what is needed of it is not there");
-    }
     eprintln!("installed: {}", packages.join(" "));
     Ok(())
 }

@@ -36,6 +36,17 @@ fn residual(expected: u32, wanted: u64) -> (u8, u32) {
     }
 }
 
+/// Does the command say which way data go, if any do (RFC 7143, section 11.3.1)? No command of a disk moves data both ways.
+fn announces_one_direction(bhs: &Bhs) -> bool {
+    let (read, write) = (bhs.flags() & READ != 0, bhs.flags() & WRITE != 0);
+    match (read, write) {
+        (false, false) => bhs.get32(20) == 0,
+        // The additional header has the expected length of the data-in.
+        (true, true) => bhs.get32(20) == 0 && bhs.ahs_len() == 0,
+        _ => true,
+    }
+}
+
 fn on_loopback(address: &str) -> bool {
     address.parse::<core::net::SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
@@ -156,9 +167,15 @@ impl Connection {
         }
         let Phase::Full(session) = &mut self.phase else { return NOTHING };
         let Some(luns) = &session.luns else { return NOTHING };
+        if !announces_one_direction(bhs) {
+            let tag = self.add_task(bhs, State::Drain(ScsiResponse::error(&ScsiError::DataLength)), 0);
+            return (Dest::Discard, Then::CommandData(tag));
+        }
         match session.nexus.start(luns, bhs.lun(), &Cdb::new(bhs.cdb())) {
-            Action::DataOut(out) if out.needs_exact_length() && (!write || expected != out.len()) => {
-                let tag = self.add_task(bhs, State::Drain(ScsiResponse::error(&ScsiError::DataLength)), 0);
+            Action::DataOut(out) if (!write && expected > 0) || !out.accepts(expected) => {
+                // Nothing of it is done. The residual is what the command wanted and was not offered.
+                let wanted = if write || expected == 0 { out.len() } else { 0 };
+                let tag = self.add_task(bhs, State::Drain(ScsiResponse::error(&ScsiError::DataLength)), wanted);
                 (Dest::Discard, Then::CommandData(tag))
             }
             Action::DataOut(out) if write && expected > 0 => {
@@ -173,7 +190,7 @@ impl Connection {
                 let action = out.finish(PoolBuf::unpooled(0), 0);
                 let tag = self.add_task(bhs, State::Moving, wanted);
                 self.act(tag, action);
-                NOTHING
+                (Dest::Discard, Then::CommandData(tag))
             }
             Action::Respond(response) => {
                 let tag = self.add_task(bhs, State::Drain(response), 0);
@@ -182,7 +199,8 @@ impl Connection {
             Action::Submit(submit) => {
                 let tag = self.add_task(bhs, State::Moving, 0);
                 self.act(tag, Action::Submit(submit));
-                NOTHING
+                // The initiator may send data that the command has no use for.
+                (Dest::Discard, Then::CommandData(tag))
             }
         }
     }
@@ -197,7 +215,7 @@ impl Connection {
             volume: None,
             cmd_sn: bhs.get32(24),
             immediate: bhs.immediate(),
-            expected: if bhs.flags() & (READ | WRITE) != 0 { bhs.get32(20) } else { 0 },
+            expected: bhs.get32(20),
             write,
             state,
             wanted,
@@ -369,8 +387,9 @@ impl Connection {
         let Some(task) = self.tasks.remove(tag) else { return };
         let produced = response.data.len();
         let (flags, count) = if task.write {
-            // Data-in of a command that was sent with the W bit has nowhere to go.
-            residual(task.expected, u64::from(task.wanted).max(produced))
+            // Data-in of a command that was sent with the W bit has nowhere to go: of what was offered, nothing moved.
+            let wanted = u64::from(task.wanted);
+            residual(task.expected, if task.expected == 0 { wanted.max(produced) } else { wanted })
         } else if produced > 0 {
             residual(task.expected, produced)
         } else {

@@ -18,6 +18,7 @@ mod commands;
 mod login;
 mod session;
 mod simulation;
+mod transfer;
 
 const TARGET: &str = "iqn.2026-01.invalid.example:disk";
 const INITIATOR: &str = "iqn.2026-01.invalid.example:host";

@@ -76,7 +76,7 @@ pub(crate) fn read(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, Scsi
 pub(crate) fn write(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Action, ScsiError> {
     let len = transfer_bytes(request, lun)?;
     let fua = request.row.cdb_len() > 6 && request.cdb.bit(1, 3);
-    data_out(lun, DataOutKind::Write { lba: request.lba(), fua }, len, len)
+    data_out(lun, DataOutKind::Write { lba: request.lba(), fua, atomic: false }, len, len)
 }
 
 /// WRITE ATOMIC(16): all of it or nothing after a power cut, because it becomes one record. ATOMIC BOUNDARY is refused.
@@ -85,7 +85,7 @@ pub(crate) fn write_atomic(request: &Request<'_>, lun: &Arc<Lun>) -> Result<Acti
     if len > ATOMIC_BYTES_MAX {
         return Err(request.blocks_invalid());
     }
-    data_out(lun, DataOutKind::Write { lba: request.lba(), fua: request.cdb.bit(1, 3) }, len, len)
+    data_out(lun, DataOutKind::Write { lba: request.lba(), fua: request.cdb.bit(1, 3), atomic: true }, len, len)
 }
 
 /// ORWRITE(16).
@@ -188,23 +188,23 @@ pub(crate) fn pre_fetch(_: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiErr
     good()
 }
 
-/// Data-out of a block command is complete.
+/// Data-out of a block command is complete: a length that the command accepts.
 pub(crate) fn finish(out: &DataOut, buf: PoolBuf, received: usize) -> Result<Action, ScsiError> {
     let lun = &out.lun;
     let block = lun.block_size.bytes() as usize;
-    let whole = received - received % block;
     match out.kind {
-        DataOutKind::Write { .. } | DataOutKind::Verify { .. } | DataOutKind::OrWrite { .. } if whole == 0 => good(),
-        DataOutKind::Write { lba, fua } => {
-            let op = Op::Write { sector: lun.sector_of(lba), data: buf.freeze().slice(..whole), fua };
+        // The initiator offers nothing, and the residual tells it that nothing was taken.
+        DataOutKind::Write { .. } if received == 0 => good(),
+        DataOutKind::Write { lba, fua, .. } => {
+            let op = Op::Write { sector: lun.sector_of(lba), data: buf.freeze().slice(..received), fua };
             Ok(submit(lun, op, Then::Status))
         }
         DataOutKind::Verify { lba } => {
-            let data = buf.freeze().slice(..whole);
-            Ok(submit(lun, read_op(lun, lba, whole as u64), Then::Equal(data)))
+            let data = buf.freeze().slice(..received);
+            Ok(submit(lun, read_op(lun, lba, received as u64), Then::Equal(data)))
         }
         DataOutKind::OrWrite { lba } => {
-            let op = Op::OrWrite { sector: lun.sector_of(lba), data: buf.freeze().slice(..whole) };
+            let op = Op::OrWrite { sector: lun.sector_of(lba), data: buf.freeze().slice(..received) };
             Ok(submit(lun, op, Then::Status))
         }
         DataOutKind::VerifyBlocks { lba, blocks } => {

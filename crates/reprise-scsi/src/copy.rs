@@ -61,10 +61,11 @@ impl CopyResults {
         ends.push_back(end);
     }
 
-    fn take(&self, list: u8) -> Option<CopyEnd> {
+    /// The end of a copy, which is forgotten if it is `told` now.
+    fn look(&self, list: u8, told: bool) -> Option<CopyEnd> {
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = ends.iter().position(|end| end.list == list)?;
-        ends.remove(at)
+        if told { ends.remove(at) } else { ends.get(at).copied() }
     }
 }
 
@@ -304,9 +305,13 @@ fn joined(parts: Vec<Bytes>) -> Bytes {
     out.freeze()
 }
 
-/// RECEIVE COPY STATUS(LID1): once, for a copy that this nexus asked for.
+/// Parameter data of RECEIVE COPY STATUS(LID1).
+const COPY_STATUS_LEN: u64 = 12;
+
+/// RECEIVE COPY STATUS(LID1): told once in full, for a copy that this nexus asked for.
 pub(crate) fn copy_status(nexus: &mut Nexus, request: &Request<'_>, _: &Arc<Lun>) -> Result<Action, ScsiError> {
-    let end = nexus.copies().take(request.cdb.byte(2)).ok_or(invalid(2))?;
+    let allocation = request.cdb.be(10, 4);
+    let end = nexus.copies().look(request.cdb.byte(2), allocation >= COPY_STATUS_LEN).ok_or(invalid(2))?;
     let mut out = 8u32.to_be_bytes().to_vec();
     // COPY MANAGER STATUS 1: ended without errors, 2: with errors.
     out.push(if end.good { 1 } else { 2 });
@@ -314,7 +319,7 @@ pub(crate) fn copy_status(nexus: &mut Nexus, request: &Request<'_>, _: &Arc<Lun>
     // TRANSFER COUNT UNITS 01h: KiB.
     out.push(0x01);
     out.extend_from_slice(&u32::try_from(end.bytes >> 10).unwrap_or(u32::MAX).to_be_bytes());
-    Ok(Action::Respond(ScsiResponse::data(out, request.cdb.be(10, 4))))
+    Ok(Action::Respond(ScsiResponse::data(out, allocation)))
 }
 
 /// RECEIVE COPY OPERATING PARAMETERS.

@@ -319,7 +319,7 @@ pub enum Action {
 /// What becomes of data-out.
 #[derive(Debug, Clone)]
 pub(crate) enum DataOutKind {
-    Write { lba: u64, fua: bool },
+    Write { lba: u64, fua: bool, atomic: bool },
     OrWrite { lba: u64 },
     Verify { lba: u64 },
     VerifyBlocks { lba: u64, blocks: u64 },
@@ -357,13 +357,21 @@ impl DataOut {
         self.buffer_len
     }
 
-    /// True if the command makes no sense with more or less data than [`Self::len`]: it is then refused with
-    /// [`ScsiError::DataLength`] before any data move. Other writes take what is offered and report the residual.
-    pub fn needs_exact_length(&self) -> bool {
-        matches!(
-            self.kind,
-            DataOutKind::CompareAndWrite { .. } | DataOutKind::WriteSame { .. } | DataOutKind::ReserveOut { .. }
-        )
+    /// True if the command can be carried out with this many bytes; it is refused with [`ScsiError::DataLength`]
+    /// otherwise, before any data move. GOOD means that all of the command was done, so less than [`Self::len`] is not
+    /// enough. Plain writes alone may be cut between blocks, with the residual to tell of it: initiators and
+    /// conformance suites count on that. More is left where it is, except where a different length means that the
+    /// initiator and we do not mean the same blocks.
+    pub fn accepts(&self, offered: u32) -> bool {
+        match self.kind {
+            DataOutKind::CompareAndWrite { .. } | DataOutKind::WriteSame { .. } | DataOutKind::ReserveOut { .. } => {
+                offered == self.len
+            }
+            DataOutKind::Write { atomic: false, .. } => {
+                offered >= self.len || offered.is_multiple_of(self.lun.block_size.bytes())
+            }
+            _ => offered >= self.len,
+        }
     }
 
     /// The volume written to.
@@ -371,10 +379,13 @@ impl DataOut {
         self.lun.volume
     }
 
-    /// Carries on with the data. `received` is less than [`Self::len`] only if the initiator offered less; whole blocks
-    /// of a write are then written, and the transport reports the residual.
+    /// Carries on with the data. `received` is less than [`Self::len`] only if the initiator offered less; a number
+    /// that the command does not [accept](Self::accepts) changes nothing.
     pub fn finish(self, buf: PoolBuf, received: usize) -> Action {
         let received = received.min(buf.len()).min(self.len as usize);
+        if !self.accepts(received as u32) {
+            return Action::Respond(ScsiResponse::error(&ScsiError::DataLength));
+        }
         let list = buf.get(..received).unwrap_or(&[]);
         let result = match &self.kind {
             DataOutKind::ModeSelect { long, save, port } => mode::finish_select(&self.lun, list, *long, *save, port),

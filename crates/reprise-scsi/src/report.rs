@@ -41,9 +41,12 @@ pub(crate) fn request_sense(
     request: &Request<'_>,
     lun: Option<&Arc<Lun>>,
 ) -> Result<Action, ScsiError> {
+    let allocation = request.cdb.be(4, 1);
+    // What nobody is told stays to be told.
+    let attention = if allocation > 0 { nexus.take(request.number) } else { None };
     let sense = match lun {
         None => Sense::for_error(&ScsiError::LunNotSupported),
-        Some(lun) => match (nexus.take(request.number), lun.not_ready) {
+        Some(lun) => match (attention, lun.not_ready) {
             (Some(attention), _) => Sense::for_error(&ScsiError::UnitAttention(attention)),
             (None, None) if lun.control.sanitize() == Sanitize::Running => {
                 Sense::for_error(&ScsiError::NotReady(NotReady::SanitizeInProgress))
@@ -53,7 +56,7 @@ pub(crate) fn request_sense(
         },
     };
     let data = if request.cdb.bit(1, 0) { sense.descriptor() } else { sense.fixed().to_vec() };
-    respond(data, request.cdb.be(4, 1))
+    respond(data, allocation)
 }
 
 /// REPORT LUNS. SELECT REPORT 1 asks for well-known units only, of which there are none.
@@ -64,10 +67,9 @@ pub(crate) fn report_luns(nexus: &mut Nexus, request: &Request<'_>, _: Option<&A
         1 => Vec::new(),
         _ => return Err(invalid(2)),
     };
-    if allocation < 16 {
-        return Err(invalid(6));
+    if allocation > 0 {
+        nexus.clear(UnitAttention::ReportedLunsChanged);
     }
-    nexus.clear(UnitAttention::ReportedLunsChanged);
     let mut out = Vec::with_capacity(8 + list.len() * 8);
     out.extend_from_slice(&((list.len() * 8) as u32).to_be_bytes());
     out.extend_from_slice(&[0; 4]);

@@ -68,7 +68,7 @@ fn register_and_move_reads_a_transport_id() {
     assert_eq!(sense(run(unit(), &cdb, &list)), (5, 0x26, 0));
 }
 
-fn copy_list(from: u64, to: u64, blocks: u16, name: &[u8; 8]) -> Vec<u8> {
+pub(super) fn copy_list(from: u64, to: u64, blocks: u16, name: &[u8; 8]) -> Vec<u8> {
     let mut list = vec![7, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0];
     for name in [&[0x37, 7, 7, 7, 7, 7, 7, 7], name] {
         let mut target = vec![0xe4, 0, 0, 0, 1, 3, 0, 8];

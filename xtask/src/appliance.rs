@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::image::{self, Programs};
 use crate::process::target_dir;
+use crate::test::Depth;
 use cases::{CASES, Case, World};
 
 const USAGE: &str = "\
@@ -53,12 +54,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     let cases: Vec<&Case> = match only {
         None => CASES.iter().filter(|c| c.short || !short).collect(),
-        Some(names) => {
-            let all = || CASES.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
-            let find =
-                |n| CASES.iter().find(|c| c.name == n).with_context(|| format!("no case {n:?}; cases: {}", all()));
-            names.split(',').map(find).collect::<Result<_>>()?
-        }
+        Some(names) => named(names)?,
     };
     let built = if short { Programs::Quick } else { Programs::Released };
     let (_, failed) = play(&cases, programs.as_deref().map_or(built, Programs::Given))?;
@@ -69,9 +65,18 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 /// The step of `cargo xtask test`: what passed and what failed.
-pub(crate) fn test() -> Result<(u64, u64)> {
-    let cases: Vec<&Case> = CASES.iter().filter(|c| c.short).collect();
-    play(&cases, Programs::Quick)
+pub(crate) fn test(depth: Depth<'_>) -> Result<(u64, u64)> {
+    let cases: Vec<&Case> = match depth.parts {
+        Some(names) => named(names)?,
+        None => CASES.iter().filter(|c| c.short || depth.long).collect(),
+    };
+    play(&cases, if depth.long { Programs::Released } else { Programs::Quick })
+}
+
+fn named(names: &str) -> Result<Vec<&'static Case>> {
+    let all = || CASES.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
+    let find = |n| CASES.iter().find(|c| c.name == n).with_context(|| format!("no case {n:?}; cases: {}", all()));
+    names.split(',').map(find).collect()
 }
 
 fn play(cases: &[&Case], programs: Programs<'_>) -> Result<(u64, u64)> {

@@ -7,9 +7,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, output, root};
+use crate::test::Depth;
 
-/// Executions of each target in a run, at least.
-const RUNS: u64 = 1_000_000;
+/// A target is fuzzed for so long in a short run, and must come to so many executions in it on whatever machine.
+const SHORT_SECS: u64 = 5;
+const SHORT_RUNS_MIN: u64 = 2_000;
+/// Executions of each target in a long run, at least.
+const LONG_RUNS: u64 = 10_000_000;
 
 /// What came of a target.
 pub(crate) struct Fuzzed {
@@ -18,7 +22,7 @@ pub(crate) struct Fuzzed {
 }
 
 /// Builds the targets and runs each of them, two at a time.
-pub(crate) fn all() -> Result<Vec<Fuzzed>> {
+pub(crate) fn all(depth: Depth<'_>) -> Result<Vec<Fuzzed>> {
     let folder = root().join("fuzz");
     let mut build = cargo(&["build", "--release", "--locked", "--quiet"]);
     // The flags of the folder's own configuration must not be hidden by those of this run.
@@ -27,15 +31,18 @@ pub(crate) fn all() -> Result<Vec<Fuzzed>> {
     let binary = ["target/x86_64-unknown-linux-gnu/release/reprise-fuzz", "target/release/reprise-fuzz"];
     let binary = binary.iter().map(|b| folder.join(b)).find(|b| b.is_file()).context("find the fuzz binary")?;
     let list = output(Command::new(&binary).env("REPRISE_FUZZ", "list").current_dir(&folder))?;
-    let targets: Vec<Target> = list.lines().filter(|l| !l.trim().is_empty()).map(parse).collect::<Result<_>>()?;
+    let mut targets: Vec<Target> = list.lines().filter(|l| !l.trim().is_empty()).map(parse).collect::<Result<_>>()?;
+    if let Some(parts) = depth.parts {
+        targets.retain(|t| parts.split(',').any(|p| p == t.name));
+    }
     if targets.is_empty() {
-        bail!("the fuzz binary lists no target");
+        bail!("the fuzz binary lists no such target: {list}");
     }
     let next = std::sync::atomic::AtomicUsize::new(0);
     let done = std::sync::Mutex::new(Vec::new());
     let worker = || -> Result<()> {
         while let Some(target) = targets.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-            let fuzzed = one(&binary, &folder, target)?;
+            let fuzzed = one(&binary, &folder, target, depth.long)?;
             done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(fuzzed);
         }
         Ok(())
@@ -60,13 +67,14 @@ fn parse(line: &str) -> Result<Target> {
     Ok(Target { name, max_len, seeds: words.next() })
 }
 
-fn one(binary: &Path, folder: &Path, target: &Target) -> Result<Fuzzed> {
+fn one(binary: &Path, folder: &Path, target: &Target, long: bool) -> Result<Fuzzed> {
     let corpus = folder.join("corpus").join(&target.name);
     std::fs::create_dir_all(&corpus).context("make the corpus folder")?;
     let start = Instant::now();
     let mut command = Command::new(binary);
     command.current_dir(folder).env("REPRISE_FUZZ", &target.name);
-    command.args([format!("-runs={RUNS}"), format!("-max_len={}", target.max_len), "-rss_limit_mb=2048".to_owned()]);
+    command.arg(if long { format!("-runs={LONG_RUNS}") } else { format!("-max_total_time={SHORT_SECS}") });
+    command.args([format!("-max_len={}", target.max_len), "-rss_limit_mb=2048".to_owned()]);
     command.args(["-verbosity=0", "-print_final_stats=1", "-timeout=20"]);
     command.arg(format!("-artifact_prefix={}/crash-{}-", folder.display(), target.name));
     command.arg(&corpus).args(&target.seeds);
@@ -76,7 +84,7 @@ fn one(binary: &Path, folder: &Path, target: &Target) -> Result<Fuzzed> {
         at.trim_start_matches(':').trim().parse().ok()
     };
     let executions = stat("number_of_executed_units").unwrap_or(0);
-    let enough = executions >= RUNS;
+    let enough = executions >= if long { LONG_RUNS } else { SHORT_RUNS_MIN };
     let passed = status && enough;
     println!(
         "fuzz {}: {executions} executions in {:.0} s: {}",

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, run as run_command, target_dir};
 use crate::setup;
+use crate::test::Depth;
 pub(crate) use image::Image;
 use pair::World;
 pub(crate) use relay::{Line, Relay};
@@ -85,10 +86,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     let scenes: Vec<&Scene> = match only {
         None => SCENES.iter().filter(|s| s.short || !short).collect(),
-        Some(names) => {
-            let found = names.split(',').map(|n| SCENES.iter().find(|s| s.name == n).with_context(|| no_scene(n)));
-            found.collect::<Result<_>>()?
-        }
+        Some(names) => named(names)?,
     };
     setup::ensure()?;
     run_command(&mut cargo(&["build", "--package", "reprise", "--locked"])).context("build the binary")?;
@@ -100,9 +98,16 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 /// The step of `cargo xtask test`.
-pub(crate) fn test(binary: &Path) -> Result<Tally> {
-    let scenes: Vec<&Scene> = SCENES.iter().filter(|s| s.short).collect();
-    all(binary, &scenes, true, false)
+pub(crate) fn test(binary: &Path, depth: Depth<'_>) -> Result<Tally> {
+    let scenes: Vec<&Scene> = match depth.parts {
+        Some(names) => named(names)?,
+        None => SCENES.iter().filter(|s| s.short || depth.long).collect(),
+    };
+    all(binary, &scenes, !depth.long, false)
+}
+
+fn named(names: &str) -> Result<Vec<&'static Scene>> {
+    names.split(',').map(|n| SCENES.iter().find(|s| s.name == n).with_context(|| no_scene(n))).collect()
 }
 
 fn no_scene(name: &str) -> String {

@@ -26,7 +26,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup                          install what the others need (Debian, as root), or say what is missing
-  test [--only STEP[,STEP]]      all tests; steps: checks, unit, planted, sim, e2e, web, guest, fuzz
+  test [--only STEP[,STEP]]      all tests; --long has the full depth, --list says what both hold, --help the rest
   guest-test [--short]           the Linux kernel's initiator against a pair, in a QEMU guest; --help lists the options
   image [OPTIONS]                the appliance's disk image; --help lists the options
   appliance-test [--short]       the image in QEMU: BIOS, UEFI, Secure Boot, faults; --help lists the options

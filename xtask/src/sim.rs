@@ -9,8 +9,9 @@ use crate::process::{cargo, output, root, run as run_command, target_dir, watch}
 
 /// Seeds that every test run goes through.
 const FIXED_SEEDS: u32 = 120;
-/// Minutes of fresh seeds in a test run.
-const FRESH_MINUTES: &str = "8";
+/// Minutes of fresh seeds in a test run, and their number in a long one.
+const FRESH_MINUTES: &str = "4";
+const FRESH_LONG: &str = "10000";
 
 /// Starts the simulator with the arguments; `--patch FILE` is taken here.
 pub(crate) fn run(args: &[String]) -> Result<()> {
@@ -75,11 +76,11 @@ fn scratch(patch: &Path) -> Result<PathBuf> {
 
 /// What the test run does: the seeds that failed once, a fixed set, fresh ones, and the small runs in full. Gives how
 /// many of them passed and failed.
-pub(crate) fn test() -> Result<(u64, u64)> {
+pub(crate) fn test(long: bool) -> Result<(u64, u64)> {
     let binary = build(&root())?;
     let fixed = FIXED_SEEDS.to_string();
-    let runs: [&[&str]; 3] =
-        [&["--kept", "--seeds", &fixed, "--from", "1"], &["--exhaustive", "3"], &["--minutes", FRESH_MINUTES]];
+    let fresh = if long { ["--seeds", FRESH_LONG] } else { ["--minutes", FRESH_MINUTES] };
+    let runs: [&[&str]; 3] = [&["--kept", "--seeds", &fixed, "--from", "1"], &["--exhaustive", "3"], &fresh];
     let (mut passed, mut failed) = (0, 0);
     for args in runs {
         println!("sim {}", args.join(" "));

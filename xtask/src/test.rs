@@ -1,4 +1,10 @@
 //! `cargo xtask test`: everything that can be tested on one machine, with one number at the end.
+//!
+//! What a change must pass before it lands is the short form; it has to end within 45 minutes on two idle cores, so that it is
+//! run. The long form is the same steps with their full depth.
+
+mod count;
+mod load;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,65 +14,204 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
 use crate::{appliance, checks, fuzz, guest, setup, sim};
+use count::Count;
+use load::Load;
 
-/// The steps, in the order they run: what fails fastest first.
-const STEPS: [&str; 9] = ["checks", "unit", "planted", "sim", "e2e", "web", "guest", "appliance", "fuzz"];
+const USAGE: &str = "\
+cargo xtask test [OPTIONS]
+
+  --only STEP[,STEP]   these steps; --list names them
+  --parts NAME[,NAME]  only these groups of the step e2e, cases of appliance, scenes of guest, targets of fuzz
+  --long               the full depth of each step, hours in all
+  --repeat N           so often
+  --load               with every processor busy beside the tests
+  --list               what both forms hold";
 
 /// The daemon under test can be told to have bad disks.
 const TEST_FEATURES: &str = "reprise/test-faults";
 /// With the features of the other tests, so that nothing below the consoles is built again.
 pub(crate) const BROWSER_FEATURES: &str = "reprise/test-faults,reprise-console/browser-tests";
 
-/// What a step counted.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
+/// How much of a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Depth<'a> {
+    pub(crate) long: bool,
+    /// Only these of what the step is made of.
+    pub(crate) parts: Option<&'a str>,
+}
+
+struct Step {
+    name: &'static str,
+    short: &'static str,
+    /// What the long form has instead; nothing where both are the same.
+    long: &'static str,
+    has_parts: bool,
+    run: fn(Depth<'_>) -> Result<Count>,
+}
+
+/// In the order they run: what fails fastest first.
+const STEPS: [Step; 9] = [
+    Step {
+        name: "checks",
+        short: "rules about the source that no compiler knows",
+        long: "",
+        has_parts: false,
+        run: |_| source_checks(),
+    },
+    Step {
+        name: "unit",
+        short: "all tests of all crates; builds the binaries of the other steps",
+        long: "",
+        has_parts: false,
+        run: |_| cargo_tests(&["--workspace", "--locked", "--features", TEST_FEATURES]),
+    },
+    Step {
+        name: "planted",
+        short: "bugs that are compiled in, each hunted from a seed that is known to find it",
+        long: "each hunted from the first seed on",
+        has_parts: false,
+        run: planted,
+    },
+    Step {
+        name: "sim",
+        short: "seeds that failed once, 120 fixed ones, every small run, fresh seeds for four minutes",
+        long: "10,000 fresh seeds",
+        has_parts: false,
+        run: |depth| sim::test(depth.long).map(Count::from),
+    },
+    Step {
+        name: "e2e",
+        short: "the built binary with real initiators; 40 kills and 20 cuts; libiscsi's suite once per provisioning",
+        long: "500 kills and 100 cuts; libiscsi's suite in all its forms",
+        has_parts: true,
+        run: e2e,
+    },
+    Step {
+        name: "web",
+        short: "the web console in a browser, against two boxes",
+        long: "",
+        has_parts: false,
+        run: |_| browser(),
+    },
+    Step {
+        name: "guest",
+        short: "the Linux kernel as host: one disk, a crash",
+        long: "multipath, RAID, XFS and growing too",
+        has_parts: true,
+        run: linux_initiator,
+    },
+    Step {
+        name: "appliance",
+        short: "the image in QEMU: BIOS, Secure Boot, damaged slots, a pair",
+        long: "every case, with programs as they are released",
+        has_parts: true,
+        run: |depth| appliance::test(depth).map(Count::from),
+    },
+    Step {
+        name: "fuzz",
+        short: "every decoder for some seconds",
+        long: "10^7 executions of each",
+        has_parts: true,
+        run: fuzz_targets,
+    },
+];
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    only: Option<Vec<String>>,
+    parts: Option<String>,
+    long: bool,
+    repeat: u32,
+    load: bool,
+    list: bool,
+}
+
+fn options(args: &[String]) -> Result<Options> {
+    let mut options = Options { repeat: 1, ..Options::default() };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value\n\n{USAGE}"));
+        match arg.as_str() {
+            "--only" => options.only = Some(value()?.split(',').map(str::to_owned).collect()),
+            "--parts" => options.parts = Some(value()?.clone()),
+            "--repeat" => options.repeat = value()?.parse().context("--repeat takes a number")?,
+            "--long" => options.long = true,
+            "--load" => options.load = true,
+            "--list" => options.list = true,
+            "--help" | "-h" => bail!("{USAGE}"),
+            other => bail!("unknown option {other:?}\n\n{USAGE}"),
+        }
+    }
+    let steps = || STEPS.map(|s| s.name).join(", ");
+    let only = options.only.iter().flatten();
+    if let Some(unknown) = only.clone().find(|o| STEPS.iter().all(|s| s.name != **o)) {
+        bail!("no step {unknown:?}; steps: {}", steps());
+    }
+    if options.parts.is_some() {
+        let step = STEPS.iter().find(|s| options.only.as_deref() == Some(&[s.name.to_owned()]));
+        if !step.is_some_and(|s| s.has_parts) {
+            let with_parts: Vec<&str> = STEPS.iter().filter(|s| s.has_parts).map(|s| s.name).collect();
+            bail!("--parts needs --only with one of the steps {}", with_parts.join(", "));
+        }
+    }
+    if options.repeat == 0 {
+        bail!("--repeat takes a number from 1 on");
+    }
+    Ok(options)
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let wanted: Vec<&str> = match args {
-        [] => STEPS.to_vec(),
-        [flag, list] if flag == "--only" => list.split(',').collect(),
-        _ => bail!("usage: cargo xtask test [--only STEP[,STEP]], steps: {}", STEPS.join(", ")),
-    };
-    if let Some(unknown) = wanted.iter().find(|w| !STEPS.contains(w)) {
-        bail!("no step {unknown:?}; steps: {}", STEPS.join(", "));
+    let options = options(args)?;
+    let wanted: Vec<&Step> =
+        (STEPS.iter()).filter(|s| options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == s.name))).collect();
+    if options.list {
+        for Step { name, short, long, .. } in wanted {
+            println!("{name:9}  {short}");
+            if !long.is_empty() {
+                println!("           --long: {long}");
+            }
+        }
+        return Ok(());
     }
     setup::ensure()?;
-    let mut total = Count::default();
+    let load = options.load.then(Load::start);
+    let depth = Depth { long: options.long, parts: options.parts.as_deref() };
     let mut summary = Vec::new();
-    for step in STEPS.iter().filter(|s| wanted.contains(s)) {
-        println!("== {step}");
-        let start = Instant::now();
-        let count = match *step {
-            "checks" => source_checks(),
-            "unit" => unit(),
-            "planted" => planted(),
-            "sim" => sim::test().map(|(passed, failed)| Count { passed, failed }),
-            "e2e" => e2e(),
-            "web" => browser(),
-            "guest" => linux_initiator(),
-            "appliance" => appliance::test().map(|(passed, failed)| Count { passed, failed }),
-            _ => fuzz_targets(),
-        };
-        // A step that could not even run is a failure, and the others still tell their part.
-        let count = count.unwrap_or_else(|error| {
-            println!("{step}: {error:#}");
-            Count { passed: 0, failed: 1 }
-        });
-        total.passed += count.passed;
-        total.failed += count.failed;
-        let secs = start.elapsed().as_secs_f64();
-        summary.push(format!("{step:9} {:5} passed, {} failed, {secs:.0} s", count.passed, count.failed));
-    }
+    let begin = Instant::now();
+    let rounds: Vec<Count> = (1..=options.repeat).map(|round| one_round(round, &wanted, depth, &mut summary)).collect();
+    drop(load);
     println!("== summary");
     summary.iter().for_each(|l| println!("{l}"));
+    println!("all steps: {:.0} s", begin.elapsed().as_secs_f64());
+    let failed_rounds = rounds.iter().filter(|r| r.failed > 0).count();
+    if options.repeat > 1 {
+        println!("{} rounds, {failed_rounds} of them with failures", options.repeat);
+    }
+    let total: Count = rounds.into_iter().sum();
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 || total.passed == 0 {
         bail!("there are failures");
     }
     Ok(())
+}
+
+fn one_round(round: u32, steps: &[&Step], depth: Depth<'_>, summary: &mut Vec<String>) -> Count {
+    let one = |step: &&Step| {
+        println!("== {}", step.name);
+        let start = Instant::now();
+        // A step that could not even run is a failure, and the others still tell their part.
+        let count = (step.run)(depth).unwrap_or_else(|error| {
+            println!("{}: {error:#}", step.name);
+            Count::BROKEN
+        });
+        let Count { passed, failed } = count;
+        let secs = start.elapsed().as_secs_f64();
+        let line = format!("{:9} {passed:5} passed, {failed} failed, {secs:.0} s", step.name);
+        println!("{line}");
+        summary.push(if round > 1 { format!("{line} (round {round})") } else { line });
+        count
+    };
+    steps.iter().map(one).sum()
 }
 
 fn source_checks() -> Result<Count> {
@@ -84,16 +229,14 @@ fn source_checks() -> Result<Count> {
     Ok(count)
 }
 
-fn unit() -> Result<Count> {
-    cargo_tests(&["--workspace", "--locked", "--features", TEST_FEATURES])
-}
-
 /// The test of the tests: bugs that are compiled in must be found.
-fn planted() -> Result<Count> {
+fn planted(depth: Depth<'_>) -> Result<Count> {
     // In the simulator's profile: hundreds of runs. Nextest and cargo name the option differently.
     let profile = if find_program("cargo-nextest").is_some() { "--cargo-profile" } else { "--profile" };
     let what = ["--package", "reprise-sim", "--features", "planted", "--test", "planted", "--test", "planted_pair"];
-    cargo_tests(&[what.as_slice(), &["--locked", profile, "sim"]].concat())
+    let what = [what.as_slice(), &["--locked", profile, "sim"]].concat();
+    let from_one: &[_] = if depth.long { &[("REPRISE_FROM_ONE", "1")] } else { &[] };
+    cargo_tests_with(&what, from_one)
 }
 
 /// The web console in a real browser, against two real boxes.
@@ -102,8 +245,12 @@ fn browser() -> Result<Count> {
     cargo_tests(&["--workspace", "--locked", "--features", BROWSER_FEATURES, "--test", "browser"])
 }
 
-/// Runs tests with nextest where it is installed, else with cargo's own runner.
 fn cargo_tests(what: &[&str]) -> Result<Count> {
+    cargo_tests_with(what, &[])
+}
+
+/// Runs tests with nextest where it is installed, else with cargo's own runner.
+fn cargo_tests_with(what: &[&str], variables: &[(&str, &str)]) -> Result<Count> {
     let nextest = find_program("cargo-nextest").is_some();
     let mut command = if nextest {
         let mut command = cargo(&["nextest", "run", "--no-fail-fast", "--status-level", "fail"]);
@@ -115,43 +262,15 @@ fn cargo_tests(what: &[&str]) -> Result<Count> {
         command.args(targets).args(what);
         command
     };
+    command.envs(variables.iter().copied());
     let (status, lines) = watch(&mut command)?;
-    let mut count = lines
-        .iter()
-        .filter_map(|l| if nextest { nextest_count(l) } else { libtest_count(l) })
-        .fold(Count::default(), |a, b| Count { passed: a.passed + b.passed, failed: a.failed + b.failed });
+    let count = |l: &String| if nextest { Count::of_nextest(l) } else { Count::of_libtest(l) };
+    let mut count: Count = lines.iter().filter_map(count).sum();
     if !status.success() && count.failed == 0 {
         println!("{} ended with {status}", line(&command));
         count.failed = 1;
     }
     Ok(count)
-}
-
-/// `Summary [   1.2s] 12 tests run: 11 passed (1 slow), 1 failed, 0 skipped`; a test that timed out counts as failed.
-fn nextest_count(line: &str) -> Option<Count> {
-    let rest = line.trim().strip_prefix("Summary ")?.split_once("run:")?.1;
-    Some(counted(rest, ','))
-}
-
-/// `test result: ok. 11 passed; 0 failed; 0 ignored; ...`.
-fn libtest_count(line: &str) -> Option<Count> {
-    Some(counted(line.trim().strip_prefix("test result:")?.split_once('.')?.1, ';'))
-}
-
-fn counted(text: &str, separator: char) -> Count {
-    let mut count = Count::default();
-    for part in text.split(separator) {
-        let mut words = part.split_whitespace();
-        let (Some(number), Some(what)) = (words.next().and_then(|n| n.parse::<u64>().ok()), words.next()) else {
-            continue;
-        };
-        match what {
-            "passed" => count.passed += number,
-            "failed" | "timed" | "exec" => count.failed += number,
-            _ => {}
-        }
-    }
-    count
 }
 
 /// Binary and tester. The build of the unit tests has made both; with `--only` they may be missing or old.
@@ -163,13 +282,19 @@ fn built_binaries() -> Result<(PathBuf, PathBuf)> {
 }
 
 /// The built binary, as its users run it.
-fn e2e() -> Result<Count> {
+fn e2e(depth: Depth<'_>) -> Result<Count> {
     let (reprise, tester) = built_binaries()?;
     let mut command = Command::new(&tester);
     command.arg("--reprise").arg(&reprise);
+    if depth.long {
+        command.arg("--long");
+    }
+    if let Some(parts) = depth.parts {
+        command.args(["--only", parts]);
+    }
     let (status, lines) = watch(&mut command)?;
-    let mut count =
-        lines.iter().rev().find_map(|l| l.strip_prefix("e2e:")).map(|l| counted(l, ',')).unwrap_or_default();
+    let counted = lines.iter().rev().find_map(|l| l.strip_prefix("e2e:")).map(|l| Count::of_words(l, ','));
+    let mut count = counted.unwrap_or_default();
     if !status.success() && count.failed == 0 {
         println!("{} ended with {status}", line(&command));
         count.failed = 1;
@@ -178,13 +303,13 @@ fn e2e() -> Result<Count> {
 }
 
 /// The built binary, and the Linux kernel as its host.
-fn linux_initiator() -> Result<Count> {
-    let tally = guest::test(&built_binaries()?.0)?;
+fn linux_initiator(depth: Depth<'_>) -> Result<Count> {
+    let tally = guest::test(&built_binaries()?.0, depth)?;
     Ok(Count { passed: tally.passed, failed: tally.failed })
 }
 
-fn fuzz_targets() -> Result<Count> {
-    let results = fuzz::all()?;
+fn fuzz_targets(depth: Depth<'_>) -> Result<Count> {
+    let results = fuzz::all(depth)?;
     let failed: Vec<&str> = results.iter().filter(|r| !r.passed).map(|r| r.name.as_str()).collect();
     if !failed.is_empty() {
         println!("fuzz targets that failed: {}", failed.join(", "));
@@ -196,13 +321,19 @@ fn fuzz_targets() -> Result<Count> {
 mod tests {
     use super::*;
 
+    fn parsed(line: &str) -> Result<Options> {
+        options(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
     #[test]
-    fn summaries_are_counted() {
-        let line = "     Summary [   1.207s] 14 tests run: 12 passed (1 slow), 1 failed, 1 timed out, 3 skipped";
-        assert_eq!(nextest_count(line), Some(Count { passed: 12, failed: 2 }));
-        let line = "test result: FAILED. 11 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
-        assert_eq!(libtest_count(line), Some(Count { passed: 11, failed: 2 }));
-        assert_eq!(nextest_count("   Compiling reprise"), None);
-        assert_eq!(counted(" 5 passed, 1 failed", ','), Count { passed: 5, failed: 1 });
+    fn options_are_checked() {
+        assert!(parsed("").is_ok_and(|o| o == Options { repeat: 1, ..Options::default() }));
+        let many = parsed("--only e2e --parts rot,verify --repeat 20 --load --long");
+        assert!(many.is_ok_and(|o| o.repeat == 20 && o.load && o.long && o.parts.as_deref() == Some("rot,verify")));
+        for bad in
+            ["--only e3e", "--parts rot", "--only unit --parts x", "--only e2e,web --parts rot", "--repeat 0", "--x"]
+        {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! End-to-end tests: the built binary, as processes, with the tools that users have, looked at from outside.
 //!
-//! `e2e --reprise BINARY [--only NAME] [--seed N] [--kills N] [--cuts N] [--dir DIR]`. The last line is
+//! `e2e --reprise BINARY [--only NAME[,NAME]] [--long] [--seed N] [--kills N] [--cuts N] [--dir DIR]`. The last line is
 //! `e2e: N passed, N failed`. What a failed test leaves behind stays in the directory.
 #![forbid(unsafe_code)]
 
@@ -42,39 +42,76 @@ pub(crate) struct Setup {
     /// How often a daemon is killed and how often the link is cut.
     pub(crate) kills: u32,
     pub(crate) cuts: u32,
+    /// The full depth, which takes hours in all.
+    pub(crate) long: bool,
 }
 
 struct Args {
     reprise: PathBuf,
-    only: Option<String>,
+    /// All groups, if none is named.
+    only: Vec<String>,
     seed: u64,
-    kills: u32,
-    cuts: u32,
+    kills: Option<u32>,
+    cuts: Option<u32>,
+    long: bool,
     dir: PathBuf,
 }
+
+/// Kills and cuts of a run, and of a long one.
+const BLOWS: (u32, u32) = (40, 20);
+const BLOWS_LONG: (u32, u32) = (500, 100);
+
+/// In the order they run.
+const GROUPS: [&str; 17] = [
+    "bad-input",
+    "convert",
+    "adopt",
+    "disk",
+    "both-ways",
+    "limits",
+    "initiators",
+    "conformance",
+    "sequences",
+    "odd",
+    "faults",
+    "older",
+    "power",
+    "rot",
+    "verify",
+    "torture",
+    "kill-and-cut",
+];
 
 fn args() -> Result<Args> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut found = Args {
         reprise: PathBuf::new(),
-        only: None,
+        only: Vec::new(),
         seed: clock.as_nanos() as u64,
-        kills: 100,
-        cuts: 50,
+        kills: None,
+        cuts: None,
+        long: false,
         dir: PathBuf::new(),
     };
     let mut given = std::env::args().skip(1);
     while let Some(flag) = given.next() {
+        if flag == "--long" {
+            found.long = true;
+            continue;
+        }
         let value = given.next().with_context(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--reprise" => found.reprise = std::path::absolute(value)?,
-            "--only" => found.only = Some(value),
+            "--only" => found.only = value.split(',').map(str::to_owned).collect(),
             "--seed" => found.seed = value.parse().context("--seed")?,
-            "--kills" => found.kills = value.parse().context("--kills")?,
-            "--cuts" => found.cuts = value.parse().context("--cuts")?,
+            "--kills" => found.kills = Some(value.parse().context("--kills")?),
+            "--cuts" => found.cuts = Some(value.parse().context("--cuts")?),
             "--dir" => found.dir = std::path::absolute(value)?,
             other => bail!("unknown option {other}"),
         }
+    }
+    if let Some(unknown) = found.only.iter().find(|o| !GROUPS.contains(&o.as_str())) {
+        bail!("no group {unknown}; groups: {}", GROUPS.join(", "));
     }
     if !found.reprise.is_file() {
         bail!("--reprise must name the binary under test");
@@ -94,6 +131,7 @@ pub(crate) struct Part {
 
 /// Longest time of a test. One that hangs must not hold up the rest.
 const TEST_SECS_MAX: u64 = 900;
+const LONG_SECS_MAX: u64 = 3600;
 
 fn main() -> ExitCode {
     let args = match args() {
@@ -111,42 +149,27 @@ fn main() -> ExitCode {
         }
     };
     println!("e2e: seed {}", args.seed);
+    let (kills, cuts) = if args.long { BLOWS_LONG } else { BLOWS };
     let (mut passed, mut failed) = (0, 0);
-    for name in [
-        "bad-input",
-        "convert",
-        "adopt",
-        "disk",
-        "both-ways",
-        "limits",
-        "initiators",
-        "conformance",
-        "sequences",
-        "odd",
-        "faults",
-        "older",
-        "power",
-        "rot",
-        "verify",
-        "torture",
-        "kill-and-cut",
-    ] {
-        if args.only.as_ref().is_some_and(|o| o != name) {
+    for name in GROUPS {
+        if !args.only.is_empty() && args.only.iter().all(|o| o != name) {
             continue;
         }
         let setup = Setup {
             reprise: args.reprise.clone(),
             dir: args.dir.join(name),
             seed: args.seed,
-            kills: args.kills,
-            cuts: args.cuts,
+            kills: args.kills.unwrap_or(kills),
+            cuts: args.cuts.unwrap_or(cuts),
+            long: args.long,
         };
         let start = Instant::now();
         let parts = runtime.block_on(async {
-            let limit = Duration::from_secs(TEST_SECS_MAX);
+            let secs_max = if setup.long { LONG_SECS_MAX } else { TEST_SECS_MAX };
+            let limit = Duration::from_secs(secs_max);
             match tokio::time::timeout(limit, one(name, &setup)).await {
                 Ok(parts) => parts,
-                Err(_) => vec![Part { name, outcome: Err(anyhow::anyhow!("not done after {TEST_SECS_MAX} s")) }],
+                Err(_) => vec![Part { name, outcome: Err(anyhow::anyhow!("not done after {secs_max} s")) }],
             }
         });
         let mut all_good = true;

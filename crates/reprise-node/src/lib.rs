@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod group;
+pub mod log;
 pub mod net;
 pub mod pool;
 pub mod portal;

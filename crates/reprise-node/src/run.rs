@@ -58,7 +58,7 @@ fn start_log(settings: &Settings) {
     let filter = format!("{level},sled=warn,rustls=warn,hyper=warn,h2=warn,tokio=warn,mio=warn");
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+        .with_writer(crate::log::OneLine(std::io::stderr));
     // A process that has a log already, such as a test, keeps it.
     let _ = if settings.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
 }

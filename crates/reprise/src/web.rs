@@ -30,7 +30,11 @@ pub(crate) struct WebArgs {
 /// Serves the console until it is told to stop.
 pub(crate) fn run(args: WebArgs, socket: PathBuf) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(reprise_node::log::OneLine(std::io::stderr))
+        .with_ansi(false)
+        .init();
     let config = WebConfig {
         listen_https: args.listen,
         listen_http: args.http,

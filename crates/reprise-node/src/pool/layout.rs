@@ -371,6 +371,9 @@ impl Pool {
         if !body.segment_len.is_power_of_two() || !(MIB..=64 * MIB).contains(&body.segment_len) {
             return Err(malformed("segment_len"));
         }
+        if body.groups.len() > GROUPS_MAX {
+            return Err(malformed("groups"));
+        }
         let segments_end = segment_offset(body.segments, body.segment_len);
         let need = ByteLen::from_raw(segments_end.max(body.data_offset));
         if whole.size() < need {
@@ -545,6 +548,11 @@ impl Pool {
         let (version, body) = superblock::newest::<GroupBody>(SuperblockKind::Group, &copies)
             .map_err(|source| PoolError::Superblock { what: format!("group {}", slot.group), source })?;
         let meta = GroupMeta::from_body(&body).map_err(|source| PoolError::Meta { slot: slot.slot, source })?;
+        // One that stands in another's place would run twice, over the same segments.
+        if meta.group != slot.group {
+            let source = FormatError::Field { what: "group superblock", field: "group", value: slot.slot as u64 };
+            return Err(PoolError::Superblock { what: format!("group {}", slot.group), source });
+        }
         // Also where it could not be read when the pool was opened, and can be now.
         self.allocator.begin_behind(meta.generation_floor);
         let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);

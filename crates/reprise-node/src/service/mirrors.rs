@@ -11,6 +11,7 @@ use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
     ReserveVolume, Volume,
 };
+use reprise_format::superblock::VOLUMES_MAX;
 use reprise_link::instance;
 use reprise_types::{BlockFormat, BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
 
@@ -31,8 +32,6 @@ const LUN_MAX: u32 = 255;
 const CREATE_TIME: Duration = Duration::from_secs(45);
 /// Longest wait for the peer to take note of something.
 const TELL_TIME: Duration = Duration::from_secs(5);
-/// Volumes of a group, as the engine has it.
-const VOLUMES_MAX: usize = 64;
 
 fn refusal(peer: &Name, group: &Name, refused: &Refused) -> ApiError {
     let detail = &refused.detail;
@@ -397,6 +396,9 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
         if earlier.iter().any(|v| v.slot == volume.slot || v.id == volume.id || v.name == volume.name) {
             return invalid("two volumes have the same slot, identity or name");
         }
+        if volume.slot.get() == u16::MAX {
+            return invalid("no slot of a volume: another one could not follow");
+        }
         if volume.lun > LUN_MAX || earlier.iter().any(|v| v.lun == volume.lun) {
             return invalid("no LUN of a volume, or twice the same");
         }
@@ -406,8 +408,7 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
         if volume.name.parse::<Name>().is_err() {
             return invalid("no name of a volume");
         }
-        // Anything near 2^63 bytes is no disk, and sums must not overflow.
-        if volume.sectors.get() == 0 || volume.sectors.get() > 1 << 50 {
+        if volume.sectors.get() == 0 {
             return invalid("no size of a volume");
         }
     }

@@ -160,7 +160,7 @@ fn refused(error: CommandError) -> ApiError {
         CommandError::HasPeer => (ErrorCode::WrongState, "remove the mirror first: reprise mirror remove"),
         CommandError::NoPeer => (ErrorCode::WrongState, "add one: reprise mirror add"),
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
-        CommandError::TooMany => (ErrorCode::LimitReached, "use another group"),
+        CommandError::TooMany | CommandError::NoRoom => (ErrorCode::LimitReached, "use another group"),
         CommandError::NoVolume => (ErrorCode::NotFound, "list what there is: reprise volume list"),
         CommandError::NotComparable { .. } => {
             (ErrorCode::WrongState, "try again when the mirror follows: see reprise status")

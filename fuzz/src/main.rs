@@ -1,8 +1,15 @@
 //! Every decoder under libFuzzer. See `README.md`.
 #![no_main]
 
+// A group with its disks in memory, and what is done to it, are those of the engine's own tests.
 mod disk;
+#[path = "../../crates/reprise-engine/tests/pair/harness.rs"]
+#[allow(dead_code)]
+mod harness;
 mod recovery;
+#[path = "../../crates/reprise-engine/tests/pair/bytes.rs"]
+#[allow(dead_code)]
+mod script;
 
 use std::sync::OnceLock;
 
@@ -21,6 +28,8 @@ const TARGETS: &[Target] = &[
     ("superblock", 1024, GOLDEN, disk::superblock),
     ("recovery", 64, "seeds/recovery", recovery::recovery),
     ("link", 512, GOLDEN_LINK, disk::link),
+    ("group_peer", 600, "seeds/group", script::hostile_peer),
+    ("group_superblock", 60, "seeds/group", script::hostile_superblock),
     ("iscsi_pdu", 256, "seeds/iscsi", reprise_iscsi::fuzz_pdu),
     ("iscsi_text", 512, "seeds/iscsi", reprise_iscsi::fuzz_text),
     ("iscsi_login", 512, "seeds/iscsi", reprise_iscsi::fuzz_login),

@@ -97,6 +97,12 @@ pub enum IoFault {
     /// It said so.
     #[error("the disk reports error {0}")]
     Disk(i32),
+    /// What the group has to remember does not fit a copy of its superblock.
+    #[error("what the group has to remember does not fit its superblock")]
+    SuperblockFull,
+    /// The disk says that the group has used up all positions there are.
+    #[error("the group has no position left for another record")]
+    NoPositions,
 }
 
 /// How full the cache is, for all groups together, in segments.

@@ -1,13 +1,13 @@
 //! The feed of a mirror: the link.
 
 use bytes::Bytes;
-use reprise_format::link::{CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side};
+use reprise_format::link::{CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side, Volume};
 use reprise_journal::{BodyError, Journal, JournalStart};
 use reprise_link::LinkError;
 use reprise_link::copy::{CopyMark, CopyRegion};
 use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
-use reprise_types::{Extent, Point, RecordKind, Seq, VolumeSlot};
+use reprise_types::{Extent, Point, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
@@ -119,6 +119,11 @@ impl Group {
             MirrorEvent::Verdict { row, start, instance_seen } => {
                 self.feed.row = Some(row);
                 let offer = self.feed.offer.take();
+                let copies = matches!(row, Row::StartCopy | Row::ContinueCopy | Row::RestartCopy);
+                if copies && !offer.as_ref().is_some_and(|offer| self.holds_volumes(&offer.volumes)) {
+                    let what = "its volumes are not those that this mirror was made for";
+                    return self.feed_fault(&LinkError::Contradiction { what });
+                }
                 match (rule_of(row).consequence, start, &mut self.meta.peer) {
                     (Consequence::Stream, Some(start), Some(peer)) => {
                         peer.seen = Some(instance_seen);
@@ -158,6 +163,12 @@ impl Group {
         }
     }
 
+    /// True where every volume of an offer has its home here, and fits it: regions are written where the offer says.
+    fn holds_volumes(&self, offered: &[Volume]) -> bool {
+        let held = |v: &Volume| self.meta.volume(v.slot).is_some_and(|own| own.id == v.id && v.sectors <= own.sectors);
+        offered.iter().all(held)
+    }
+
     /// The journal of a mirror begins where the copy begins.
     fn start_mirror(&mut self, start: Point, offer: &GroupOffer) {
         self.meta.set_lineage(&offer.lineage);
@@ -176,9 +187,13 @@ impl Group {
 
     fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {
         self.stats.bytes_in += payload.len() as u64;
-        let fault = match self.journal.append_body(payload) {
-            Ok(range) if range == (first, last) => {
-                let records = self.journal.newest_of(&[RecordKind::Reservation, RecordKind::VolumeResized]);
+        let fault = match self.journal.check_body(payload) {
+            Ok(batch) if (batch.first_seq(), batch.last_seq()) == (first, last) => {
+                let records = match self.unit_records_of(&batch) {
+                    Ok(records) => records,
+                    Err(fault) => return self.feed_fault(&fault),
+                };
+                self.journal.append_batch(batch);
                 self.unit_records(records);
                 #[cfg(feature = "planted")]
                 if has(Planted::MirrorAcksReceived) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::link::{CloseReason, Instance};
-use reprise_format::superblock::{self, SuperblockKind};
+use reprise_format::superblock::{self, SUPERBLOCK_COPY_LEN, SuperblockKind, VOLUMES_MAX};
 use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
 use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
 
@@ -19,10 +19,20 @@ use crate::rot::Rot;
 use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
 
-/// Volumes of a group: bounds the superblock, the LUN map and the copy layout.
-pub(crate) const VOLUMES_MAX: usize = 64;
 /// Between two notices of failed reads.
 const READ_TOLD_MILLIS: u64 = 1000;
+
+/// Bytes of a superblock copy that what hosts and people of this box ask for may fill.
+pub(crate) const SUPERBLOCK_FILL_OWN: usize = SUPERBLOCK_COPY_LEN / 4 * 3;
+/// The same for what a peer has taken and this box is to follow: its own paths may be longer than the peer's.
+pub(crate) const SUPERBLOCK_FILL_PEER: usize = SUPERBLOCK_COPY_LEN - (4 << 10);
+/// No host is served past this position: what is under way still finds positions. Only a disk that lies gets here.
+const POSITIONS_END: Seq = Seq::from_raw(Seq::LAST.get() - (1 << 32));
+
+/// True where the superblock takes no more than so many bytes.
+pub(crate) fn superblock_has_room(meta: &GroupMeta, bytes: usize) -> bool {
+    superblock::body_fits(&meta.to_body(), bytes)
+}
 
 /// What the node gives a group at start.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +68,9 @@ pub enum CommandError {
     /// Too many.
     #[error("a group takes {VOLUMES_MAX} volumes")]
     TooMany,
+    /// What it would have to remember does not fit.
+    #[error("the group's superblock has no room for another volume; shorter paths, or another group, help")]
+    NoRoom,
     /// No such volume.
     #[error("no such volume in the group")]
     NoVolume,
@@ -320,7 +333,12 @@ impl Group {
     pub fn take(&mut self, now: Now, event: Event) {
         self.now = now;
         match event {
-            Event::Host(io, op) => self.host_op(io, op),
+            Event::Host(io, op) => {
+                if self.journal.written() > POSITIONS_END {
+                    self.fence(IoFault::NoPositions);
+                }
+                self.host_op(io, op);
+            }
             Event::Done(token, result) => self.done(token, result),
             Event::Granted(grant) => self.granted(grant),
             Event::Cache(fill) => self.fill = fill,
@@ -567,9 +585,14 @@ impl Group {
         let version = self.superblock_durable + 1;
         self.superblock_dirty = false;
         self.superblock_writing = Some(version);
-        let copy = superblock::encode(SuperblockKind::Group, version, &self.meta.to_body());
-        // Volumes, branches and names are bounded when they are accepted, so that it always fits.
-        let copy = copy.expect("a group's superblock fits its copy").freeze();
+        let copy = match superblock::encode(SuperblockKind::Group, version, &self.meta.to_body()) {
+            Ok(copy) => copy.freeze(),
+            // What is accepted is measured before, so this is the last resort: the group stops, and nothing else.
+            Err(_) => {
+                self.superblock_writing = None;
+                return self.fence(IoFault::SuperblockFull);
+            }
+        };
         let token = self.token(Pending::Superblock(version));
         self.effects.push_back(Effect::WriteSuperblock { token, version, copy });
     }
@@ -645,12 +668,18 @@ impl Group {
         if self.meta.peer.is_some() {
             return Err(CommandError::HasPeer);
         }
-        if self.meta.volumes.len() >= VOLUMES_MAX {
+        let next = self.meta.next_slot.checked_add(1);
+        let Some(next) = next.filter(|_| self.meta.volumes.len() < VOLUMES_MAX) else {
             return Err(CommandError::TooMany);
+        };
+        volume.slot = VolumeSlot::from_raw(self.meta.next_slot);
+        let mut with = self.meta.clone();
+        with.volumes.push(volume.clone());
+        if !superblock_has_room(&with, SUPERBLOCK_FILL_OWN) {
+            return Err(CommandError::NoRoom);
         }
         self.now = now;
-        volume.slot = VolumeSlot::from_raw(self.meta.next_slot);
-        self.meta.next_slot += 1;
+        self.meta.next_slot = next;
         let slot = volume.slot;
         self.meta.volumes.push(volume);
         self.persist(After::Nothing);

@@ -1,12 +1,15 @@
 //! What a group keeps in its superblock, typed.
 
-use reprise_format::FormatError;
 use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce, Volume};
-use reprise_format::superblock::{BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VolumeBody};
+use reprise_format::superblock::{
+    BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VOLUMES_MAX, VolumeBody,
+};
 use reprise_format::unit;
+use reprise_format::{COUNTER_MAX, FormatError};
+use reprise_link::handshake;
 use reprise_types::{
-    BlockFormat, BoxId, BranchId, GroupId, HistoryHash, Point, Role, Sector, SectorCount, Seq, UnitState, VolumeId,
-    VolumeSlot,
+    BlockFormat, BoxId, BranchId, GroupId, HistoryHash, Point, Role, SECTOR_END_MAX, Sector, SectorCount, Seq,
+    UnitState, VolumeId, VolumeSlot,
 };
 
 /// A superblock whose fields are not what they should be.
@@ -143,9 +146,22 @@ fn put_point(p: &Point) -> PointBody {
 fn get_point(p: &PointBody, field: &'static str) -> Result<Point, MetaError> {
     Ok(Point {
         branch: BranchId::from_raw(id16(&p.branch, field)?),
-        seq: Seq::from_raw(p.seq),
+        seq: get_seq(p.seq, field)?,
         hash: HistoryHash::from_raw(id16(&p.hash, field)?),
     })
+}
+
+fn get_seq(raw: u64, field: &'static str) -> Result<Seq, MetaError> {
+    Seq::from_outside(raw).ok_or(MetaError::Field(field))
+}
+
+fn get_sectors(raw: u64, field: &'static str) -> Result<SectorCount, MetaError> {
+    (raw <= SECTOR_END_MAX).then_some(SectorCount::from_raw(raw)).ok_or(MetaError::Field(field))
+}
+
+/// A name goes into logs and onto screens.
+fn get_name(name: &str) -> Result<String, MetaError> {
+    (!name.chars().any(char::is_control)).then(|| name.to_owned()).ok_or(MetaError::Field("name"))
 }
 
 fn put_copy(c: &CopyState) -> CopyBody {
@@ -159,12 +175,13 @@ fn put_copy(c: &CopyState) -> CopyBody {
 
 fn get_copy(c: &CopyBody) -> Result<CopyState, MetaError> {
     let slot = u16::try_from(c.slot).map_err(|_| MetaError::Field("copy"))?;
-    let cursor = CopyCursor { slot: VolumeSlot::from_raw(slot), sector: Sector::from_raw(c.sector) };
+    let sector = Sector::from_raw(get_sectors(c.sector, "copy")?.get());
+    let cursor = CopyCursor { slot: VolumeSlot::from_raw(slot), sector };
     let started = c.slot != 0 || c.sector != 0;
     Ok(CopyState {
         cursor: started.then_some(cursor),
         reach: c.reach.as_ref().map(|r| get_point(r, "copy")).transpose()?,
-        complete_at: (c.complete_at != 0).then(|| Seq::from_raw(c.complete_at)),
+        complete_at: Some(get_seq(c.complete_at, "copy")?).filter(|at| *at != Seq::ZERO),
     })
 }
 
@@ -293,8 +310,8 @@ impl GroupMeta {
             Ok(VolumeMeta {
                 slot: VolumeSlot::from_raw(narrow(v.slot, "slot")?),
                 id: VolumeId::from_raw(id16(&v.id, "volume")?),
-                sectors: SectorCount::from_raw(v.sectors),
-                name: v.name.clone(),
+                sectors: get_sectors(v.sectors, "sectors")?,
+                name: get_name(&v.name)?,
                 lun: narrow(v.lun, "lun")?,
                 legs: v
                     .legs
@@ -327,7 +344,7 @@ impl GroupMeta {
         }
         let meta = Self {
             group: GroupId::from_raw(id16(&body.group, "group")?),
-            name: body.name.clone(),
+            name: get_name(&body.name)?,
             role: match body.role {
                 1 => Role::Source,
                 2 => Role::Mirror,
@@ -335,8 +352,8 @@ impl GroupMeta {
             },
             branches: branches.collect::<Result<_, MetaError>>()?,
             trimmed: point(&body.trimmed, "trimmed")?,
-            applied: Seq::from_raw(body.applied),
-            applying: Seq::from_raw(body.applying),
+            applied: get_seq(body.applied, "applied")?,
+            applying: get_seq(body.applying, "applying")?,
             seal: point(&body.seal, "seal")?,
             incarnation: body.incarnation,
             volumes: volumes.collect::<Result<_, MetaError>>()?,
@@ -349,6 +366,29 @@ impl GroupMeta {
         if meta.trimmed.seq > meta.applied || meta.applied > meta.applying {
             return Err(MetaError::Field("applied"));
         }
+        meta.check()?;
         Ok(meta)
+    }
+
+    /// What has to hold together for a group to be opened at all: a disk may have rotted, or lie.
+    fn check(&self) -> Result<(), MetaError> {
+        let is_source = self.role == Role::Source;
+        if self.branches.is_empty() && is_source || !self.branches.is_empty() && !handshake::is_line(&self.lineage()) {
+            return Err(MetaError::Field("branches"));
+        }
+        // A source's journal begins no later than what its mirror has.
+        let proven = self.peer.as_ref().and_then(|p| p.durable).filter(|_| is_source);
+        if proven.is_some_and(|proven| proven.seq < self.trimmed.seq) {
+            return Err(MetaError::Field("peer durable"));
+        }
+        let twice = |at: usize, v: &VolumeMeta| self.volumes.iter().skip(at + 1).any(|o| o.slot == v.slot);
+        let past = |v: &VolumeMeta| v.slot.get() >= self.next_slot;
+        if self.volumes.len() > VOLUMES_MAX || self.volumes.iter().enumerate().any(|(at, v)| past(v) || twice(at, v)) {
+            return Err(MetaError::Field("volumes"));
+        }
+        if self.generation_floor > COUNTER_MAX {
+            return Err(MetaError::Field("generation_floor"));
+        }
+        Ok(())
     }
 }

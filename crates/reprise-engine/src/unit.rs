@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use reprise_format::superblock::{self, SuperblockKind};
 use reprise_format::unit;
+use reprise_journal::Batch;
+use reprise_link::LinkError;
 use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
 use crate::effect::{Effect, HostError, HostReply, Io};
-use crate::group::{After, CommandError, Group};
+use crate::group::{After, CommandError, Group, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
+use crate::meta::GroupMeta;
 use crate::planted::{Planted, has};
 
 /// A change that has a Seq and is not durable.
@@ -49,6 +51,15 @@ impl What {
         }
     }
 
+    fn apply(&self, meta: &mut GroupMeta, slot: VolumeSlot) {
+        if let Some(volume) = meta.volumes.iter_mut().find(|v| v.slot == slot) {
+            match self {
+                Self::State(state) => volume.unit = Some(state.clone()),
+                Self::Size(sectors) => volume.sectors = *sectors,
+            }
+        }
+    }
+
     /// From a record; none for what this version does not understand, which the journal keeps all the same.
     fn of(kind: RecordKind, payload: &[u8]) -> Option<Self> {
         match kind {
@@ -57,6 +68,14 @@ impl What {
             _ => None,
         }
     }
+}
+
+/// A change in a batch of the peer.
+#[derive(Debug)]
+pub(crate) struct UnitRecord {
+    seq: Seq,
+    volume: VolumeSlot,
+    what: What,
 }
 
 /// Changes under way.
@@ -100,10 +119,30 @@ impl Group {
         if let Some(known) = meta.volumes.iter_mut().find(|v| v.slot == volume) {
             known.unit = Some(state.clone());
         }
-        superblock::encode(SuperblockKind::Group, 1, &meta.to_body()).is_ok_and(|copy| {
-            let used = copy.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-            used < superblock::SUPERBLOCK_COPY_LEN / 4 * 3
-        })
+        superblock_has_room(&meta, SUPERBLOCK_FILL_OWN)
+    }
+
+    /// The changes in a batch of the peer. Each comes to stand in the superblock before it is acknowledged.
+    ///
+    /// # Errors
+    /// There is no room for one: the batch is not taken.
+    pub(crate) fn unit_records_of(&self, batch: &Batch) -> Result<Vec<UnitRecord>, LinkError> {
+        let records = batch.records_of(&[RecordKind::Reservation, RecordKind::VolumeResized]);
+        let told = records.into_iter().filter_map(|(seq, kind, volume, payload)| {
+            Some(UnitRecord { seq, volume, what: What::of(kind, &payload)? })
+        });
+        let told: Vec<UnitRecord> = told.collect();
+        if !told.is_empty() {
+            let mut meta = self.meta.clone();
+            let under_way = self.units.changes.iter().map(|c| (c.volume, &c.what));
+            under_way
+                .chain(told.iter().map(|r| (r.volume, &r.what)))
+                .for_each(|(slot, what)| what.apply(&mut meta, slot));
+            if !superblock_has_room(&meta, SUPERBLOCK_FILL_PEER) {
+                return Err(LinkError::Contradiction { what: "its units remember more than there is room for" });
+            }
+        }
+        Ok(told)
     }
 
     pub(crate) fn units_known(&mut self) {
@@ -137,13 +176,11 @@ impl Group {
         Ok(())
     }
 
-    /// A batch came from the peer: changes in it count once they are durable.
-    pub(crate) fn unit_records(&mut self, records: Vec<(Seq, RecordKind, VolumeSlot, Bytes)>) {
-        for (seq, kind, volume, payload) in records {
-            if let Some(what) = What::of(kind, &payload) {
-                self.units.changes.push_back(Change { seq, volume, what, io: None });
-            }
-        }
+    /// A batch of the peer was taken: changes in it count once they are durable.
+    pub(crate) fn unit_records(&mut self, records: Vec<UnitRecord>) {
+        let changes =
+            records.into_iter().map(|UnitRecord { seq, volume, what }| Change { seq, volume, what, io: None });
+        self.units.changes.extend(changes);
     }
 
     /// Everything up to `durable` is durable. True while the superblock has to follow before a peer is told.
@@ -152,12 +189,7 @@ impl Group {
         let mut changed = false;
         while let Some(change) = self.units.changes.pop_front_if(|change| change.seq <= durable) {
             changed = true;
-            if let Some(volume) = self.meta.volumes.iter_mut().find(|v| v.slot == change.volume) {
-                match change.what {
-                    What::State(state) => volume.unit = Some(state),
-                    What::Size(sectors) => volume.sectors = sectors,
-                }
-            }
+            change.what.apply(&mut self.meta, change.volume);
             done.extend(change.io);
         }
         if changed {

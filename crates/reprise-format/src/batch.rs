@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use reprise_types::{
-    BranchId, Extent, GroupId, HistoryHash, PoolBuf, RecordKind, SECTOR_SIZE, Sector, SectorCount, Seq, VolumeSlot,
-    WallMicros,
+    BranchId, Extent, GroupId, HistoryHash, PoolBuf, RecordKind, SECTOR_END_MAX, SECTOR_SIZE, Sector, SectorCount, Seq,
+    VolumeSlot, WallMicros,
 };
 
 use crate::cursor::{Reader, Writer, check_crc, fill_crc};
@@ -26,10 +26,6 @@ pub const BATCH_PAYLOAD_MAX: usize = 256 << 10;
 pub const BATCH_RECORDS_MAX: usize = 512;
 /// Length of a zero record, at most: 512 GiB. A longer range becomes several records.
 pub const ZERO_SECTORS_MAX: u64 = 1 << 30;
-/// Volumes end before this sector (48 bits, 128 PiB), so that footer and index may pack an address with a volume.
-pub const SECTOR_END_MAX: u64 = 1 << 48;
-/// No Seq passes this: 2^62 records outlive every disk, and arithmetic on what a disk or peer says cannot overflow.
-pub const SEQ_MAX: u64 = 1 << 62;
 /// Largest body header: all descriptors and checksums of a full batch.
 pub const BODY_HEADER_MAX: usize =
     (BODY_FIXED_LEN + BATCH_RECORDS_MAX * (DESCRIPTOR_LEN + 4) + BATCH_PAYLOAD_MAX / CRC_GRAIN * 4)
@@ -290,7 +286,7 @@ impl BodyHeader {
             return Err(r.field("record_count", record_count.into()));
         }
         let last = first_seq.checked_add(count as u64 - 1);
-        if first_seq == Seq::ZERO || last != Some(last_seq) || last_seq.get() > SEQ_MAX {
+        if first_seq == Seq::ZERO || last != Some(last_seq) || last_seq > Seq::LAST {
             return Err(r.field("last_seq", last_seq.get()));
         }
         if payload_len as usize > BATCH_PAYLOAD_MAX || crc_count as usize > BATCH_PAYLOAD_MAX / 512 {

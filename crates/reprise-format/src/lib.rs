@@ -20,6 +20,10 @@ pub use error::FormatError;
 
 use reprise_types::HistoryHash;
 
+/// Largest generation of a segment and version of a superblock: nobody counts so far, and what counts on from one that a
+/// disk names cannot overflow.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// CRC-32C (Castagnoli), the only checksum of the formats.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)

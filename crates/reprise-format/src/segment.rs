@@ -4,8 +4,9 @@ use reprise_types::{
     BranchId, GroupId, HistoryHash, PoolBuf, PoolId, Sector, SectorCount, Seq, VolumeSlot, WallMicros,
 };
 
+use crate::COUNTER_MAX;
 use crate::FormatError;
-use crate::batch::SEQ_MAX;
+use crate::batch::{BATCH_LEN_MAX, BODY_HEADER_MAX, ENVELOPE_LEN};
 use crate::cursor::{Reader, Writer, check_crc, fill_crc};
 
 /// Bytes kept at the start of a segment for its header. The header itself fills 512, so that no crash can tear it
@@ -77,8 +78,11 @@ impl SegmentHeader {
         r.u32()?;
         let generation = r.u64()?;
         let first_seq = r.u64()?;
-        if first_seq == 0 || first_seq > SEQ_MAX {
+        if first_seq == 0 || first_seq > Seq::LAST.get() {
             return Err(r.field("first_seq", first_seq));
+        }
+        if generation > COUNTER_MAX {
+            return Err(r.field("generation", generation));
         }
         Ok(Self {
             pool,
@@ -249,7 +253,7 @@ impl Footer {
         let expected = r.u32()?;
         r.u32()?;
         let superblock_version = r.u64()?;
-        if first_seq == Seq::ZERO || first_seq.get() > SEQ_MAX {
+        if first_seq == Seq::ZERO || first_seq > Seq::LAST {
             return Err(r.field("first_seq", first_seq.get()));
         }
         let found = crate::crc32c(tables);
@@ -263,14 +267,20 @@ impl Footer {
         let mut t = Reader::new(what, tables);
         let mut batches = Vec::with_capacity(batch_count);
         for _ in 0..batch_count {
-            batches.push(BatchEntry {
+            let batch = BatchEntry {
                 offset: t.u32()?,
                 header_len: t.u32()?,
                 body_len: t.u32()?,
                 records: t.u32()?,
                 wall: WallMicros::from_raw(t.u64()?),
                 h_after: HistoryHash::from_raw(t.take()?),
-            });
+            };
+            // What is read later goes by these lengths.
+            let (header, body) = (batch.header_len as usize, batch.body_len as usize);
+            if header > BODY_HEADER_MAX || body > BATCH_LEN_MAX - ENVELOPE_LEN || header > body {
+                return Err(t.field("body_len", batch.body_len.into()));
+            }
+            batches.push(batch);
         }
         let mut records = Vec::with_capacity(record_count);
         for _ in 0..record_count {

@@ -3,8 +3,8 @@
 use prost::Message;
 use reprise_types::PoolBuf;
 
-use crate::FormatError;
 use crate::cursor::{Reader, Writer, check_crc, fill_crc};
+use crate::{COUNTER_MAX, FormatError};
 
 /// Room for one copy of a superblock. A group with more volumes, branches and peers than fit is refused.
 pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
@@ -13,6 +13,10 @@ pub const SUPERBLOCK_COPY_LEN: usize = 64 << 10;
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Groups of a pool, at most: bounds the superblock area to 8 MiB and the group threads of a box.
 pub const GROUPS_MAX: usize = 32;
+/// Lines of history that a group keeps and a peer may name, at most: they take 5 KiB of a copy.
+pub const BRANCHES_MAX: usize = 48;
+/// Volumes of a group, at most: bounds the superblock, the LUN map and the layout of a first copy.
+pub const VOLUMES_MAX: usize = 64;
 /// Start of the first group's superblock area.
 pub const GROUP_AREA_OFFSET: u64 = 1 << 20;
 /// Start of the first segment.
@@ -283,6 +287,11 @@ pub struct GroupBody {
     pub generation_floor: u64,
 }
 
+/// True where a body and its head take no more than so many bytes, and fit a copy.
+pub fn body_fits<B: Message>(body: &B, bytes: usize) -> bool {
+    HEAD_LEN + body.encoded_len() <= bytes.min(SUPERBLOCK_COPY_LEN)
+}
+
 /// Encodes one copy of a superblock, padded to 4 KiB.
 ///
 /// # Errors
@@ -318,6 +327,9 @@ pub fn decode<B: Message + Default>(kind: SuperblockKind, bytes: &[u8]) -> Resul
     let end = HEAD_LEN.saturating_add(body_len as usize);
     if end > SUPERBLOCK_COPY_LEN {
         return Err(r.field("body_len", body_len.into()));
+    }
+    if version > COUNTER_MAX {
+        return Err(r.field("version", version));
     }
     let whole = bytes.get(..end).ok_or(FormatError::Short { what, need: end, have: bytes.len() })?;
     check_crc(what, whole, CRC_AT)?;
@@ -401,8 +413,10 @@ mod tests {
         let area = AreaBody { id: vec![1; 16], name: "n".repeat(97), offset: u64::MAX, len: u64::MAX };
         let areas = vec![area; AREAS_MAX];
         let body = DataBody { half: vec![1; 16], pool: vec![1; 16], len: u64::MAX, areas };
-        let bytes = encode(SuperblockKind::Data, u64::MAX, &body).unwrap();
-        assert_eq!(decode(SuperblockKind::Data, &bytes), Ok((u64::MAX, body)));
+        let bytes = encode(SuperblockKind::Data, COUNTER_MAX, &body).unwrap();
+        assert_eq!(decode(SuperblockKind::Data, &bytes), Ok((COUNTER_MAX, body.clone())));
+        let past = encode(SuperblockKind::Data, COUNTER_MAX + 1, &body).unwrap();
+        assert!(decode::<DataBody>(SuperblockKind::Data, &past).is_err(), "what follows a version must not overflow");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message;
-use reprise_types::{InitiatorPort, PoolBuf, Registration, Reservation, ReservationType, SectorCount, UnitState};
+use reprise_types::{
+    InitiatorPort, PoolBuf, Registration, Reservation, ReservationType, SECTOR_END_MAX, SectorCount, UnitState,
+};
 
 use crate::FormatError;
 
@@ -66,6 +68,10 @@ pub fn from_body(body: &UnitBody) -> Result<UnitState, FormatError> {
     if body.registrations.len() > UnitState::REGISTRATIONS_MAX {
         return Err(wrong("registrations", body.registrations.len() as u64));
     }
+    // No name of a session moves the cursor of a screen that shows it.
+    if let Some(bad) = body.registrations.iter().find(|r| r.port.chars().any(char::is_control)) {
+        return Err(wrong("port", bad.port.len() as u64));
+    }
     let registration = |r: &RegistrationBody| {
         let relative_port =
             u16::try_from(r.relative_port).map_err(|_| wrong("relative_port", r.relative_port.into()))?;
@@ -119,12 +125,12 @@ pub fn size_payload(sectors: SectorCount) -> Bytes {
 /// From the payload of a record.
 ///
 /// # Errors
-/// Too short, or 0.
+/// Too short, 0, or more than a volume may have.
 pub fn size_of_payload(payload: &[u8]) -> Result<SectorCount, FormatError> {
     let short = || FormatError::Short { what: "size of a volume", need: 8, have: payload.len() };
     let sectors = u64::from_le_bytes(*payload.first_chunk::<8>().ok_or_else(short)?);
-    if sectors == 0 {
-        return Err(FormatError::Field { what: "size of a volume", field: "sectors", value: 0 });
+    if sectors == 0 || sectors > SECTOR_END_MAX {
+        return Err(FormatError::Field { what: "size of a volume", field: "sectors", value: sectors });
     }
     Ok(SectorCount::from_raw(sectors))
 }
@@ -152,9 +158,14 @@ mod tests {
         body.kind = 1;
         body.holder.clear();
         assert!(from_body(&body).is_err());
+        let mut body = to_body(&UnitState { reservation: None, ..state });
+        body.registrations[0].port = "iqn.x\nforged".to_owned();
+        assert!(from_body(&body).is_err());
         let size = SectorCount::from_raw(4096);
         assert_eq!(size_of_payload(&size_payload(size)).unwrap(), size);
         assert!(size_of_payload(&[0; 512]).is_err() && size_of_payload(&[1]).is_err());
+        assert!(size_of_payload(&size_payload(SectorCount::from_raw(SECTOR_END_MAX))).is_ok());
+        assert!(size_of_payload(&size_payload(SectorCount::from_raw(SECTOR_END_MAX + 1))).is_err());
         assert!(from_payload(&[]).is_err());
         assert!(from_payload(&[255; 512]).is_err());
     }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use reprise_format::FormatError;
 use reprise_format::batch::{
     BATCH_LEN_MAX, BATCH_PAYLOAD_MAX, BATCH_RECORDS_MAX, BodyPlace, ENVELOPE_LEN, Envelope, PackRecord,
-    RECORD_PAYLOAD_MAX, SECTOR_END_MAX, ZERO_SECTORS_MAX, pack_header, total_len,
+    RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX, pack_header, total_len,
 };
 use reprise_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader, footer_len};
 use reprise_types::{
-    BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_SIZE, Sector, SectorCount,
-    Seq, VolumeSlot, WallMicros,
+    BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_END_MAX, SECTOR_SIZE,
+    Sector, SectorCount, Seq, WallMicros,
 };
 
 use crate::planted::{Planted, has};
@@ -328,6 +328,15 @@ impl Journal {
     /// # Errors
     /// See [`BodyError`]; nothing is taken then.
     pub fn append_body(&mut self, room_and_body: Bytes) -> Result<(Seq, Seq), BodyError> {
+        let batch = self.check_body(room_and_body)?;
+        Ok(self.append_batch(batch))
+    }
+
+    /// The batch in a body from the peer, if it is the next one. Nothing is taken yet: see [`Self::append_batch`].
+    ///
+    /// # Errors
+    /// See [`BodyError`].
+    pub fn check_body(&self, room_and_body: Bytes) -> Result<Batch, BodyError> {
         let have = room_and_body.len();
         if have < ENVELOPE_LEN {
             return Err(FormatError::Short { what: "batch body", need: ENVELOPE_LEN, have }.into());
@@ -343,6 +352,12 @@ impl Journal {
         if head.h_before != self.packed.hash && !has(Planted::ChainUnchecked) && !has(Planted::GapUnchecked) {
             return Err(BodyError::Diverged { seq: head.first_seq, found: head.h_before, expected: self.packed.hash });
         }
+        Ok(batch)
+    }
+
+    /// Takes a batch that [`Self::check_body`] has just given.
+    pub fn append_batch(&mut self, batch: Batch) -> (Seq, Seq) {
+        let head = batch.header().head;
         for record in &batch.header().records {
             if record.descriptor.kind.changes_content() {
                 self.index.insert(record.descriptor.extent(), record.seq);
@@ -355,7 +370,7 @@ impl Journal {
         self.queue_bytes += batch.body_len() as u64;
         self.queue.push_back(batch.clone());
         self.push_tail(batch);
-        Ok((head.first_seq, head.last_seq))
+        (head.first_seq, head.last_seq)
     }
 
     /// Forgets what was taken from the peer and is not durable: the peer sends it again. `applied` is where home is.
@@ -371,15 +386,6 @@ impl Journal {
         }
         (self.written, self.packed) = (self.durable.seq, self.durable);
         self.index = self.index_of(applied, self.durable.seq);
-    }
-
-    /// Records of some kinds in the batch that was packed or taken last, with their payload.
-    pub fn newest_of(&self, kinds: &[RecordKind]) -> Vec<(Seq, RecordKind, VolumeSlot, Bytes)> {
-        let records = self.queue.back().into_iter().flat_map(|batch| batch.records());
-        records
-            .filter(|(record, _)| kinds.contains(&record.descriptor.kind))
-            .map(|(record, payload)| (record.seq, record.descriptor.kind, record.descriptor.volume, payload.clone()))
-            .collect()
     }
 
     /// True when a segment is needed now or soon. The engine asks the pool's allocator and answers with

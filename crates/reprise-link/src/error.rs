@@ -31,6 +31,12 @@ pub enum LinkError {
         /// The group named.
         found: GroupId,
     },
+    /// What the peer says of its group contradicts itself, or is not the group that is known here.
+    #[error("the peer's group cannot be: {what}")]
+    Contradiction {
+        /// What.
+        what: &'static str,
+    },
     /// The two ends came to different rows of the handshake table.
     #[error("handshake: this end says {ours:?}, the peer says {theirs:?}")]
     Disagree {

@@ -8,6 +8,7 @@
 use reprise_format::link::{
     BranchLink, CopyNeed, GroupOffer, GroupState, Hello, HelloKind, Membership, Row, Side, Verdict,
 };
+use reprise_format::superblock::BRANCHES_MAX;
 use reprise_types::{BoxId, HistoryHash, Point, Position, Seq};
 
 use crate::planted::{Planted, has};
@@ -90,6 +91,44 @@ pub fn greet(local: &Hello, remote: &Hello, pinned: Option<BoxId>) -> Result<u32
         Some(pinned) if pinned != remote.box_id => Err(GreetError::Identity { pinned, claimed: remote.box_id }),
         Some(_) => Ok(version),
     }
+}
+
+/// True for a line of history: the current branch first, each the child of the next, no branch twice, no fork behind the
+/// one of a child.
+pub fn is_line(lineage: &[BranchLink]) -> bool {
+    let named = |(at, link): (usize, &BranchLink)| {
+        let again = lineage.iter().skip(at + 1).any(|other| other.branch == link.branch);
+        let parent = lineage.get(at + 1);
+        let follows = match parent {
+            Some(parent) => link.parent == parent.branch && link.fork_seq >= parent.fork_seq,
+            None => link.parent.is_nil(),
+        };
+        !link.branch.is_nil() && !again && follows
+    };
+    !lineage.is_empty() && lineage.len() <= BRANCHES_MAX && lineage.iter().enumerate().all(named)
+}
+
+/// What an offer says must hold together before anything of it is stored: a peer may be wrong, or not what it was.
+pub fn check_offer(offer: &GroupOffer) -> Result<(), LinkError> {
+    let what = match offer {
+        _ if !is_line(&offer.lineage) => "its branches are no line of history",
+        _ if offer.lineage.first().is_none_or(|first| first.branch != offer.durable.branch) => {
+            "it is not on its current branch"
+        }
+        _ if offer.trimmed.seq > offer.durable.seq => "it holds less than nothing",
+        _ => return Ok(()),
+    };
+    Err(LinkError::Contradiction { what })
+}
+
+/// The same for the answer.
+pub fn check_state(state: &GroupState) -> Result<(), LinkError> {
+    let what = match state {
+        _ if !state.lineage.is_empty() && !is_line(&state.lineage) => "its branches are no line of history",
+        _ if state.durable.is_some_and(|durable| state.applied > durable.seq) => "more is applied than is there",
+        _ => return Ok(()),
+    };
+    Err(LinkError::Contradiction { what })
 }
 
 /// Index in `lineage` (current branch first) of the branch that `position` is on, if the position is part of that line:

@@ -140,6 +140,7 @@ impl MirrorSession {
             }
             Message::Close(Close { reason, detail }) => Err(LinkError::Closed { reason, detail }),
             Message::GroupOffer(offer) if self.phase == Phase::AwaitOffer => {
+                handshake::check_offer(&offer)?;
                 self.phase = Phase::Answering;
                 self.offer = Some(offer.clone());
                 Ok(Some(MirrorEvent::Offer(Box::new(offer))))
@@ -206,7 +207,7 @@ impl MirrorSession {
 
     fn on_batch(&mut self, first: Seq, last: Seq, bytes: u64) -> Result<MirrorEvent, LinkError> {
         let again = has(Planted::GapAccepted) && last <= self.received;
-        if first != self.received.next() && !again || last < first || last == Seq::MAX {
+        if first != self.received.next() && !again || last < first || last > Seq::LAST {
             return Err(LinkError::Gap { first, last, received: self.received });
         }
         let journal = self.received_journal.saturating_add(bytes);

@@ -156,6 +156,7 @@ impl SourceSession {
         if state.group != self.offer.group {
             return Err(LinkError::WrongGroup { found: state.group });
         }
+        handshake::check_state(state)?;
         let verdict = handshake::verdict(&self.offer, state, history);
         self.out.push_back(verdict.clone().into());
         self.phase = Phase::Refused;

@@ -190,5 +190,6 @@ fn parse_transport_id(id: &[u8]) -> Option<InitiatorPort> {
     let text = std::str::from_utf8(name).ok()?.trim_end_matches('\0').to_ascii_lowercase();
     let (initiator, isid) = text.split_once(",i,0x")?;
     let hex = isid.len() == 12 && isid.bytes().all(|b| b.is_ascii_hexdigit());
-    (hex && !initiator.is_empty() && initiator.len() <= 223).then(|| InitiatorPort::from_raw(&text))
+    let named = (1..=223).contains(&initiator.len()) && !initiator.chars().any(char::is_control);
+    (hex && named).then(|| InitiatorPort::from_raw(&text))
 }

@@ -22,6 +22,6 @@ pub use id::{BoxId, BranchId, GroupId, HistoryHash, IdParseError, PoolId, Volume
 pub use network::{IpNetwork, IpNetworkError};
 pub use position::{Point, Position, Positions, Role, Seq};
 pub use record::{Extent, RecordKind, VolumeSlot};
-pub use size::{ByteLen, SECTOR_SIZE, Sector, SectorCount};
+pub use size::{ByteLen, SECTOR_END_MAX, SECTOR_SIZE, Sector, SectorCount};
 pub use time::{Mono, Now, WallMicros};
 pub use unit::{BlockFormat, InitiatorPort, Registration, Reservation, ReservationType, UnitState};

@@ -15,12 +15,20 @@ pub struct Seq(u64);
 impl Seq {
     /// The position before the first record.
     pub const ZERO: Self = Self(0);
+    /// The last position that a record may have: 2^62 records outlive every disk, and arithmetic on positions that are
+    /// within it cannot overflow.
+    pub const LAST: Self = Self(1 << 62);
     /// Larger than every position that is ever assigned.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// Takes a raw number from disk or wire.
+    /// Takes a raw number that is known to be good.
     pub const fn from_raw(raw: u64) -> Self {
         Self(raw)
+    }
+
+    /// Takes a number from a disk or a peer; none past [`Self::LAST`].
+    pub const fn from_outside(raw: u64) -> Option<Self> {
+        if raw <= Self::LAST.0 { Some(Self(raw)) } else { None }
     }
 
     /// The raw number.
@@ -28,12 +36,9 @@ impl Seq {
         self.0
     }
 
-    /// The position after this one.
-    ///
-    /// # Panics
-    /// When 2^64 records have been written, which no disk outlives.
+    /// The position after this one. Behind [`Self::MAX`], which no record has, is nothing more.
     pub fn next(self) -> Self {
-        Self(self.0.checked_add(1).expect("Seq overflow"))
+        Self(self.0.saturating_add(1))
     }
 
     /// `self + count`, or none on overflow.

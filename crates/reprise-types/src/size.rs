@@ -48,6 +48,10 @@ number!(
     ByteLen
 );
 
+/// Volumes end before this sector (48 bits, 128 PiB), so that footer and index may pack an address with a volume. No
+/// address or length from a disk or a peer is larger.
+pub const SECTOR_END_MAX: u64 = 1 << 48;
+
 impl Sector {
     /// The first sector after `count` sectors from here; none past 2^64.
     pub fn checked_add(self, count: SectorCount) -> Option<Self> {
@@ -66,12 +70,9 @@ impl Sector {
 }
 
 impl SectorCount {
-    /// The length in bytes.
-    ///
-    /// # Panics
-    /// Past 2^64 bytes; a count that large is never accepted from outside.
+    /// The length in bytes; of a count that is more than [`SECTOR_END_MAX`], and so the length of nothing, at most 2^64 - 1.
     pub fn bytes(self) -> ByteLen {
-        ByteLen(self.0.checked_mul(SECTOR_SIZE).expect("sector count overflow"))
+        ByteLen(self.0.saturating_mul(SECTOR_SIZE))
     }
 }
 

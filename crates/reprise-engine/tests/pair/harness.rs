@@ -300,7 +300,12 @@ impl TestBox {
 
     /// The process ends with everything that was under way undone, and begins again with what the disks hold.
     pub fn restart(&mut self) {
-        let mut meta = self.stored();
+        self.try_restart().unwrap();
+    }
+
+    /// The same, where the group may be one that cannot be opened: it stays as it is then.
+    pub fn try_restart(&mut self) -> Result<(), String> {
+        let mut meta = GroupMeta::from_body(&self.newest_copy().1).map_err(|e| e.to_string())?;
         let version = self.stored_version();
         let pool = self.config.journal.pool;
         let found = scan_segments(&mut Disk(&self.cache), pool, self.segments, SEGMENT_LEN).unwrap();
@@ -318,10 +323,10 @@ impl TestBox {
             generation_floor: meta.generation_floor,
             peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
         };
-        let recovered = recover(&mut Disk(&self.cache), known, &found).unwrap();
+        let recovered = recover(&mut Disk(&self.cache), known, &found).map_err(|e| e.to_string())?;
         self.free = (0..self.segments).filter(|s| !recovered.held.contains(s)).collect();
         if let Some(peer) = &mut meta.peer
-            && let Some(next) = instance::on_start(peer.instance, [self.generation as u8 + 99; 16])
+            && let Some(next) = instance::on_start(peer.instance, [(self.generation as u8).wrapping_add(99); 16])
         {
             peer.instance = next;
         }
@@ -332,6 +337,7 @@ impl TestBox {
         self.held.clear();
         self.collect();
         self.say_fill();
+        Ok(())
     }
 
     /// Takes everything that the group wants done.
@@ -520,8 +526,13 @@ impl TestBox {
 
     /// Puts a superblock on the disk as the next version. For a group that is started again.
     pub fn store(&mut self, meta: &GroupMeta) {
+        self.store_body(&meta.to_body());
+    }
+
+    /// The same with any body.
+    pub fn store_body(&mut self, body: &GroupBody) {
         let version = self.stored_version() + 1;
-        let copy = superblock::encode(SuperblockKind::Group, version, &meta.to_body()).unwrap().freeze();
+        let copy = superblock::encode(SuperblockKind::Group, version, body).unwrap().freeze();
         copies_of(version).iter().for_each(|i| put(&mut self.cache, group_copies(0)[*i], &copy));
     }
 

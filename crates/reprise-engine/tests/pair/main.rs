@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod bytes;
 mod feed;
 mod group;
 mod harness;
 mod home;
 mod host;
+mod hostile;
 mod meta;
 mod pair;
 mod peer;

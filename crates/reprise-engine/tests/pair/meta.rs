@@ -136,6 +136,30 @@ fn a_field_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn what_no_group_has_is_refused() {
+    let past = (1 << 62) + 1;
+    refused("trimmed", |b| b.trimmed.as_mut().unwrap().seq = past);
+    refused("seal", |b| b.seal.as_mut().unwrap().seq = u64::MAX);
+    refused("applied", |b| b.applied = past);
+    refused("applying", |b| b.applying = u64::MAX);
+    refused("peer durable", |b| b.peers[0].durable.as_mut().unwrap().seq = past);
+    refused("peer durable", |b| b.peers[0].durable.as_mut().unwrap().seq = 2);
+    refused("copy", |b| b.copy.as_mut().unwrap().complete_at = past);
+    refused("copy", |b| b.copy.as_mut().unwrap().sector = u64::MAX);
+    refused("fork", |b| b.branches[1].fork.as_mut().unwrap().seq = past);
+    refused("branches", |b| b.branches.clear());
+    refused("branches", |b| b.branches = vec![b.branches[0].clone(); 49]);
+    refused("branches", |b| b.branches.swap(0, 1));
+    refused("sectors", |b| b.volumes[0].sectors = (1 << 48) + 1);
+    refused("volumes", |b| b.volumes[0].slot = 3);
+    refused("volumes", |b| b.volumes = vec![b.volumes[0].clone(); 65]);
+    refused("volumes", |b| b.next_slot = 3);
+    refused("generation_floor", |b| b.generation_floor = u64::MAX);
+    refused("name", |b| b.name = "a\nb".into());
+    refused("name", |b| b.volumes[0].name = "\u{1b}[2J".into());
+}
+
+#[test]
 fn positions_out_of_order_are_refused() {
     refused("applied", |b| b.applied = 2);
     refused("applied", |b| b.applying = 4);

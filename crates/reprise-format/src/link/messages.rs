@@ -8,7 +8,8 @@ use reprise_types::{
 };
 
 use super::Stream;
-use super::wire::{Field, MessageError, codes, message, pb};
+use super::wire::{Field, Listed, MessageError, codes, message, pb};
+use crate::superblock::{BRANCHES_MAX, VOLUMES_MAX};
 
 /// 128 random bits that name one life of something (a run of a daemon, a state of a group).
 pub type Nonce = [u8; 16];
@@ -197,6 +198,22 @@ message!(
         fork_hash: HistoryHash,
     }
 );
+
+macro_rules! listed {
+    ($($name:ident: $max:expr),*) => {$(
+        impl Listed for $name {
+            type Raw = pb::$name;
+            const ENTRIES_MAX: usize = $max;
+            fn put_entry(&self) -> pb::$name {
+                self.put_pb()
+            }
+            fn get_entry(raw: pb::$name) -> Result<Self, MessageError> {
+                Self::from_pb(raw)
+            }
+        }
+    )*};
+}
+listed!(BranchLink: BRANCHES_MAX, Volume: VOLUMES_MAX);
 
 message!(
     /// One row of a group's volume table.

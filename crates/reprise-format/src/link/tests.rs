@@ -321,6 +321,60 @@ fn loose_protobuf_is_refused() {
     assert!(matches!(answer, Err(MessageError::TooLong { .. })));
 }
 
+#[test]
+fn a_text_that_writes_lines_of_its_own_is_refused_and_never_sent() {
+    use prost::Message as _;
+    let forged = "x\n2026-11-28T03:00:00Z  INFO audit: done who=\"uid 0\" what=\"token_create\"";
+    for bad in [forged, "a\rb", "\u{1b}[2Jgone", "\u{9b}2J", "a\u{2028}b", "a\u{202e}b", "a\u{2067}b", "a\0b"] {
+        let close = wire::pb::Close { reason: 1, detail: bad.to_owned() };
+        let answer = Message::decode_meta(MessageKind::Close, &close.encode_to_vec());
+        assert_eq!(answer, Err(MessageError::Control { field: "Close.detail" }), "{bad:?}");
+        let hello = wire::pb::PairStart { box_id: vec![1; 16], name: bad.to_owned(), share: vec![0; 33] };
+        let answer = Message::decode_meta(MessageKind::PairStart, &hello.encode_to_vec());
+        assert_eq!(answer, Err(MessageError::Control { field: "PairStart.name" }), "{bad:?}");
+        // What this end says of its own, such as the text of an error, is cleaned.
+        let ours = Message::from(Close { reason: CloseReason::Busy, detail: bad.to_owned() });
+        let Ok(Message::Close(told)) = Message::decode_meta(MessageKind::Close, &ours.encode_meta()) else {
+            panic!("{bad:?} is not cleaned")
+        };
+        assert_eq!(told.detail.chars().count(), bad.chars().count());
+    }
+    let long = Message::from(Close { reason: CloseReason::Busy, detail: "\u{e9}".repeat(300) });
+    assert!(Message::decode_meta(MessageKind::Close, &long.encode_meta()).is_ok(), "cut between characters");
+}
+
+#[test]
+fn numbers_and_lists_past_their_bounds_are_refused() {
+    use prost::Message as _;
+    let ack = |seq: u64| {
+        let durable = Some(wire::pb::Point { branch: vec![1; 16], seq, hash: vec![0; 16] });
+        let raw = wire::pb::Ack { received: 1, durable, applied: 0 };
+        Message::decode_meta(MessageKind::Ack, &raw.encode_to_vec())
+    };
+    assert!(ack(1 << 62).is_ok());
+    assert_eq!(ack((1 << 62) + 1), Err(MessageError::Value { field: "Point.seq", value: (1 << 62) + 1 }));
+    assert_eq!(ack(u64::MAX), Err(MessageError::Value { field: "Point.seq", value: i64::MAX }));
+    let ask = |sectors: u64, grain: u64| {
+        let raw = wire::pb::VerifyAsk { id: 1, slot: 0, sector: 0, sectors, grain };
+        Message::decode_meta(MessageKind::VerifyAsk, &raw.encode_to_vec())
+    };
+    assert!(ask(1 << 48, 1 << 48).is_ok());
+    assert!(ask((1 << 48) + 1, 1).is_err() && ask(1, u64::MAX).is_err());
+    let offer = |branches: usize, volumes: usize| {
+        let sample = samples().into_iter().find_map(|(_, m, _)| match m {
+            Message::GroupOffer(offer) => Some(offer),
+            _ => None,
+        });
+        let sample = sample.expect("one of the samples is an offer");
+        let long =
+            GroupOffer { lineage: vec![lineage().remove(0); branches], volumes: vec![volume(); volumes], ..sample };
+        Message::decode_meta(MessageKind::GroupOffer, &Message::from(long).encode_meta())
+    };
+    assert!(offer(48, 64).is_ok());
+    assert_eq!(offer(49, 1), Err(MessageError::TooLong { field: "GroupOffer.lineage", len: 49, limit: 48 }));
+    assert_eq!(offer(1, 65), Err(MessageError::TooLong { field: "GroupOffer.volumes", len: 65, limit: 64 }));
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_decoders_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), code in 1u8..=29) {

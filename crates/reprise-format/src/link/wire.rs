@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use reprise_types::{
-    BoxId, BranchId, ByteLen, GroupId, HistoryHash, Point, Sector, SectorCount, Seq, VolumeId, VolumeSlot, WallMicros,
+    BoxId, BranchId, ByteLen, GroupId, HistoryHash, Point, SECTOR_END_MAX, Sector, SectorCount, Seq, VolumeId,
+    VolumeSlot, WallMicros,
 };
 
 /// What prost generates from `proto/link.proto`.
@@ -14,9 +15,18 @@ pub(super) mod pb {
 /// Characters of a name or detail, in bytes. Longer text is refused, so that a peer cannot fill logs and status.
 const TEXT_BYTES_MAX: usize = 512;
 
-/// Entries of a list (branches of a lineage, volumes of a group). Branch lists and volume tables have smaller limits of
-/// their own where they are made; this one bounds what is decoded.
-const LIST_ENTRIES_MAX: usize = 1024;
+/// A message type that stands in lists, with the entries that one has at most.
+pub(super) trait Listed: Sized {
+    type Raw;
+    const ENTRIES_MAX: usize;
+    fn put_entry(&self) -> Self::Raw;
+    fn get_entry(raw: Self::Raw) -> Result<Self, MessageError>;
+}
+
+/// Characters that end a line, move a cursor or turn the direction of writing.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
 
 /// The meta part of a message does not say what its kind must say. The connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +68,13 @@ pub enum MessageError {
         /// The limit.
         limit: usize,
     },
+    /// A text with characters that move a cursor, end a line or turn the direction of writing: it would write into a log or
+    /// on a screen what it likes.
+    #[error("{field} holds control characters")]
+    Control {
+        /// Message and field.
+        field: &'static str,
+    },
 }
 
 /// A typed field and the form `P` that protobuf gives it.
@@ -84,7 +101,32 @@ macro_rules! number {
         }
     )*};
 }
-number!(Seq, Sector, SectorCount, ByteLen, WallMicros);
+number!(ByteLen, WallMicros);
+
+fn value(field: &'static str, raw: u64) -> MessageError {
+    MessageError::Value { field, value: i64::try_from(raw).unwrap_or(i64::MAX) }
+}
+
+impl Field<u64> for Seq {
+    fn put(&self) -> u64 {
+        self.get()
+    }
+    fn get(raw: u64, field: &'static str) -> Result<Self, MessageError> {
+        Self::from_outside(raw).ok_or_else(|| value(field, raw))
+    }
+}
+
+macro_rules! sectors {
+    ($($ty:ty),*) => {$(
+        impl Field<u64> for $ty {
+            fn put(&self) -> u64 { self.get() }
+            fn get(raw: u64, field: &'static str) -> Result<Self, MessageError> {
+                if raw <= SECTOR_END_MAX { Ok(<$ty>::from_raw(raw)) } else { Err(value(field, raw)) }
+            }
+        }
+    )*};
+}
+sectors!(Sector, SectorCount);
 
 impl Field<u32> for VolumeSlot {
     fn put(&self) -> u32 {
@@ -105,24 +147,21 @@ impl Field<Vec<u8>> for Bytes {
     }
 }
 
-fn text_within(raw: String, field: &'static str) -> Result<String, MessageError> {
-    if raw.len() > TEXT_BYTES_MAX {
-        return Err(MessageError::TooLong { field, len: raw.len(), limit: TEXT_BYTES_MAX });
-    }
-    Ok(raw)
-}
-
 impl Field<String> for String {
     fn put(&self) -> String {
-        // Our own texts are cut rather than refused by the peer.
-        let mut end = self.len().min(TEXT_BYTES_MAX);
-        while !self.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.get(..end).unwrap_or_default().to_owned()
+        // Our own texts are cut and cleaned rather than refused by the peer.
+        let clean: String = self.chars().map(|c| if is_control(c) { ' ' } else { c }).collect();
+        let end = clean.floor_char_boundary(TEXT_BYTES_MAX);
+        clean.get(..end).unwrap_or_default().to_owned()
     }
     fn get(raw: String, field: &'static str) -> Result<Self, MessageError> {
-        text_within(raw, field)
+        if raw.len() > TEXT_BYTES_MAX {
+            return Err(MessageError::TooLong { field, len: raw.len(), limit: TEXT_BYTES_MAX });
+        }
+        if raw.chars().any(is_control) {
+            return Err(MessageError::Control { field });
+        }
+        Ok(raw)
     }
 }
 
@@ -188,11 +227,16 @@ impl Field<Option<pb::Point>> for Option<Point> {
     }
 }
 
-pub(super) fn list_within<T>(list: &[T], field: &'static str) -> Result<(), MessageError> {
-    if list.len() > LIST_ENTRIES_MAX {
-        return Err(MessageError::TooLong { field, len: list.len(), limit: LIST_ENTRIES_MAX });
+impl<T: Listed> Field<Vec<T::Raw>> for Vec<T> {
+    fn put(&self) -> Vec<T::Raw> {
+        self.iter().map(T::put_entry).collect()
     }
-    Ok(())
+    fn get(raw: Vec<T::Raw>, field: &'static str) -> Result<Self, MessageError> {
+        if raw.len() > T::ENTRIES_MAX {
+            return Err(MessageError::TooLong { field, len: raw.len(), limit: T::ENTRIES_MAX });
+        }
+        raw.into_iter().map(T::get_entry).collect()
+    }
 }
 
 /// A message type: the typed struct, and both ways between it and what prost generates.
@@ -238,18 +282,6 @@ macro_rules! message {
             }
         }
 
-        impl Field<Vec<$crate::link::wire::pb::$name>> for Vec<$name> {
-            fn put(&self) -> Vec<$crate::link::wire::pb::$name> {
-                self.iter().map($name::put_pb).collect()
-            }
-            fn get(
-                raw: Vec<$crate::link::wire::pb::$name>,
-                field: &'static str,
-            ) -> Result<Self, $crate::link::wire::MessageError> {
-                $crate::link::wire::list_within(&raw, field)?;
-                raw.into_iter().map($name::from_pb).collect()
-            }
-        }
     };
 }
 

@@ -1,8 +1,8 @@
 //! Which records take a Seq, and what that changes at once.
 
-use reprise_format::batch::{RECORD_PAYLOAD_MAX, SECTOR_END_MAX, ZERO_SECTORS_MAX};
+use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
 use reprise_journal::{AppendError, NewRecord};
-use reprise_types::{Extent, RecordKind, Seq};
+use reprise_types::{Extent, RecordKind, SECTOR_END_MAX, Seq};
 
 use crate::bench::*;
 

@@ -24,6 +24,8 @@ pub mod route;
 pub mod server;
 pub mod settings;
 pub mod status;
+#[cfg(feature = "server")]
+pub mod strangers;
 pub mod system;
 pub mod token;
 pub mod value;

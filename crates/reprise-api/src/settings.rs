@@ -153,10 +153,10 @@ pub struct IscsiSettings {
     /// named in either way and all portals are on loopback, every initiator is let in.
     pub initiators: Vec<String>,
     /// Logins from one address in a minute, beyond which its connections are closed at once; 0: no limit. If absent: 600,
-    /// and no limit on loopback.
+    /// and no limit on loopback. All addresses of one /64 of IPv6 together have four times as many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logins_per_minute: Option<u32>,
-    /// Connections from one address, beyond which further ones are closed at once.
+    /// Connections from one address, beyond which further ones are closed at once; four times as many from one /64 of IPv6.
     pub connections_per_address: u32,
 }
 

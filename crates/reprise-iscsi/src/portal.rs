@@ -72,6 +72,11 @@ impl Acl {
         }
     }
 
+    /// True if a rule says that somebody who may use the target comes from this address.
+    pub fn expects(&self, from: IpAddr) -> bool {
+        self.initiators.iter().any(|rule| rule.admitted && rule.networks.iter().any(|n| n.contains(from)))
+    }
+
     fn rule(&self, initiator: &str) -> Option<&Arc<Initiator>> {
         self.initiators.iter().find(|rule| rule.name.eq_ignore_ascii_case(initiator))
     }
@@ -168,6 +173,9 @@ mod tests {
             ] {
                 assert_eq!(admit(&acl, name, from), says, "{name} from {from:?}, others: {others}");
             }
+        }
+        for (from, expected) in [("192.0.2.9", true), ("192.0.3.9", false), ("::ffff:192.0.2.9", true)] {
+            assert_eq!(acl.expects(from.parse().unwrap()), expected, "{from}");
         }
     }
 }

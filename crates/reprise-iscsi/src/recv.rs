@@ -8,6 +8,9 @@ use crate::task::{State, TaskTag};
 
 /// Size of the staging buffer: about fifteen commands with 4 KiB of immediate data in one read of the socket.
 pub const STAGING_BYTES: usize = 64 << 10;
+/// Its size before the login is complete, so that many who never complete one cost little: a header with everything that may
+/// follow it, and more.
+const STAGING_LOGIN_BYTES: usize = 4 << 10;
 
 /// Rest of a data segment from which on it is read straight into its buffer; below, one copy is cheaper than one more
 /// read of the socket.
@@ -70,7 +73,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self { staging: vec![0; STAGING_BYTES].into(), start: 0, end: 0, cut: Cut::Header, direct: false }
+        Self { staging: vec![0; STAGING_LOGIN_BYTES].into(), start: 0, end: 0, cut: Cut::Header, direct: false }
     }
 
     fn available(&self) -> &[u8] {
@@ -84,9 +87,20 @@ impl Receiver {
         }
     }
 
+    /// Makes the staging buffer as large as a session needs it.
+    fn grow(&mut self) {
+        if self.staging.len() < STAGING_BYTES {
+            let mut staging = vec![0; STAGING_BYTES];
+            if let Some(start) = staging.get_mut(..self.staging.len()) {
+                start.copy_from_slice(&self.staging);
+            }
+            self.staging = staging.into();
+        }
+    }
+
     /// The free tail of the staging buffer; moves what is left to the front first if the tail is short.
     fn free(&mut self) -> &mut [u8] {
-        if self.staging.len() - self.end < STAGING_BYTES / 2 {
+        if self.staging.len() - self.end < self.staging.len() / 2 {
             self.staging.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -111,6 +125,9 @@ impl Connection {
             return RecvTarget::Blocked;
         }
         self.receiver.direct = false;
+        if !matches!(self.phase, Phase::Login(_)) {
+            self.receiver.grow();
+        }
         if let Cut::Data(Segment { dest: Dest::Task { tag, offset, keep }, got, .. }) = &self.receiver.cut
             && self.receiver.start == self.receiver.end
         {
@@ -146,7 +163,7 @@ impl Connection {
                 segment.got += count as u32;
             }
         } else {
-            self.receiver.end = (self.receiver.end + count).min(STAGING_BYTES);
+            self.receiver.end = (self.receiver.end + count).min(self.receiver.staging.len());
         }
         self.process(now);
     }

@@ -179,7 +179,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     });
     let starting = node.clone();
     tokio::task::spawn_blocking(move || starting.start_groups()).await?;
-    let portal = door.open(&targets, gate).context("serve iSCSI")?;
+    let portal = door.open(&targets, gate, node.tells_full("iSCSI")).context("serve iSCSI")?;
     node.spawn_watchers(notice_rx, net_events);
     let (stop, stopped) = watch::channel(false);
     let listeners = start_api(&settings, &state, node.clone(), &stopped, |e| node.set_endpoints(e)).await?;

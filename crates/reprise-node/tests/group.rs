@@ -3,8 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use reprise_api::strangers::Full;
 use reprise_engine::{Branch, GroupMeta, Leg, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_iscsi::Acl;
@@ -16,12 +18,15 @@ use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_types::{
     BlockFormat, BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 const IQN: &str = "iqn.2026-11.io.reprise:test";
 const SIZE: u64 = 64 << 20;
 
 struct Box1 {
+    told: Arc<Mutex<Vec<Full>>>,
     group: GroupHandle,
     _portal: Portal,
     address: SocketAddr,
@@ -107,9 +112,11 @@ fn start_behind(dir: &Path, door: Door) -> Box1 {
     let commands = group.commands.clone();
     targets.set(vec![Route { name: IQN.into(), acl: Acl::open(), addresses: Vec::new(), commands }], Vec::new());
     let limits = GateLimits { connections: 256, logins_per_minute: None };
-    let portal = door.open(&targets, limits).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = told.clone();
+    let portal = door.open(&targets, limits, Box::new(move |full| tell.lock().unwrap().push(full))).unwrap();
     let address = portal.addresses()[0];
-    Box1 { group, _portal: portal, address }
+    Box1 { told, group, _portal: portal, address }
 }
 
 async fn stop(b: Box1) {
@@ -221,4 +228,79 @@ async fn what_is_written_after_a_restart_without_writes_is_there_after_the_next(
     assert!(session.read(0, 64, 8, 512).await.unwrap()[..] == data[..], "the write is lost");
     drop(session);
     stop(b).await;
+}
+
+/// Connects from one of the addresses of loopback, and sends this.
+async fn connect_from(from: &str, to: SocketAddr, first: &[u8]) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    let mut stream = socket.connect(to).await.unwrap();
+    let _ = stream.write_all(first).await;
+    stream
+}
+
+/// A login request that names the target and says that more of its text comes.
+fn endless_login() -> Vec<u8> {
+    let mut text = format!("InitiatorName=iqn.2026-01.invalid.example:x\0TargetName={IQN}\0").into_bytes();
+    let len = text.len();
+    text.resize(len.next_multiple_of(4), 0);
+    let mut pdu = vec![0; 48];
+    (pdu[0], pdu[1]) = (0x43, 0x44);
+    pdu[5..8].copy_from_slice(&(len as u32).to_be_bytes()[1..]);
+    pdu.extend(text);
+    pdu
+}
+
+async fn is_open(stream: &mut TcpStream) -> bool {
+    tokio::time::timeout(Duration::from_millis(20), stream.read(&mut [0; 1024])).await.is_err()
+}
+
+/// 64 connections that said nothing kept every host out for as long as somebody renewed them, and those that named a target
+/// were not counted at all. Flood of both kinds from one address, and hosts at another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn strangers_neither_keep_a_host_out_nor_disturb_a_session() {
+    const FLOOD: usize = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let b = start(dir.path());
+    let mut early = Vec::new();
+    for _ in 0..200 {
+        early.push(connect_from("127.0.0.9", b.address, &[]).await);
+    }
+    let session = Session::login(b.address, &LoginOptions::new(IQN)).await.expect("a host that was never here");
+    session.clear_attentions(0).await.unwrap();
+    for first in [&[][..], &endless_login()] {
+        let mut flood = Vec::new();
+        for n in 0..FLOOD {
+            flood.push(connect_from("127.0.0.9", b.address, first).await);
+            if n % 20 == 0 {
+                let options = LoginOptions { isid: n as u16 + 2, ..LoginOptions::new(IQN) };
+                let host = tokio::time::timeout(Duration::from_secs(2), Session::login(b.address, &options)).await;
+                host.expect("in time").expect("a host gets in").test_unit_ready(0).await.ok();
+            }
+        }
+        let mut open = 0;
+        for stream in &mut flood {
+            open += usize::from(is_open(stream).await);
+        }
+        assert!(open <= 128, "{open} of {FLOOD} hold a place");
+        session.ping().await.unwrap();
+    }
+    let told = b.told.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "told once: {told:?}");
+    assert_eq!(told[0].busiest, "127.0.0.9".parse::<std::net::IpAddr>().unwrap());
+    drop(session);
+    stop(b).await;
+}
+
+/// Who says nothing is gone after three seconds, not fifteen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_connection_that_says_nothing_is_closed_soon() {
+    let door = Door::at(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let targets = Targets::of_box(BoxId::from_raw([7; 16]));
+    let limits = GateLimits { connections: 256, logins_per_minute: None };
+    let portal = door.open(&targets, limits, Box::new(|_| {})).unwrap();
+    let mut silent = connect_from("127.0.0.9", portal.addresses()[0], &[0x43; 47]).await;
+    let mut buf = [0; 1];
+    let ended = tokio::time::timeout(Duration::from_secs(8), silent.read(&mut buf)).await.expect("closed in time");
+    assert!(!matches!(ended, Ok(n) if n > 0));
 }

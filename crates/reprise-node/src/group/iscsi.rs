@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use super::owner::Owner;
 use crate::clock;
-use crate::portal::{Visit, challenge, group_tag, tell_refused};
+use crate::portal::{Visit, challenge, group_tag};
 
 /// Pieces of one gathered send.
 const SEND_PIECES_MAX: usize = 64;
@@ -308,6 +308,7 @@ struct Server {
     owner: Rc<Owner>,
     session: Rc<Session>,
     stream: TcpStream,
+    visit: Visit,
     wanted: Option<u32>,
 }
 
@@ -342,6 +343,7 @@ impl Server {
                         data_digest = info.params.data_digest,
                         "initiator logged in"
                     );
+                    self.visit.logged_in();
                     self.session.nexus.replace(self.session.port());
                     self.owner.reinstate(&self.session);
                     self.owner.throttle(&self.session, &info.initiator.to_ascii_lowercase(), info.limit);
@@ -361,7 +363,7 @@ impl Server {
                     }
                 }
                 Output::Close(reason) => {
-                    tell_refused(reason, self.session.from);
+                    self.visit.tell_refused(reason);
                     return Some(reason);
                 }
             }
@@ -517,14 +519,21 @@ pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream, visit: 
         throttle: RefCell::default(),
     });
     owner.sessions.borrow_mut().push(Rc::downgrade(&session));
-    let mut server = Server { owner, session, stream, wanted: None };
-    let result = server.run().await;
+    let pushed_out = visit.pushed_out();
+    let mut server = Server { owner, session, stream, visit, wanted: None };
+    let result = tokio::select! {
+        result = server.run() => result,
+        () = pushed_out => Err(io::Error::other("too many are logging in")),
+    };
     if let Some(port) = server.session.nexus.take() {
         server.owner.end_reserve(None, Some(&port));
     }
-    let address = &server.session.address;
-    match result {
-        Ok(()) => tracing::info!(%address, group = %server.owner.deps.name, "initiator's connection ended"),
-        Err(error) => tracing::info!(%address, %error, group = %server.owner.deps.name, "initiator's connection broke"),
+    let (address, group) = (&server.session.address, &server.owner.deps.name);
+    match (result, server.visit.line_of_end()) {
+        (_, None) => {}
+        (Ok(()), Some(left_out)) => tracing::info!(%address, %group, left_out, "initiator's connection ended"),
+        (Err(error), Some(left_out)) => {
+            tracing::info!(%address, %error, %group, left_out, "initiator's connection broke");
+        }
     }
 }

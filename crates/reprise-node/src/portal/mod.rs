@@ -7,14 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reprise_iscsi::{
-    Acl, Challenge, CloseReason, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target,
-};
+use reprise_api::strangers::TellFull;
+use reprise_iscsi::{Acl, Challenge, Config, Connection, Output, Peek, RecvTarget, Target, peek_login_target};
 use reprise_scsi::{AluaState, LunMap, TargetPort};
 use reprise_types::BoxId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use gate::{GateLimits, Visit};
 
@@ -22,12 +22,16 @@ use crate::clock;
 use crate::group::Command;
 use gate::Gate;
 
-/// Connections that have not logged in, at most: beyond, a connection is closed at once.
-const STRANGERS_MAX: usize = 64;
+/// Time for the header of the first PDU. An initiator sends it as soon as it is connected.
+const FIRST_BYTES_TIME: Duration = Duration::from_secs(3);
 /// Time for the first login request.
 const LOGIN_TIME: Duration = Duration::from_secs(15);
+/// Header of a PDU.
+const HEADER_LEN: usize = 48;
+/// Between two looks at a PDU that comes in pieces.
+const PEEK_AGAIN: Duration = Duration::from_millis(5);
 /// Largest first login PDU.
-const PEEK_MAX: usize = 48 + 8192;
+const PEEK_MAX: usize = HEADER_LEN + 8192;
 
 /// Where sessions for a target go.
 #[derive(Debug, Clone)]
@@ -72,6 +76,11 @@ impl Targets {
     /// Replaces all routes, and how the names begin of targets that are away for now.
     pub fn set(&self, routes: Vec<Route>, away: Vec<String>) {
         *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Offered { routes, away };
+    }
+
+    /// True if a rule names the address.
+    fn expect(&self, address: IpAddr) -> bool {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).routes.iter().any(|r| r.acl.expects(address))
     }
 
     fn get(&self) -> Offered {
@@ -134,21 +143,20 @@ impl Door {
         &self.addresses
     }
 
-    /// Serves the targets, on a thread of its own.
+    /// Serves the targets, on a thread of its own; `tell` is told when strangers have taken all places.
     ///
     /// # Errors
     /// The thread does not start.
-    pub fn open(self, targets: &Targets, limits: GateLimits) -> io::Result<Portal> {
+    pub fn open(self, targets: &Targets, limits: GateLimits, tell: TellFull) -> io::Result<Portal> {
         let Self { addresses, listeners } = self;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("portal").enable_all().build()?;
-        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-        let gate = Gate::new(limits);
+        let gate = Gate::new(limits, tell);
         for listener in listeners {
-            let (targets, strangers, gate) = (targets.clone(), strangers.clone(), gate.clone());
+            let (targets, gate) = (targets.clone(), gate.clone());
             runtime.spawn(async move {
                 match TcpListener::from_std(listener) {
-                    Ok(listener) => accept(listener, targets, strangers, gate).await,
+                    Ok(listener) => accept(listener, targets, gate).await,
                     Err(error) => tracing::error!(%error, "portal cannot listen"),
                 }
             });
@@ -164,7 +172,7 @@ impl Portal {
     }
 }
 
-async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphore>, gate: Gate) {
+async fn accept(listener: TcpListener, targets: Targets, gate: Gate) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok((stream, from)) => (stream, from.ip().to_canonical()),
@@ -175,20 +183,42 @@ async fn accept(listener: TcpListener, targets: Targets, strangers: Arc<Semaphor
                 continue;
             }
         };
-        let Ok(permit) = strangers.clone().try_acquire_owned() else { continue };
-        let Some(visit) = gate.enter(clock::now().mono, from) else { continue };
+        let Some(visit) = gate.enter(clock::now().mono, from, targets.expect(from)) else { continue };
         let targets = targets.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            if let Ok(Err(error)) = tokio::time::timeout(LOGIN_TIME, greet(stream, visit, targets)).await {
-                tracing::debug!(%error, "initiator went away before it logged in");
+            let pushed_out = visit.pushed_out();
+            tokio::select! {
+                greeted = timeout(LOGIN_TIME, greet(stream, visit, targets)) => {
+                    if let Ok(Err(error)) = greeted {
+                        tracing::debug!(%error, "initiator went away before it logged in");
+                    }
+                }
+                () = pushed_out => {}
             }
         });
     }
 }
 
+/// Waits for the header of the first PDU, which stays in the socket.
+async fn wait_for_header(stream: &TcpStream) -> io::Result<()> {
+    let until = Instant::now() + FIRST_BYTES_TIME;
+    let mut buf = [0; HEADER_LEN];
+    loop {
+        timeout_at(until, stream.readable()).await??;
+        match stream.peek(&mut buf).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            HEADER_LEN.. => return Ok(()),
+            _ if Instant::now() >= until => return Err(io::ErrorKind::TimedOut.into()),
+            // The socket stays readable: wait for more without spinning.
+            _ => tokio::time::sleep(PEEK_AGAIN).await,
+        }
+    }
+}
+
 /// Looks at the first login request without taking it, and sends the connection where it belongs.
 async fn greet(stream: TcpStream, visit: Visit, targets: Targets) -> io::Result<()> {
+    wait_for_header(&stream).await?;
+    visit.heard();
     let mut buf = vec![0; PEEK_MAX];
     let mut seen = 0;
     loop {
@@ -201,7 +231,7 @@ async fn greet(stream: TcpStream, visit: Visit, targets: Targets) -> io::Result<
             Peek::NeedMore if have < PEEK_MAX => {
                 if have == seen {
                     // The socket stays readable: wait for more without spinning.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(PEEK_AGAIN).await;
                 }
                 seen = have;
             }
@@ -243,7 +273,7 @@ async fn discovery(stream: TcpStream, visit: &Visit, targets: &Targets) -> io::R
     loop {
         while let Some(output) = connection.poll_output() {
             if let Output::Close(reason) = output {
-                tell_refused(reason, visit.from());
+                visit.tell_refused(reason);
                 return stream.shutdown().await;
             }
         }
@@ -277,11 +307,4 @@ pub(crate) fn challenge() -> io::Result<Challenge> {
     let mut random = [0; 33];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(Challenge::from_random(random))
-}
-
-/// Logs a login that was refused: somebody tries, or a rule is missing.
-pub(crate) fn tell_refused(reason: CloseReason, address: IpAddr) {
-    if let CloseReason::LoginFailed { status } = reason {
-        tracing::info!(%address, status = format_args!("{status:#06x}"), "login refused");
-    }
 }

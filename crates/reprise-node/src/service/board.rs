@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use reprise_api::strangers::Full;
 use reprise_api::{Alert, ApiError, ErrorCode, Event, Job, JobKind, JobState, Severity};
 use tokio::sync::watch;
 
@@ -98,6 +99,11 @@ impl Board {
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Strangers have taken all places of a listener.
+    pub(crate) fn strangers_full(&self, listener: &str, full: &Full) {
+        self.event(Told::new(Full::CODE, Severity::Warning, "box", full.text(listener), Full::WHAT_TO_DO));
     }
 
     /// Something happened once.

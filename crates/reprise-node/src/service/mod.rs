@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use reprise_api::strangers::TellFull;
 use reprise_api::{ApiError, Endpoints, ErrorCode, Name, Settings, VerifyReport};
 use reprise_engine::CommandError;
 use reprise_types::{BoxId, BufPool, GroupId};
@@ -258,6 +259,12 @@ impl Node {
         tokio::spawn(control::net_events(self.0.clone(), net_events));
         tokio::spawn(watch::ticker(self.0.clone()));
         tokio::spawn(watch::measure(self.0.clone()));
+    }
+
+    /// Told when strangers have taken all places of a listener.
+    pub(crate) fn tells_full(&self, listener: &'static str) -> TellFull {
+        let board = self.0.board.clone();
+        Box::new(move |full| board.strangers_full(listener, &full))
     }
 
     /// Stops the groups: what is under way is finished, the journal keeps what is not applied.

@@ -1,11 +1,11 @@
 //! The thread of the link: accepting, dialling, pairing.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use reprise_api::strangers::{Full, Place, PlaceLimits, Strangers};
 use reprise_format::link::{Close, CloseReason, Hello, HelloKind, Message, Nonce};
 use reprise_link::backoff::Backoff;
 use reprise_link::handshake::{GreetError, PROTOCOL_MAX, PROTOCOL_MIN, greet};
@@ -26,9 +26,13 @@ use super::tls::{BoxKey, fingerprint_of, server_name};
 /// TCP, TLS and the greeting must be done in this time, pairing messages included: whoever is slower is cut.
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Connections that have not shown a paired key yet. More are closed at once, so that strangers cannot use up memory or
-/// file descriptors.
-const STRANGERS_MAX: usize = 32;
+/// Time for the first bytes of a connection, which is what a dialler begins with; and for the TLS handshake that follows. At a
+/// known address a slow line has all of [`GREETING_DEADLINE`] for it.
+const TLS_TIME: Duration = Duration::from_secs(3);
+
+/// Connections that have not shown a paired key yet, and as many again from addresses of peers. At the limit somebody else
+/// is closed, so that strangers can neither use up memory or file descriptors nor keep a peer away.
+const PLACES: PlaceLimits = PlaceLimits { strangers: 64, kept: 64 };
 
 /// Connections of peers: one per group and a few for control, with room for those that are being replaced.
 const CONNECTIONS_MAX: usize = 512;
@@ -39,12 +43,6 @@ const NOTSENT_LOWAT: u32 = 32 << 10;
 
 /// Without an acknowledgement by the peer's TCP for this long the kernel gives the connection up.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// One refused connection per address is logged in this time.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-
-/// Addresses remembered for [`LOG_EVERY`]; beyond it, the memory starts over.
-const LOGGED_MAX: usize = 256;
 
 /// How the link of a box is set up.
 #[derive(Clone)]
@@ -127,6 +125,8 @@ pub enum NetEvent {
         /// Why.
         error: NetError,
     },
+    /// Strangers have taken all places of the link's port.
+    StrangersFull(Full),
 }
 
 /// Whom to dial and what for.
@@ -161,9 +161,8 @@ pub(super) struct Shared {
     started: Instant,
     listener: Mutex<Option<Listener>>,
     events: mpsc::Sender<NetEvent>,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
     connections: Arc<Semaphore>,
-    logged: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
 impl Shared {
@@ -200,19 +199,13 @@ impl Shared {
         }
     }
 
-    /// One line per address and minute, whoever knocks how often.
+    /// Few lines, whoever knocks how often.
     fn log_refused(&self, address: SocketAddr, error: &NetError) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if logged.get(&address.ip()).is_some_and(|at| now.duration_since(*at) < LOG_EVERY) {
-            debug!(%address, error = error as &dyn std::error::Error, "link connection refused");
-            return;
+        let error = error as &dyn std::error::Error;
+        match self.strangers.line("refused", address.ip()) {
+            Some(left_out) => warn!(%address, error, left_out, "link connection refused"),
+            None => debug!(%address, error, "link connection refused"),
         }
-        if logged.len() >= LOGGED_MAX {
-            logged.clear();
-        }
-        logged.insert(address.ip(), now);
-        warn!(%address, error = error as &dyn std::error::Error, "link connection refused");
     }
 }
 
@@ -235,15 +228,17 @@ impl LinkNet {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
         let handle = runtime.handle().clone();
+        let full = events.clone();
+        // A queue that is full has more to say than this; the next one comes in ten minutes.
+        let tell = move |told| drop(full.try_send(NetEvent::StrangersFull(told)));
         let shared = Arc::new(Shared {
             throttle: Arc::new(Throttle::new(config.send_per_sec)),
             config,
             started: Instant::now(),
             listener: Mutex::new(None),
             events,
-            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            strangers: Strangers::new(PLACES, Box::new(tell)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            logged: Mutex::new(BTreeMap::new()),
         });
         let (stop, mut stopped) = watch::channel(());
         let (accepting, acceptor) = (shared.clone(), TlsAcceptor::from(tls));
@@ -319,6 +314,9 @@ impl LinkNet {
 
     /// Dials, and dials again whenever the connection is gone, until the handle is dropped.
     pub fn dial(&self, spec: DialSpec) -> DialHandle {
+        if let Ok(address) = spec.address.parse::<SocketAddr>() {
+            self.shared.strangers.remember(address.ip());
+        }
         let wake = Arc::new(Notify::new());
         let (stop, stopped) = watch::channel(());
         self.runtime.spawn(dial_loop(self.shared.clone(), spec, wake.clone(), stopped));
@@ -366,14 +364,14 @@ async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAc
                 continue;
             }
         };
-        let Ok(stranger) = shared.strangers.clone().try_acquire_owned() else {
-            shared.log_refused(address, &NetError::Timeout);
-            continue;
-        };
+        let place = shared.strangers.enter(address.ip(), false);
         let (shared, acceptor) = (shared.clone(), acceptor.clone());
         tokio::spawn(async move {
-            let greeting = timeout(GREETING_DEADLINE, accept(&shared, socket, address, acceptor)).await;
-            drop(stranger);
+            let greeting = tokio::select! {
+                greeting = timeout(GREETING_DEADLINE, accept(&shared, socket, address, acceptor, &place)) => greeting,
+                () = place.pushed_out() => Ok(Err(NetError::Crowded)),
+            };
+            drop(place);
             let error = match greeting {
                 Ok(Ok(Some(event))) => {
                     let _ = shared.events.send(event).await;
@@ -393,9 +391,18 @@ async fn accept(
     socket: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
+    place: &Place,
 ) -> Result<Option<NetEvent>, NetError> {
     tune(&socket).map_err(|source| NetError::Io { what: "set up the socket", source })?;
-    let stream = TlsStream::from(acceptor.accept(socket).await.map_err(NetError::from_tls)?);
+    let time = if shared.strangers.knows(address.ip()) { GREETING_DEADLINE } else { TLS_TIME };
+    match timeout(time, socket.peek(&mut [0])).await {
+        Ok(Ok(0)) => return Err(NetError::PeerClosed),
+        Ok(Ok(_)) => place.heard(),
+        Ok(Err(source)) => return Err(NetError::Io { what: "wait for the first bytes", source }),
+        Err(_) => return Err(NetError::Timeout),
+    }
+    let handshake = timeout(time, acceptor.accept(socket)).await.map_err(|_| NetError::Timeout)?;
+    let stream = TlsStream::from(handshake.map_err(NetError::from_tls)?);
     let channel = channel_of(&stream)?;
     let mut greeter = Greeter::new(stream);
     let hello = match greeter.receive().await? {
@@ -412,6 +419,9 @@ async fn accept(
             return Err(error.into());
         }
     };
+    if peer.is_some() {
+        place.settle();
+    }
     greeter.send(local).await?;
     if hello.kind == HelloKind::Pairing {
         return super::pairing::listen(shared, greeter, &channel).await.map(|peer| Some(NetEvent::Paired(peer)));
@@ -531,6 +541,7 @@ async fn dial_once(shared: &Shared, spec: &DialSpec) -> Result<(Connection, Over
     let permit = shared.connections.clone().try_acquire_owned().map_err(|_| NetError::Timeout)?;
     let (mut greeter, _, address) = connect(shared, &spec.address, Some(peer.identity.fingerprint)).await?;
     let (hello, version) = exchange_hello(shared, &mut greeter, spec.purpose.kind(), Some(spec.peer)).await?;
+    shared.strangers.remember(address.ip());
     Ok(started(shared, greeter, vec![], hello, version, spec.purpose, true, address, permit))
 }
 

@@ -34,6 +34,9 @@ pub enum NetError {
     /// The first messages took too long.
     #[error("the other end did not greet in time")]
     Timeout,
+    /// Others came in its place while it had not shown a paired key.
+    #[error("closed to let others in, before it showed a paired key")]
+    Crowded,
     /// The other end has closed.
     #[error("closed by the other end")]
     PeerClosed,

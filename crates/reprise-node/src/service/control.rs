@@ -99,6 +99,7 @@ pub(super) async fn net_events(inner: Arc<Inner>, mut events: mpsc::Receiver<Net
                 }
             }
             NetEvent::Paired(identity) => inner.on_paired(&identity),
+            NetEvent::StrangersFull(full) => inner.board.strangers_full("link", &full),
             NetEvent::DialFailed { peer, purpose, error } => {
                 let reason = chain(&error);
                 match purpose {

@@ -200,6 +200,7 @@ struct Https {
     url: String,
     fingerprint: [u8; 32],
     ca: tempfile::NamedTempFile,
+    service: Arc<Scripted>,
     _stop: watch::Sender<bool>,
 }
 
@@ -219,8 +220,9 @@ async fn https() -> Https {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(server::serve_https(listener, Arc::new(tls), Arc::new(Scripted::default()), stopped));
-    Https { url, fingerprint, ca, _stop: stop }
+    let service = Arc::new(Scripted::default());
+    tokio::spawn(server::serve_https(listener, Arc::new(tls), service.clone(), stopped));
+    Https { url, fingerprint, ca, service, _stop: stop }
 }
 
 impl Https {
@@ -230,6 +232,20 @@ impl Https {
 
     fn pinned(&self, token: &str) -> Client {
         self.client(token, Trust::Fingerprint(self.fingerprint))
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        self.url.trim_start_matches("https://").parse().unwrap()
+    }
+
+    fn connector(&self) -> tokio_rustls::TlsConnector {
+        let mut roots = rustls::RootCertStore::empty();
+        use rustls::pki_types::pem::PemObject;
+        roots.add(rustls::pki_types::CertificateDer::from_pem_file(self.ca.path()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     }
 }
 
@@ -261,15 +277,7 @@ async fn https_asks_for_a_token_and_the_client_for_the_certificate() {
 async fn each_route_asks_for_its_right() {
     let h = https().await;
     let address = h.url.trim_start_matches("https://").to_owned();
-    let tls = {
-        let mut roots = rustls::RootCertStore::empty();
-        use rustls::pki_types::pem::PemObject;
-        roots.add(rustls::pki_types::CertificateDer::from_pem_file(h.ca.path()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-    };
+    let tls = h.connector();
     for route in routes() {
         for (token, rights) in [(READ_TOKEN, Rights::ReadOnly), (ADMIN_TOKEN, Rights::Admin)] {
             let stream = TcpStream::connect(&address).await.unwrap();
@@ -305,4 +313,77 @@ async fn the_metrics_port_serves_metrics_and_nothing_else() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer:.80}");
         assert_eq!(answer.contains("reprise_uptime_seconds 93784"), status == 200);
     }
+}
+
+/// Connects from an address of loopback that is not the one the others use.
+async fn knock(to: std::net::SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// 64 idle connections from one address kept everybody from the API, and so did 64 that asked and never read.
+#[tokio::test]
+async fn strangers_keep_nobody_from_the_api() {
+    let h = https().await;
+    let status = async || {
+        let client = h.pinned(READ_TOKEN);
+        tokio::time::timeout(std::time::Duration::from_secs(5), client.status(&Nothing {})).await.unwrap().unwrap();
+    };
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(knock(h.address()).await);
+    }
+    status().await;
+    let connector = h.connector();
+    let mut asking = Vec::new();
+    for n in 0..100 {
+        let mut stream = connector.connect("localhost".try_into().unwrap(), knock(h.address()).await).await.unwrap();
+        let asks = "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n".repeat(50);
+        // One that was closed for another cannot write any more.
+        let _ = stream.write_all(asks.as_bytes()).await;
+        asking.push(stream);
+        if n % 20 == 0 {
+            status().await;
+        }
+    }
+    let full = h.service.full.lock().unwrap().clone();
+    assert_eq!(full, [("HTTPS API".to_owned(), "127.0.0.9".parse().unwrap())], "told once");
+    // Whoever shows no token has eight answers of each connection.
+    let mut answers = Vec::new();
+    let _ = asking.last_mut().unwrap().read_to_end(&mut answers).await;
+    assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 401 ").count(), 8);
+    // With a token a connection is kept, whatever else comes.
+    let mut kept = connector.connect("localhost".try_into().unwrap(), knock(h.address()).await).await.unwrap();
+    for _ in 0..20 {
+        let ask = format!("GET /api/v1/peers HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {READ_TOKEN}\r\n\r\n");
+        kept.write_all(ask.as_bytes()).await.unwrap();
+        assert!(kept.read(&mut [0; 16 << 10]).await.unwrap() > 0);
+        for _ in 0..10 {
+            idle.push(knock(h.address()).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn strangers_keep_nobody_from_the_metrics() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let service = Arc::new(Scripted::default());
+    tokio::spawn(server::serve_metrics(listener, service.clone(), stopped));
+    let mut held = Vec::new();
+    for n in 0..200 {
+        let mut stream = knock(address).await;
+        if n % 2 == 0 {
+            let _ = stream.write_all("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(50).as_bytes()).await;
+        }
+        held.push(stream);
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:.80}");
+    assert_eq!(service.full.lock().unwrap().len(), 1);
 }

@@ -21,6 +21,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::metrics;
 use crate::openapi;
 use crate::route::{METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, appliance_commands, route, service_commands};
+use crate::strangers::Place;
 
 /// Largest request body. The largest real one holds two names, a path and a size.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -171,13 +172,16 @@ async fn metrics_page<S: BoxService>(State(shared): State<Arc<Shared<S>>>, reque
 struct Claim {
     caller: Option<Caller>,
     token: Option<String>,
+    /// Of a caller from the network.
+    place: Option<Arc<Place>>,
 }
 
 impl Claim {
     fn of(request: &Request) -> Self {
         let header = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = header.and_then(|v| v.strip_prefix("Bearer ")).map(|t| t.trim().to_owned());
-        Self { caller: request.extensions().get().cloned(), token }
+        let extensions = request.extensions();
+        Self { caller: extensions.get().cloned(), token, place: extensions.get().cloned() }
     }
 }
 
@@ -196,6 +200,9 @@ async fn identify<S: BoxService>(service: &S, claim: &Claim) -> Result<Known, Ap
                 Some(token) => service.machine().authenticate(token).await,
                 None => None,
             };
+            if known.is_some() {
+                claim.place.iter().for_each(|place| place.settle());
+            }
             known.map(|(id, rights)| Known { who: format!("token {id}"), rights }).ok_or_else(|| {
                 ApiError::new(
                     ErrorCode::Unauthorized,
@@ -234,7 +241,10 @@ async fn admit<S: BoxService, Req: DeserializeOwned>(
     let known = match identify(service, &claim).await {
         Ok(known) => known,
         Err(error) => {
-            tracing::warn!(target: AUDIT_TARGET, caller = ?claim.caller, what = route.name, code = %error.code, "refused");
+            let (caller, what, code) = (&claim.caller, route.name, error.code);
+            if let Some(left_out) = claim.place.as_ref().map_or(Some(0), |place| place.line("refused")) {
+                tracing::warn!(target: AUDIT_TARGET, ?caller, what, %code, left_out, "refused");
+            }
             return Err(refuse(&error));
         }
     };

@@ -1,7 +1,6 @@
 //! Sockets: accept, bound, hand each connection to the router with its caller.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,26 +8,29 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::BoxService;
 use super::handler::{Caller, router};
+use super::http::{self, HttpLimits, stopped};
+use crate::strangers::{PlaceLimits, Steady, Strangers};
 
-/// Connections served at a time, per listener. Further ones wait in the kernel's queue, so that a flood at one listener
-/// takes nothing from the others.
+/// Connections served at a time on the local socket. Further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
-/// Longest time for a TLS handshake, and for the head of a request.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// Pause after a failed accept: running out of file descriptors must not turn into a busy loop.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections over HTTPS that have not shown a token, and as many from where one was shown and of those that did. At the limit
+/// somebody else is closed.
+const HTTPS_PLACES: PlaceLimits = PlaceLimits { strangers: 64, kept: 64 };
+/// Connections at the metrics port, where nobody shows who it is.
+const METRICS_PLACES: PlaceLimits = PlaceLimits { strangers: 64, kept: 0 };
 /// Longest time to end the requests under way after a stop was asked for.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// A caller with a wrong token has tried it often enough after eight answers.
+const LIMITS: HttpLimits =
+    HttpLimits { head: Duration::from_secs(10), head_bytes: 64 << 10, answers_to_strangers: 8, stop: STOP_TIME_MAX };
 
 /// A listener could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,7 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
 pub async fn serve_unix<S: BoxService>(listener: UnixListener, service: Arc<S>, stop: watch::Receiver<bool>) {
     let router = router(service);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut served = JoinSet::new();
     let own_uid = nix::unistd::geteuid().as_raw();
     loop {
         let Some(slot) = take_slot(&slots, &stop).await else { break };
@@ -101,7 +104,7 @@ pub async fn serve_unix<S: BoxService>(listener: UnixListener, service: Arc<S>, 
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                accept_failed("local socket", &error).await;
+                http::accept_failed("local socket", &error).await;
                 continue;
             }
         };
@@ -113,9 +116,14 @@ pub async fn serve_unix<S: BoxService>(listener: UnixListener, service: Arc<S>, 
             }
         };
         let caller = Caller::Local { uid, own_uid };
-        tokio::spawn(serve_connection(stream, router.clone(), caller, slot, stop.clone()));
+        while served.try_join_next().is_some() {}
+        let (router, stop) = (with_caller(&router, caller), stop.clone());
+        served.spawn(async move {
+            let _slot = slot;
+            http::serve(stream, router, None, LIMITS, stop).await;
+        });
     }
-    drain(slots).await;
+    drain(served).await;
 }
 
 /// Serves the API over HTTPS until `stop` is true or its sender is gone.
@@ -125,53 +133,39 @@ pub async fn serve_https<S: BoxService>(
     service: Arc<S>,
     stop: watch::Receiver<bool>,
 ) {
+    let strangers = strangers(HTTPS_PLACES, &service, "HTTPS API");
     let router = router(service);
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some((stream, address, slot)) = accept_tcp(&listener, &slots, &stop, "https").await {
-        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(HEAD_TIME_MAX, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => serve_connection(stream, router, Caller::Remote(address), slot, stop).await,
-                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+    let mut served = JoinSet::new();
+    while let Some((stream, address, place)) = http::accept(&listener, &strangers, &stop, "https").await {
+        let (acceptor, stop, held) = (acceptor.clone(), stop.clone(), place.clone());
+        let router = with_caller(&router, Caller::Remote(address));
+        http::attend(&mut served, &place, async move {
+            if let Some(stream) = http::handshake(&acceptor, stream, &held).await {
+                http::serve(stream, router, Some(held), LIMITS, stop).await;
             }
         });
     }
-    drain(slots).await;
+    drain(served).await;
 }
 
 /// Serves `/metrics` and nothing else over plain HTTP until `stop` is true or its sender is gone.
 pub async fn serve_metrics<S: BoxService>(listener: TcpListener, service: Arc<S>, stop: watch::Receiver<bool>) {
+    let strangers = strangers(METRICS_PLACES, &service, "metrics");
     let router = router(service);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some((stream, address, slot)) = accept_tcp(&listener, &slots, &stop, "metrics").await {
-        tokio::spawn(serve_connection(stream, router.clone(), Caller::Metrics(address), slot, stop.clone()));
+    let limits = HttpLimits { answers_to_strangers: 0, ..LIMITS };
+    let mut served = JoinSet::new();
+    while let Some((stream, address, place)) = http::accept(&listener, &strangers, &stop, "metrics").await {
+        let (stop, held) = (stop.clone(), place.clone());
+        let router = with_caller(&router, Caller::Metrics(address));
+        http::attend(&mut served, &place, http::serve(Steady::new(stream), router, Some(held), limits, stop));
     }
-    drain(slots).await;
+    drain(served).await;
 }
 
-async fn accept_tcp(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    stop: &watch::Receiver<bool>,
-    what: &'static str,
-) -> Option<(tokio::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let slot = take_slot(slots, stop).await?;
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => return Some((stream, address, slot)),
-                Err(error) => accept_failed(what, &error).await,
-            },
-            () = stopped(stop.clone()) => return None,
-        }
-    }
-}
-
-async fn accept_failed(what: &'static str, error: &io::Error) {
-    tracing::warn!(listener = what, %error, "accept failed");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+fn strangers<S: BoxService>(limits: PlaceLimits, service: &Arc<S>, listener: &'static str) -> Strangers {
+    let service = service.clone();
+    Strangers::new(limits, Box::new(move |full| service.strangers_full(listener, &full)))
 }
 
 async fn take_slot(slots: &Arc<Semaphore>, stop: &watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
@@ -181,41 +175,14 @@ async fn take_slot(slots: &Arc<Semaphore>, stop: &watch::Receiver<bool>) -> Opti
     }
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error means that whoever could ask for a stop is gone, which is a stop.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-async fn drain(slots: Arc<Semaphore>) {
-    let all = slots.acquire_many(CONNECTIONS_MAX as u32);
-    if tokio::time::timeout(STOP_TIME_MAX, all).await.is_err() {
+async fn drain(served: JoinSet<()>) {
+    if !http::drain(served, STOP_TIME_MAX).await {
         tracing::info!("stopping while API requests are under way");
     }
 }
 
-async fn serve_connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    caller: Caller,
-    _slot: OwnedSemaphorePermit,
-    stop: watch::Receiver<bool>,
-) {
-    let router = router.layer(axum::middleware::from_fn_with_state(caller, add_caller));
-    let service = TowerToHyperService::new(router);
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_headers(64).max_buf_size(64 << 10);
-    let connection = builder.serve_connection::<_, TowerToHyperService<Router>>(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "API connection ended");
-    }
+fn with_caller(router: &Router, caller: Caller) -> Router {
+    router.clone().layer(axum::middleware::from_fn_with_state(caller, add_caller))
 }
 
 async fn add_caller(

@@ -7,6 +7,7 @@
 
 mod confirm;
 mod handler;
+pub mod http;
 mod listen;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::event::{Alert, Job};
 use crate::route::{Rights, appliance_commands, service_commands};
 use crate::status::{GroupStatus, Status, VolumeStatus};
+use crate::strangers::Full;
 
 pub use handler::{AUDIT_TARGET, BODY_BYTES_MAX, COMMAND_SECS_MAX, Caller, router};
 pub use listen::{ListenError, bind_unix, serve_https, serve_metrics, serve_unix};
@@ -97,6 +99,11 @@ macro_rules! service_trait {
 
             /// What carries out the commands that need no pool.
             fn machine(&self) -> &Self::Machine;
+
+            /// Strangers have taken all places of a listener.
+            fn strangers_full(&self, listener: &str, full: &Full) {
+                tracing::warn!(code = Full::CODE, "{}", full.text(listener));
+            }
 
             /// What `action` would do. Changes nothing. Refuses what [`Self::action_execute`] would refuse.
             ///

@@ -24,6 +24,8 @@ pub struct Scripted {
     pub looks: AtomicU64,
     /// Seconds `group_create` takes.
     pub slow_secs: AtomicU64,
+    /// Listeners that were full of strangers, and who held the most places.
+    pub full: Mutex<Vec<(String, std::net::IpAddr)>>,
 }
 
 /// The token that may do everything.
@@ -152,6 +154,10 @@ impl BoxService for Scripted {
 
     fn machine(&self) -> &Self {
         self
+    }
+
+    fn strangers_full(&self, listener: &str, full: &reprise_api::strangers::Full) {
+        self.full.lock().expect("full").push((listener.to_owned(), full.busiest));
     }
 
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {

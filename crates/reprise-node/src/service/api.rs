@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reprise_api::server::Consequences;
+use reprise_api::strangers::Full;
 use reprise_api::*;
 use reprise_types::{RecordKind, Role, Seq};
 
@@ -251,6 +252,10 @@ impl BoxService for Node {
 
     fn machine(&self) -> &Machine {
         &self.0.machine
+    }
+
+    fn strangers_full(&self, listener: &str, full: &Full) {
+        self.0.board.strangers_full(listener, full);
     }
 
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {

@@ -9,7 +9,7 @@ use reprise_testkit::initiator::{Data, InitiatorError, LoginOptions, Session};
 use reprise_testkit::rng::Rng;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::boxes::{Appliance, BoxPlan, pair, until};
 use crate::http::Answer;
@@ -53,6 +53,7 @@ pub(crate) async fn run(setup: &Setup) -> Vec<Part> {
         "an unknown peer" => unknown_peer,
         "garbage on the link port" => garbage_on_the_link,
         "garbage on the iSCSI port" => garbage_on_iscsi,
+        "a flood of strangers" => flood,
         "settings that make no sense" => settings,
         "an address in use" => address_in_use,
         "a second daemon on the same pool" => second_daemon,
@@ -245,6 +246,41 @@ async fn garbage_on_iscsi(_: &Setup, w: &mut World) -> Result<String> {
     let error = unknown.err().context("a login to an unknown target succeeded")?;
     ensure!(matches!(error, InitiatorError::Login { class: 2, detail: 3 }), "unknown target: {error}");
     Ok("60 pieces of noise end their connections only; an unknown target is not found".into())
+}
+
+/// Connections of one address that say nothing, more than there are places, renewed all the time.
+async fn flood(_: &Setup, w: &mut World) -> Result<String> {
+    let knock = async |to| -> Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind("127.0.0.9:0".parse()?)?;
+        Ok(socket.connect(to).await?)
+    };
+    let target = w.a.iqn("main").await?;
+    let mut held = Vec::new();
+    let mut logins = 0;
+    for n in 0..600 {
+        held.push(knock(w.a.iscsi).await?);
+        held.push(knock(w.a.link).await?);
+        if n % 30 == 0 {
+            let options = LoginOptions::new(target.clone());
+            let login = tokio::time::timeout(Duration::from_secs(5), Session::login(w.a.iscsi, &options)).await;
+            login.context("a login hangs")??.logout().await?;
+            logins += 1;
+        }
+    }
+    let events = w.a.get("/api/v1/events?limit=1000").await?.body;
+    let full: Vec<&str> = events["events"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|e| e["code"] == "strangers-full")
+        .filter_map(|e| e["text"].as_str())
+        .collect();
+    for listener in ["iSCSI", "link"] {
+        let told = full.iter().filter(|t| t.starts_with(listener) && t.contains("127.0.0.9")).count();
+        ensure!(told == 1, "{told} events name {listener} and the address: {full:?}");
+    }
+    Ok(format!("{logins} of {logins} hosts got in, and an event each says who floods iSCSI and the link"))
 }
 
 /// Starts a daemon that is to refuse, and gives what it said.

@@ -222,7 +222,7 @@ impl Group {
                         }
                         self.peer.confirmed = false;
                         self.hold_link();
-                        self.units_say_again();
+                        self.units_say_again(start.seq);
                         self.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {

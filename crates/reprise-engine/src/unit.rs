@@ -6,7 +6,7 @@
 //! reach the mirror although the source has forgotten it, so the source says the state of every unit that ever had one
 //! again whenever a link comes up.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::unit;
@@ -87,6 +87,8 @@ pub(crate) struct Units {
     first: VecDeque<(Option<Io>, VolumeSlot, What)>,
     /// Versions of the superblock under way that a mirror's acknowledgement waits for.
     holding: usize,
+    /// The newest record that this box has appended of each volume's state (false) and size (true).
+    appended: BTreeMap<(VolumeSlot, bool), Seq>,
 }
 
 impl Group {
@@ -155,6 +157,7 @@ impl Group {
     fn unit_append(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
         let extent = Extent { volume, sector: Sector::ZERO, sectors: SectorCount::from_raw(0) };
         let seq = self.append(what.kind(), extent, what.payload());
+        self.units.appended.insert((volume, matches!(what, What::Size(_))), seq);
         self.units.changes.push_back(Change { seq, volume, what, io });
     }
 
@@ -220,20 +223,21 @@ impl Group {
         self.units.holding > 0
     }
 
-    /// The link is up: the mirror may hold a change that this box has forgotten.
-    pub(crate) fn units_say_again(&mut self) {
+    /// The link is up: the mirror may hold a change that this box has forgotten. It does not hold what is newer than `held`:
+    /// that reaches it in any case and is not said once more, or a link that comes and goes would fill the journal with it.
+    pub(crate) fn units_say_again(&mut self, held: Seq) {
         if has(Planted::UnitNotSaidAgain) || self.is_fenced() {
             return;
         }
         let known: Vec<VolumeSlot> = self.meta.volumes.iter().filter(|v| v.unit.is_some()).map(|v| v.slot).collect();
         for slot in known {
-            let under_way = self.units.changes.iter().filter(|c| c.volume == slot).map(|c| c.what.clone());
             let Some(volume) = self.meta.volume(slot) else { continue };
             let stored = [What::Size(volume.sectors), What::State(volume.unit.clone().unwrap_or_default())];
-            let (sizes, states): (Vec<What>, Vec<What>) =
-                stored.into_iter().chain(under_way).partition(|what| matches!(what, What::Size(_)));
-            for what in sizes.into_iter().last().into_iter().chain(states.into_iter().last()) {
-                self.unit_append(None, slot, what);
+            for what in stored {
+                let on_its_way = |seq: &Seq| *seq > held;
+                if !self.units.appended.get(&(slot, matches!(what, What::Size(_)))).is_some_and(on_its_way) {
+                    self.unit_append(None, slot, what);
+                }
             }
         }
     }

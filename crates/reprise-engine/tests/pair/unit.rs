@@ -251,7 +251,7 @@ fn a_change_that_nobody_was_told_of_is_taken_back_from_the_mirror() {
 }
 
 #[test]
-fn what_is_under_way_is_said_again_as_it_will_be() {
+fn what_is_under_way_reaches_the_mirror_as_it_will_be() {
     let mut pair = Pair::mirrored(&Setup::default());
     for volume in [0, 1] {
         let io = change(&mut pair.a, volume, state(1));
@@ -274,6 +274,43 @@ fn what_is_under_way_is_said_again_as_it_will_be() {
         assert_eq!(sizes, [5000, 2048]);
     }
     assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+}
+
+#[test]
+fn a_link_that_flaps_appends_nothing_that_is_on_its_way() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    for volume in [0, 1] {
+        let io = change(&mut pair.a, volume, state(1));
+        pair.rest();
+        pair.a.assert_done(io);
+    }
+    let before = pair.a.group.journal().written();
+    // Nothing becomes durable, as in a full cache.
+    pair.cut();
+    pair.a.hold(Kind::WriteCache);
+    for _ in 0..10 {
+        pair.connect();
+        pair.cut();
+    }
+    assert_eq!(pair.a.group.journal().written(), seq(before.get() + 4), "size and state of both units, once");
+    // It becomes durable, and nothing reaches the mirror.
+    pair.a.release(Kind::WriteCache);
+    pair.a.run();
+    for _ in 0..10 {
+        pair.connect_held();
+        pair.handshake();
+        pair.cut();
+    }
+    pair.a.run();
+    assert_eq!(pair.a.group.journal().written(), seq(before.get() + 4), "it is sent in any case");
+    pair.connect();
+    pair.rest();
+    assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+    // The mirror holds all of it: a link that comes up later says it again.
+    pair.cut();
+    pair.connect();
+    pair.rest();
+    assert_eq!(pair.a.group.journal().written(), seq(before.get() + 8));
 }
 
 #[test]

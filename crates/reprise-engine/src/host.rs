@@ -89,16 +89,27 @@ fn overlaps(a: &Extent, b: &Extent) -> bool {
     a.volume == b.volume && a.sector < b.end() && b.sector < a.end()
 }
 
+/// What an operation changes.
+fn changes(op: &HostOp) -> impl Iterator<Item = Extent> + '_ {
+    let (one, ranges) = match op {
+        HostOp::Read(_) | HostOp::Flush | HostOp::Unit { .. } => (None, None),
+        HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } | HostOp::OrWrite { extent, .. } => {
+            (Some(*extent), None)
+        }
+        HostOp::Zero { volume, ranges } => {
+            let extent = |(sector, sectors): &(Sector, SectorCount)| Extent {
+                volume: *volume,
+                sector: *sector,
+                sectors: *sectors,
+            };
+            (None, Some(ranges.iter().map(extent)))
+        }
+    };
+    one.into_iter().chain(ranges.into_iter().flatten())
+}
+
 fn touches(op: &HostOp, extent: &Extent) -> bool {
-    match op {
-        HostOp::Read(_) | HostOp::Flush | HostOp::Unit { .. } => false,
-        HostOp::Write { extent: own, .. }
-        | HostOp::CompareAndWrite { extent: own, .. }
-        | HostOp::OrWrite { extent: own, .. } => overlaps(own, extent),
-        HostOp::Zero { volume, ranges } => ranges
-            .iter()
-            .any(|(sector, sectors)| overlaps(&Extent { volume: *volume, sector: *sector, sectors: *sectors }, extent)),
-    }
+    changes(op).any(|own| overlaps(&own, extent))
 }
 
 impl Group {
@@ -108,12 +119,14 @@ impl Group {
             return;
         }
         let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
-        let behind = self.host.blocked.iter().any(|(_, waiting)| match waiting {
-            HostOp::Write { extent, .. } | HostOp::CompareAndWrite { extent, .. } | HostOp::OrWrite { extent, .. } => {
-                touches(&op, extent)
-            }
-            _ => false,
-        });
+        // Whatever changes sectors keeps its place before what comes later for them, zeros too: what is answered meanwhile
+        // would be gone when they have their turn.
+        let passed = |waiting: &HostOp| matches!(waiting, HostOp::Zero { .. }) && has(Planted::WaitingZerosPassed);
+        let behind = self
+            .host
+            .blocked
+            .iter()
+            .any(|(_, waiting)| !passed(waiting) && changes(waiting).any(|extent| touches(&op, &extent)));
         if held || behind {
             self.host.blocked.push_back((io, op));
             return;

@@ -25,6 +25,8 @@ reprise_types::planted! {
     ZeroSkipped,
     /// COMPARE AND WRITE does not hold its range.
     CompareHoldsNothing,
+    /// Zeros that wait for such a range hold back nothing that comes later.
+    WaitingZerosPassed,
     /// A group serves before what recovery chose is sealed.
     ServedBeforeSeal,
     /// A read is answered with what is not durable.

@@ -183,6 +183,12 @@ impl History {
         if covered { &[] } else { &lost.ids }
     }
 
+    /// Bytes that the records behind `after` up to `to` write or zero.
+    pub fn bytes_between(&self, after: Seq, to: Seq) -> u64 {
+        let records = self.records.get(after.get() as usize..to.get() as usize).unwrap_or(&[]);
+        records.iter().map(|r| r.extent.sectors.bytes().get()).sum()
+    }
+
     /// The host asks.
     pub fn asked(&mut self, id: u64, asked: Asked) {
         let pieces = |e: &Extent| {
@@ -249,6 +255,13 @@ impl History {
         if kind == RecordKind::Write && payload != content(id, &at) {
             return Err(format!("record {seq} does not hold what operation {id} wrote"));
         }
+        if let Some((sector, later)) = self.lands_on(id, kind, at) {
+            let volume = at.volume.get();
+            return Err(format!(
+                "record {seq} of operation {id} changes volume {volume} sector {sector} after operation {later}, which was \
+                 asked for later and was answered"
+            ));
+        }
         if let Asked::Compare(_, verify) = &op.asked {
             let sectors = at.sector.get()..at.end().get();
             let volume = at.volume.get();
@@ -272,6 +285,19 @@ impl History {
             self.versions[volume][s as usize].push((seq.get(), value));
         }
         Ok(())
+    }
+
+    /// A sector that a record of operation `id` changes, where one that was asked for later has changed it already and was
+    /// answered, and that one: its host was told that its content is there, and it is gone.
+    fn lands_on(&self, id: u64, kind: RecordKind, at: Extent) -> Option<(u64, u64)> {
+        // Which of several zeroings of the same extent it is cannot be seen: it may be the last.
+        let due = |(_, o): &(&u64, &Op)| kind == RecordKind::Zero && o.records.get(o.seen) == Some(&(kind, at));
+        let newest = self.ops.iter().rev().find(due).map_or(id, |(other, _)| id.max(*other));
+        let versions = &self.versions[usize::from(at.volume.get())];
+        (at.sector.get()..at.end().get()).find_map(|s| {
+            let (seq, later) = versions.get(s as usize)?.last()?;
+            (*later > newest && *seq <= self.acked.get()).then_some((s, *later))
+        })
     }
 
     /// A state of a unit goes to disk: what a host has asked for, or one that the unit may have, once more.

@@ -15,7 +15,8 @@ use crate::effect::{Effect, IoFault, Notice};
 use crate::group::{After, Group, Pending};
 use crate::planted::{Planted, has};
 
-/// Body bytes of one round, at most: memory of the round, and how long home is a mixture.
+/// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a
+/// mixture. A single batch is a round whatever it holds.
 pub const ROUND_BYTES_MAX: u64 = 16 << 20;
 /// Batches of one round, at most: bounds its table.
 const ROUND_BATCHES_MAX: usize = 1024;
@@ -26,6 +27,9 @@ const QUIET_MILLIS: u64 = 40;
 const LAZY_MILLIS_MAX: u64 = 10_000;
 /// One home write, at most: neighbouring extents are joined up to here.
 const HOME_WRITE_MAX: u64 = 1 << 20;
+/// One effect of zeros on a home, at most: a record may zero 512 GiB, which takes a disk hours, and nothing can be told to a
+/// disk meanwhile.
+const HOME_ZEROS_MAX: SectorCount = SectorCount::from_raw((64 << 20) / 512);
 /// Pieces of one home write, at most.
 const HOME_PIECES_MAX: usize = 256;
 
@@ -76,6 +80,21 @@ struct Writing {
     failed: Option<IoFault>,
 }
 
+impl Writing {
+    /// The next write, of zeros a piece of it, if there may be one.
+    fn pop_if(&mut self, may: bool) -> Option<HomeWrite> {
+        let (mut extent, bufs) = self.waiting.pop_front_if(|_| may)?;
+        if bufs.is_empty() && extent.sectors > HOME_ZEROS_MAX {
+            let mut rest = extent;
+            extent.sectors = HOME_ZEROS_MAX;
+            rest.sector = extent.end();
+            rest.sectors = SectorCount::from_raw(rest.sectors.get() - HOME_ZEROS_MAX.get());
+            self.waiting.push_front((rest, Vec::new()));
+        }
+        Some((extent, bufs))
+    }
+}
+
 /// The cursor.
 #[derive(Debug, Default)]
 pub(crate) struct Home {
@@ -107,30 +126,29 @@ impl Home {
 }
 
 impl Group {
-    /// Body bytes and the Seq up to which a round from `applied` on would go.
-    fn round_target(&self) -> (u64, Seq) {
+    /// The Seq up to which a round from `applied` on goes. It may end below `applying`, which stays what it is: after a
+    /// crash inside a round, and more so at the end of a first copy, home is a mixture up to there, and what waits below
+    /// may be more than memory holds.
+    fn round_target(&self) -> Seq {
         let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit());
         let limit = limit.filter(|_| !has(Planted::ApplyLimitIgnored)).unwrap_or(Seq::MAX);
-        let (mut bytes, mut to) = (0, self.meta.applied);
+        let (mut bytes, mut to) = (0u64, self.meta.applied);
         for count in 0.. {
-            let mixed = to < self.meta.applying && !has(Planted::ApplyingGoesBack);
-            if count >= ROUND_BATCHES_MAX && !mixed {
-                break;
-            }
             let Some(source) = self.journal.batch_after(to) else { break };
             let (last, len) = match &source {
                 BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
                 BatchSource::Disk(place) => (place.last_seq, place.len as u64),
             };
-            // After a crash inside a round home is a mixture up to the old `applying`, which no later round may fall
-            // short of.
-            let full = bytes > 0 && bytes + len > self.config.round_bytes && !mixed;
-            if last > limit || full {
+            let zeros = if has(Planted::ZerosUncounted) { 0 } else { self.journal.zeros_between(to, last) };
+            let with = bytes.saturating_add(len).saturating_add(zeros);
+            let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > self.config.round_bytes);
+            let unbounded = has(Planted::RoundUnbounded) && to < self.meta.applying;
+            if last > limit || full && !unbounded {
                 break;
             }
-            (bytes, to) = (bytes + len, last);
+            (bytes, to) = (with, last);
         }
-        (bytes, to)
+        to
     }
 
     pub(crate) fn home_pump(&mut self) {
@@ -154,7 +172,7 @@ impl Group {
         if !(quiet || overdue || self.fill.fraction() > 0.5 || much()) {
             return;
         }
-        let (_, to) = self.round_target();
+        let to = self.round_target();
         if to == self.meta.applied {
             return;
         }
@@ -284,7 +302,7 @@ impl Group {
         loop {
             let Round::Write(writing) = &mut self.home.round else { return };
             let room = writing.under_way == 0 || writing.under_way < writes_max && writing.bytes < bytes_max;
-            let Some((extent, bufs)) = writing.waiting.pop_front_if(|_| room) else { break };
+            let Some((extent, bufs)) = writing.pop_if(room) else { break };
             let bytes = extent.sectors.bytes().get();
             writing.under_way += 1;
             writing.bytes += bytes;

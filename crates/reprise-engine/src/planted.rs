@@ -11,6 +11,10 @@ reprise_types::planted! {
     MirrorAcksReceived,
     /// After a crash inside a round the next one announces less than the home may hold.
     ApplyingGoesBack,
+    /// A round has no bound where home is a mixture.
+    RoundUnbounded,
+    /// Zeros do not count in a round.
+    ZerosUncounted,
     /// At the end of a first copy `applying` stays behind the regions.
     MomentsBeforeCopyEnd,
     /// The source takes its instance for confirmed when it has sent its verdict.

@@ -17,7 +17,7 @@ use reprise_types::{
 
 use crate::planted::{Planted, has};
 use crate::read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
-use crate::segment::Segment;
+use crate::segment::{Rec, Segment};
 use crate::{Batch, Grant, Index, SegmentId, segment_offset};
 
 /// Batches that go to disk in one write, at most.
@@ -616,11 +616,12 @@ impl Journal {
     /// Home holds everything up to `to`, durably: reads go there from now on.
     pub fn forget_applied(&mut self, from: Seq, to: Seq) {
         let mut done = Vec::new();
-        self.for_records(from, to, |extent, _| done.push(extent));
+        self.for_records(from, to, |r, _| done.push(r.extent()));
         done.into_iter().for_each(|extent| self.index.remove(extent, to));
     }
 
-    fn for_records(&self, after: Seq, to: Seq, mut visit: impl FnMut(Extent, Seq)) {
+    /// Visits the records behind `after` up to `to` that change content and are in a segment.
+    fn for_records(&self, after: Seq, to: Seq, mut visit: impl FnMut(&Rec, Seq)) {
         let from = self.segments.partition_point(|s| s.last_seq() <= after);
         for segment in self.segments.range(from..) {
             let first = segment.header.first_seq.get();
@@ -631,16 +632,32 @@ impl Journal {
                     return;
                 }
                 if r.sectors > 0 {
-                    visit(r.extent(), seq);
+                    visit(r, seq);
                 }
             }
         }
     }
 
+    /// Adds the records behind `after` up to `to` to an index of those before, for whoever builds one in steps.
+    pub fn extend_index(&self, index: &mut Index, after: Seq, to: Seq) {
+        self.for_records(after, to, |r, seq| index.insert(r.extent(), seq));
+    }
+
     fn index_of(&self, after: Seq, to: Seq) -> Index {
         let mut index = Index::default();
-        self.for_records(after, to, |extent, seq| index.insert(extent, seq));
+        self.extend_index(&mut index, after, to);
         index
+    }
+
+    /// Bytes that durable records behind `after` up to `to` make read as zero.
+    pub fn zeros_between(&self, after: Seq, to: Seq) -> u64 {
+        let mut bytes = 0u64;
+        self.for_records(after, to, |r, _| {
+            if r.zero {
+                bytes = bytes.saturating_add(r.extent().sectors.bytes().get());
+            }
+        });
+        bytes
     }
 
     /// The index as it was at `seq`: the newest record up to there wins. Covers what is packed; `applied` is where
@@ -767,7 +784,8 @@ impl Journal {
     /// after `applied`: for reads that are rare.
     pub fn plan_as_of(&self, applied: Seq, seq: Seq, extent: Extent) -> ReadPlan {
         let mut index = Index::default();
-        self.for_records(applied, seq, |e, s| {
+        self.for_records(applied, seq, |r, s| {
+            let e = r.extent();
             if e.volume == extent.volume && e.sector < extent.end() && extent.sector < e.end() {
                 index.insert(e, s);
             }

@@ -37,6 +37,7 @@ fn a_pair_comes_to_rest_whatever_goes_wrong() {
         "{} runs: {} writes and {} reads checked, {} restarts, {} images compared, {} first copies, faults by class {:?}",
         sum.runs, c.writes, c.reads, c.restarts, c.images, c.copies, c.classes
     );
+    assert!(c.behind > 64, "no home was far behind at the end of a first copy: {} rounds", c.behind);
     let [writes, troubles, restarts] = sum.medians();
     assert!(
         writes >= 500 && troubles >= 5 && restarts >= 1,

@@ -5,7 +5,7 @@ use reprise_engine::{Effect, GroupMeta, Notice};
 use reprise_format::link::{CloseReason, CopyCursor, GroupState, Membership, Message, Row};
 use reprise_types::{BoxId, GroupId};
 
-use crate::harness::{FAULT, Kind, Setup, TestBox, content, extent, seq};
+use crate::harness::{FAULT, Kind, QUIET_MS, Setup, TestBox, content, extent, seq};
 use crate::pair::Pair;
 
 fn roomy(volumes: Vec<u64>) -> Setup {
@@ -438,6 +438,41 @@ fn at_the_end_of_a_copy_home_is_a_mixture_up_to_what_its_regions_hold() {
     assert_eq!(pair.b.stored().copy, None);
     pair.rest();
     assert!(pair.b.group.is_applied());
+}
+
+#[test]
+fn a_slow_home_at_the_end_of_a_copy_catches_up_round_by_round() {
+    const ROUND: u64 = 64 << 10;
+    let setup = Setup { volumes: vec![2048; 8], segments: 64, ram_tail: 0, round_bytes: ROUND };
+    let mut pair = Pair::apart(&setup);
+    pair.a.homes.iter_mut().for_each(|home| home.fill(1));
+    pair.a.hold(Kind::ReadHome);
+    pair.connect();
+    // Regions of the first volumes are read while these come; those of the others contain them.
+    for n in 0..160 {
+        pair.a.put(extent(0, n % 32 * 64, 64), content(n, 64));
+    }
+    pair.a.release(Kind::ReadHome);
+    pair.b.hold(Kind::ReadCache);
+    pair.run();
+    pair.rest();
+    assert!(pair.b.told().contains(&Notice::CopyComplete));
+    let at = pair.b.group.positions();
+    assert_eq!((at.applied, at.applying), (seq(0), seq(160)));
+    let mut rounds = 0;
+    while !pair.b.group.is_applied() {
+        pair.b.pass(QUIET_MS);
+        pair.b.run();
+        let asked = |e: &Effect| if let Effect::ReadCache { len, .. } = e { *len as u64 } else { 0 };
+        let reading: u64 = pair.b.asked.iter().map(asked).sum();
+        assert!(reading <= ROUND, "{reading} bytes are read for one round");
+        assert_eq!(pair.b.group.positions().applying, seq(160), "no moment before is offered");
+        rounds += u64::from(reading > 0);
+        (0..pair.b.waiting(Kind::ReadCache)).for_each(|_| pair.b.finish(Kind::ReadCache));
+    }
+    assert!(rounds > 64, "{rounds} rounds");
+    pair.rest();
+    assert!(pair.b.homes == pair.a.homes);
 }
 
 /// Delivers message by message until the mirror has stored something.

@@ -151,14 +151,14 @@ fn a_round_takes_1024_batches() {
 }
 
 #[test]
-fn after_a_crash_inside_a_round_the_next_one_falls_not_short_of_it() {
+fn after_a_crash_inside_a_round_no_moment_before_its_end_is_offered_by_smaller_ones() {
     let mut a = serving();
     (0..4).for_each(|n| a.put(extent(0, n * 9, 1), content(n, 1)));
     a.hold(Kind::WriteHome);
     a.rest();
     a.finish(Kind::WriteHome);
     assert_eq!(a.stored().applying, seq(4));
-    // Home is a mixture up to 4: whatever the limit, no moment before is offered.
+    // Home is a mixture up to 4. Rounds may be smaller than the one that was cut off; the mixture is what it is.
     a.config.round_bytes = 1;
     a.restart();
     a.hold(Kind::FlushHome);
@@ -166,29 +166,106 @@ fn after_a_crash_inside_a_round_the_next_one_falls_not_short_of_it() {
     for n in 4..6 {
         a.put(extent(0, n * 9, 1), content(n, 1));
     }
-    a.finish(Kind::FlushHome);
-    a.run();
-    assert_eq!(a.stored().applied, seq(4), "all four in one round");
-    a.rest();
-    assert_eq!(applying(&a), seq(5), "and from there on one by one");
+    for applied in 1..=4 {
+        a.finish(Kind::FlushHome);
+        a.run();
+        assert_eq!((a.stored().applied, applying(&a)), (seq(applied), seq(4.max(applied + 1))), "one by one");
+        a.rest();
+    }
     a.release(Kind::FlushHome);
     a.rest();
     assert!(a.group.is_applied());
 }
 
+/// Bytes of the journal that the group has asked for and not got.
+fn reading(a: &TestBox) -> u64 {
+    let len = |e: &Effect| if let Effect::ReadCache { len, .. } = e { *len as u64 } else { 0 };
+    a.asked.iter().map(len).sum()
+}
+
 #[test]
-fn a_mixture_of_more_batches_than_a_round_takes_is_one_round() {
+fn a_mixture_of_more_batches_than_a_round_takes_is_several_rounds() {
     let mut a = TestBox::serving(&Setup { segments: 64, ..Setup::default() });
     (0..1030).for_each(|n| a.put(extent(0, n, 1), content(n, 1)));
     // As at the end of a first copy, whose regions hold content up to there.
-    let mixture = GroupMeta { applying: seq(1028), ..a.stored() };
+    let mixture = GroupMeta { applying: seq(1030), ..a.stored() };
     a.store(&mixture);
     a.restart();
     a.hold(Kind::FlushHome);
     a.rest();
     a.finish(Kind::FlushHome);
     a.run();
-    assert_eq!(a.stored().applied, seq(1028));
+    assert_eq!((a.stored().applied, a.stored().applying), (seq(1024), seq(1030)));
+}
+
+#[test]
+fn a_backlog_below_applying_is_read_round_by_round() {
+    // A mirror whose home was slow while a first copy ended: more than 64 rounds wait, and home is a mixture up to the last.
+    const ROUND: u64 = 64 << 10;
+    let setup = Setup { segments: 64, round_bytes: ROUND, volumes: vec![1 << 14], ..Setup::default() };
+    let mut a = TestBox::serving(&setup);
+    a.hold(Kind::FlushHome);
+    (0..160).for_each(|n| a.put(extent(0, n * 64, 64), content(n, 64)));
+    let mixture = GroupMeta { applying: seq(160), ..a.stored() };
+    a.store(&mixture);
+    a.restart();
+    a.hold(Kind::ReadCache);
+    let mut rounds = 0;
+    while !a.group.is_applied() {
+        a.pass(QUIET_MS);
+        a.run();
+        assert!(reading(&a) <= ROUND, "{} bytes are read for one round", reading(&a));
+        assert!(applying(&a) == seq(160), "home is a mixture up to there until then");
+        rounds += u64::from(reading(&a) > 0);
+        a.release(Kind::ReadCache);
+        // What one round has asked for comes; the next one begins when that is applied.
+        while a.waiting(Kind::ReadCache) > 0 {
+            a.finish(Kind::ReadCache);
+        }
+        a.hold(Kind::ReadCache);
+        a.run();
+    }
+    assert!(rounds > 64, "{rounds} rounds");
+    assert_eq!(a.home(extent(0, 159 * 64, 64)), content(159, 64));
+}
+
+#[test]
+fn zeros_count_in_a_round() {
+    let setup = Setup { volumes: vec![1 << 16, 1 << 16], ..Setup::default() };
+    // 16 MiB with what the batches take themselves: three of four are a round of 16 MiB, and one that is larger is one.
+    for (sectors, first) in [(8 << 10, 3), (1 << 14, 1), (1 << 16, 1), (16, 8)] {
+        let mut a = TestBox::serving(&setup);
+        a.hold(Kind::ZeroHome);
+        (0..8).for_each(|n| zero(&mut a, n % 2, 0, sectors));
+        a.rest();
+        assert_eq!(applying(&a), seq(first), "zeros of {sectors} sectors");
+        a.release(Kind::ZeroHome);
+        a.rest();
+        assert!(a.group.is_applied());
+    }
+}
+
+#[test]
+fn zeros_are_64_mebibytes_at_a_time() {
+    const PIECE: u64 = (64 << 20) / 512;
+    let mut a = TestBox::serving(&Setup { volumes: vec![2 * PIECE + 9, 8], ..Setup::default() });
+    a.homes.iter_mut().for_each(|home| home.fill(1));
+    a.hold(Kind::ZeroHome);
+    zero(&mut a, 0, 3, 2 * PIECE + 5);
+    zero(&mut a, 1, 0, 8);
+    a.pass(QUIET_MS);
+    a.run();
+    for (at, len) in [(3, PIECE), (3 + PIECE, PIECE), (3 + 2 * PIECE, 5)] {
+        assert_eq!(home_writes(&a), [(extent(0, at, len), true)], "one after the other");
+        a.finish(Kind::ZeroHome);
+    }
+    assert_eq!(a.group.durable().seq, seq(2), "the record is one");
+    a.release(Kind::ZeroHome);
+    a.rest();
+    assert!(a.group.is_applied());
+    let edges = [extent(0, 0, 3), extent(0, 2 * PIECE + 8, 1)].map(|e| a.home(e).iter().all(|b| *b == 1));
+    assert_eq!(edges, [true; 2], "what lies beside");
+    assert!(a.home(extent(0, 3, 2 * PIECE + 5)).iter().chain(a.home(extent(1, 0, 8))).all(|b| *b == 0));
 }
 
 #[test]

@@ -237,7 +237,8 @@ fn tell(sum: &Sum, failed: u64, took: Duration) {
     println!(
         "{} runs, {failed} failed, {} stopped and said why, {:.1} simulated hours in {:.0} s ({factor:.0} x real time); \
          {} writes and {} reads checked, {} restarts, {} images compared, {} first copies, {} handshakes, {} faults said \
-         aloud, {} commands of a person, {} comparisons, {} events",
+         aloud, {} commands of a person, {} comparisons, {} rounds checked, up to {} of them behind at the end of a first \
+         copy, {} events",
         sum.runs,
         sum.stopped,
         simulated as f64 / 3600.0,
@@ -251,6 +252,8 @@ fn tell(sum: &Sum, failed: u64, took: Duration) {
         c.detected,
         c.commands,
         c.compared,
+        c.rounds,
+        c.behind,
         c.events
     );
 }

@@ -185,6 +185,8 @@ pub struct SimBox {
     pub segments: u32,
     /// Latencies are multiplied by this.
     pub slow: u64,
+    /// Latencies of what is written to its homes are multiplied by this at least.
+    pub slow_home: u64,
     /// The next such operations take so long.
     pub hanging: Vec<(Hanging, u64)>,
     /// What it last wanted to be known as trimmed.
@@ -282,6 +284,7 @@ impl SimBox {
             life: 0,
             segments,
             slow: 1,
+            slow_home: 1,
             hanging: Vec::new(),
             trimmed: Seq::ZERO,
             rot_read: false,
@@ -578,7 +581,7 @@ impl SimBox {
     pub fn heal(&mut self) {
         self.disks.cache.heal();
         self.disks.homes.iter_mut().for_each(SimDisk::heal);
-        self.slow = 1;
+        (self.slow, self.slow_home) = (1, 1);
         self.hanging.clear();
         self.rot_read = false;
     }

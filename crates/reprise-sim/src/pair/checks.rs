@@ -10,7 +10,7 @@ use crate::pair::world::{World, say};
 
 impl World {
     /// The line of history that box n is on.
-    fn line(&self, n: usize) -> &History {
+    pub(super) fn line(&self, n: usize) -> &History {
         match &self.other_line {
             Some(other) if n == 1 => other,
             _ => &self.history,
@@ -143,6 +143,7 @@ impl World {
         if n == 0 {
             self.check_comparison();
         }
+        self.check_round(n);
         if n == 1 {
             self.mirror_written = self.mirror_written.max(written);
             let passing = self.passing.as_ref().map_or(Seq::ZERO, History::end);

@@ -14,6 +14,7 @@ mod newer;
 mod operations;
 mod person;
 pub mod plan;
+mod rounds;
 mod run;
 mod scenes;
 mod shrink;

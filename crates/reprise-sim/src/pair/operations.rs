@@ -30,13 +30,16 @@ impl World {
         };
         let spike = if self.rng.one_in(500) { 50 } else { 1 };
         let life = self.boxes[n].life;
-        let mut delay = micros * 1_000 * spike * self.boxes[n].slow;
+        let home = matches!(effect, Effect::WriteHome { .. } | Effect::ZeroHome { .. } | Effect::FlushHome { .. });
+        let slow = self.boxes[n].slow.max(if home { self.boxes[n].slow_home } else { 1 });
+        let mut delay = micros * 1_000 * spike * slow;
         let hanging = &mut self.boxes[n].hanging;
         if let Some(i) = hanging.iter().position(|(what, _)| hangs(*what, &effect, again, trims)) {
             let (_, time) = hanging.swap_remove(i);
             say!(self, "{}: {} hangs", Self::name(n), effect_name(&effect));
             delay = delay.max(time);
         }
+        self.check_read(n, &effect);
         self.order += 1;
         let op = self.order;
         if let Some(p) = &mut self.boxes[n].process {

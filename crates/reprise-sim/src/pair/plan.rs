@@ -15,6 +15,8 @@ pub const MS: u64 = 1_000_000;
 /// Nanoseconds in a second.
 pub const SEC: u64 = 1_000 * MS;
 
+/// Bytes of a home round: few, more, and as the product has them.
+const ROUND_BYTES: [u64; 3] = [64 << 10, 512 << 10, 16 << 20];
 /// One in so many seeds has scenes beside what chance brings.
 const SCENES_EVERY: u64 = 5;
 /// One in so many seeds has rot in the mirror's homes and bytes of a newer release; a remainder that no kept seed has.
@@ -25,6 +27,11 @@ const FORK_EVERY: u64 = 16;
 const FORK_AT: u64 = 7;
 /// As many have a source that forgets in a first copy.
 const FORGET_AT: u64 = 11;
+/// As many have a first copy to a mirror whose home is slow; they take what shows it: small rounds, room for a backlog of
+/// more than 64 of them, and a line that brings it in time.
+const SLOW_HOME_AT: u64 = 1;
+const SLOW_HOME_SEGMENTS: u32 = 16;
+const SLOW_HOME_BANDWIDTH: u64 = 12 << 20;
 
 /// What a host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +161,8 @@ pub enum Trouble {
     Drift(usize, i64),
     /// The disk of a box is slow by this factor for so long.
     Slow(usize, u64, u64),
+    /// The homes of a box take writes slower by this factor for so long.
+    SlowHome(usize, u64, u64),
     /// The next such operation of a box takes so long; others pass it.
     Hang(usize, Hanging, u64),
     /// The power goes so many disk operations from here.
@@ -220,7 +229,7 @@ impl Trouble {
             Self::Older(1, _) => 15,
             Self::Older(..) => 16,
             Self::Nested(..) => 17,
-            Self::Slow(..) | Self::Hang(..) => 18,
+            Self::Slow(..) | Self::SlowHome(..) | Self::Hang(..) => 18,
             Self::MemoryShort(..) => 19,
             Self::Newer(..) => 20,
             Self::Pause(_) | Self::Ambush(_) => 0,
@@ -473,24 +482,34 @@ impl Plan {
         if !scenes && seed % FORK_EVERY == FORGET_AT {
             scenes::add_forgotten(&mut Rng::new(seed ^ 0x66_6f72_6765), &mut items, length);
         }
+        let slow_home = !scenes && seed % FORK_EVERY == SLOW_HOME_AT;
+        if slow_home {
+            scenes::add_slow_home(&mut Rng::new(seed ^ 0x73_6c_6f_77), &mut items, length);
+        }
         if seed % LATER_EVERY == LATER_AT {
             add_later(&mut Rng::new(seed ^ 0x6c_6174_6572), &mut items, length);
         }
         items.sort_by_key(|i| i.at);
         let segments = |rng: &mut Rng| if heavy { rng.range(40, 60) as u32 } else { rng.range(7, 16) as u32 };
-        Self {
+        let mut plan = Self {
             seed,
             items,
             length,
             segments: [segments(&mut rng), segments(&mut rng)],
             // Scenes are about what goes to a disk.
             ram_tail: [0, 64 << 10, 1 << 20, 8 << 20][rng.below(4) as usize & if scenes { 2 } else { 3 }],
-            round_bytes: [64 << 10, 512 << 10, 16 << 20][rng.below(3) as usize],
+            round_bytes: ROUND_BYTES[rng.below(3) as usize],
             dsync: rng.one_in(2),
             latency: [20_000, 500_000, 5 * MS, 50 * MS, 150 * MS][rng.below(5) as usize],
             bandwidth: [32_000, 1 << 20, 12 << 20, 125 << 20, 125 << 20][rng.below(5) as usize],
             without: BTreeSet::new(),
+        };
+        if slow_home {
+            plan.segments = plan.segments.map(|n| n.max(SLOW_HOME_SEGMENTS));
+            plan.bandwidth = plan.bandwidth.max(SLOW_HOME_BANDWIDTH);
+            plan.round_bytes = ROUND_BYTES[0];
         }
+        plan
     }
 
     /// True where a person knows more than to restart what stopped, and compares the boxes from time to time.

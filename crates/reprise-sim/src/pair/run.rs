@@ -195,6 +195,8 @@ impl Counts {
         self.detected += other.detected;
         self.commands += other.commands;
         self.compared += other.compared;
+        self.rounds += other.rounds;
+        self.behind = self.behind.max(other.behind);
         self.cache_full += other.cache_full;
         self.undetectable += other.undetectable;
         self.events += other.events;

@@ -184,6 +184,28 @@ fn forgotten(rng: &mut Rng) -> Scene {
     Scene { troubles, busy: (0, lost + 4 * SEC), heavy: rng.one_in(2), reads: false }
 }
 
+/// A first copy to a mirror whose home is slow. Its last region is read when hosts have written a lot, so that home is a
+/// mixture up to there when the copy ends; what it has applied by then is little.
+fn slow_home(rng: &mut Rng) -> Scene {
+    let reading = rng.range(8, 12) * SEC;
+    let mut copy: Vec<_> = (0..4).map(|_| (0, Trouble::Hang(0, Hanging::HomeRead, reading))).collect();
+    copy.push((0, Trouble::SlowHome(1, rng.range(500, 2_000), reading + rng.range(20, 40) * SEC)));
+    if rng.one_in(2) {
+        // And again, from what the superblock says.
+        let n = if rng.one_in(3) { 0 } else { 1 };
+        copy.push((reading + rng.range(1_000, 20_000) * MS, Trouble::PowerCut(n, rng.range(1, 300) * MS)));
+    }
+    let troubles = vec![(0, Trouble::Emptied), (0, Trouble::Ambush(copy))];
+    Scene { troubles, busy: (SEC, reading + 6 * SEC), heavy: true, reads: false }
+}
+
+/// Adds a first copy to a slow home to a plan of this length.
+pub(super) fn add_slow_home(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let scene = slow_home(rng);
+    let begin = length / 4 + rng.below(length / 4);
+    play(rng, items, scene, begin, length);
+}
+
 /// Adds scenes to a plan of this length; a fork ends most runs and is the last.
 pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
     let count = rng.range(3, 6);

@@ -115,6 +115,10 @@ impl World {
                 self.boxes[n].slow = factor;
                 self.after(time, Next::Speed { n });
             }
+            Trouble::SlowHome(n, factor, time) => {
+                self.boxes[n].slow_home = factor;
+                self.after(time, Next::Speed { n });
+            }
             Trouble::Hang(n, what, time) => self.boxes[n].hanging.push((what, time)),
             Trouble::Soon(n, operations) => {
                 if self.boxes[n].process.is_none() || self.cut_after[n].is_some() {

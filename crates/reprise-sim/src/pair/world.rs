@@ -17,6 +17,7 @@ use crate::pair::net::Conn;
 use crate::pair::newer::Changed;
 use crate::pair::operations::token_of;
 use crate::pair::plan::{HostAction, MS, Plan, SEC, Trouble, What};
+use crate::pair::rounds::Rounds;
 
 /// Operations a host has under way at most.
 const OUTSTANDING_MAX: usize = 32;
@@ -162,6 +163,10 @@ pub struct Counts {
     pub commands: u64,
     /// Comparisons of both boxes that came to an end.
     pub compared: u64,
+    /// Rounds of homes that were checked.
+    pub rounds: u64,
+    /// The most rounds that a home was behind when its first copy ended.
+    pub behind: u64,
     /// Times hosts waited for a full cache.
     pub cache_full: u64,
     /// Tails that a lone box lost with a disk that had lied, and that nobody could have known of.
@@ -218,6 +223,8 @@ pub struct World {
     pub(super) cut_after: [Option<(u64, VecDeque<u64>)>; 2],
     /// The comparison that is at work.
     pub(super) comparing: Option<u64>,
+    /// Rounds of the boxes' homes.
+    pub(super) rounds: [Rounds; 2],
     /// Rot in the mirror's homes.
     pub(super) home_rot: HomeRot,
     /// Bytes of a newer release on the boxes' caches.
@@ -279,6 +286,7 @@ impl World {
             unreadable: [0; 2],
             cut_after: [None, None],
             comparing: None,
+            rounds: [Rounds::default(), Rounds::default()],
             home_rot: HomeRot::default(),
             newer: [None, None],
             ambush: Vec::new(),
@@ -378,7 +386,7 @@ impl World {
                 }
             }
             Next::Unblock { from } => self.unblock(from),
-            Next::Speed { n } => self.boxes[n].slow = 1,
+            Next::Speed { n } => (self.boxes[n].slow, self.boxes[n].slow_home) = (1, 1),
             Next::Memory { n } => {
                 if let Some(p) = &mut self.boxes[n].process {
                     p.group.set_memory_short(false);
@@ -627,6 +635,7 @@ impl World {
             }
             Notice::CopyComplete => {
                 self.counts.copies += u64::from(n == 0);
+                self.counts.behind = self.counts.behind.max(self.rounds_behind(n));
                 // The mirror has a whole image from here on.
                 self.after(0, Next::View { n });
             }

@@ -45,6 +45,8 @@ pub struct GroupConfig {
     pub link_window: u64,
     /// Body bytes of one home round, at most: [`crate::ROUND_BYTES_MAX`] but in the simulator, which takes small ones too.
     pub round_bytes: u64,
+    /// Records that a moment is put together from, at most: [`crate::MOMENT_RECORDS_MAX`] but in tests.
+    pub moment_records: u64,
 }
 
 /// A command that cannot be done now.
@@ -363,6 +365,9 @@ impl Group {
         let mut at = self.now.mono.plus_millis(250);
         if self.pace_until > self.now.mono {
             at = at.min(self.pace_until);
+        }
+        if let Some(step) = self.verify.step_at() {
+            at = at.min(step);
         }
         at
     }

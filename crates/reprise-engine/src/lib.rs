@@ -27,4 +27,4 @@ pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoF
 pub use group::{CommandError, Group, GroupConfig, GroupStats};
 pub use home::ROUND_BYTES_MAX;
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
-pub use verify::{VerifyEnd, VerifyPlan, VerifyReport};
+pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

@@ -6,6 +6,9 @@
 //! only hashes travel. Where a region differs, it is asked for again sector by sector, and with
 //! [`VerifyPlan::repair`] the source's content is sent: the source is what the mirror follows.
 //!
+//! The view of a moment is an index of the records that home lacks. Hosts are served meanwhile, so it is put together a step of
+//! [`STEP_RECORDS`] at a time, and where more than [`MOMENT_RECORDS_MAX`] wait for home there is no comparison before it has caught up.
+//!
 //! What bounds it: [`REGIONS_MAX`] regions in memory, [`VerifyPlan::bytes_per_sec`], and the cache. When that fills beyond
 //! [`FILL_MAX`] on either box, the comparison ends without a result rather than slow a host down.
 
@@ -33,6 +36,15 @@ const HASHES_MAX: usize = 1024;
 const ASKS_MAX: usize = 16;
 /// Fill of the cache at which a comparison ends.
 const FILL_MAX: f64 = 0.75;
+/// Records that a moment is put together from, at most: some 170 MB of index beside the journal's own. Where more wait for a
+/// home there is no comparison.
+pub const MOMENT_RECORDS_MAX: u64 = 4 << 20;
+/// Records that are added to a moment in one step, some 2 ms, and the pause between two.
+const STEP_RECORDS: u64 = 8 << 10;
+const STEP_MILLIS: u64 = 5;
+/// Why a source does not begin, and what its mirror says.
+const SOURCE_BEHIND: &str = "too many writes wait for the home of the source; compare again when it has caught up";
+const MIRROR_BEHIND: &str = "too many writes wait for the home of the mirror; compare again when it has caught up";
 /// Extents that a report names; their sectors are counted all.
 const EXTENTS_MAX: usize = 256;
 /// Bytes of a hash.
@@ -117,6 +129,12 @@ pub(crate) struct RegionRead {
 struct View {
     /// Where home was: what is behind it may not be trimmed.
     base: Seq,
+    /// The moment.
+    at: Seq,
+    /// Records up to here are in the index.
+    filled: Seq,
+    /// When the next step is due.
+    step_at: Mono,
     index: Index,
 }
 
@@ -165,6 +183,8 @@ struct Run {
 struct Held {
     id: u64,
     at: Point,
+    /// The source knows that the moment can be read.
+    told: bool,
     asks: usize,
     fix: Option<Fix>,
 }
@@ -199,6 +219,16 @@ impl Verify {
     /// No round begins: home would pass the moment.
     pub(crate) fn holds_home(&self) -> bool {
         self.view.is_some() || self.held.is_some()
+    }
+
+    /// The moment can be read.
+    fn is_open(&self) -> bool {
+        self.view.as_ref().is_some_and(|v| v.filled == v.at)
+    }
+
+    /// When the next step of a moment that is being put together is due.
+    pub(crate) fn step_at(&self) -> Option<Mono> {
+        self.view.as_ref().filter(|v| v.filled < v.at).map(|v| v.step_at)
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -246,6 +276,9 @@ impl Group {
         }
         if self.verify.run.is_some() {
             return not("a comparison is at work already");
+        }
+        if self.records_behind(self.journal.durable().seq) > self.config.moment_records {
+            return not(SOURCE_BEHIND);
         }
         let first = self.region_at(None);
         if first.is_none() {
@@ -296,9 +329,24 @@ impl Group {
         self.settle(now);
     }
 
+    /// Records that home lacks of a moment.
+    fn records_behind(&self, at: Seq) -> u64 {
+        at.since(self.positions().applied)
+    }
+
     fn hold_moment(&mut self, at: Point) {
-        let base = self.positions().applied;
-        self.verify.view = Some(View { base, index: self.journal.index_at(base, at.seq) });
+        let (base, step_at) = (self.positions().applied, self.now.mono);
+        self.verify.view = Some(View { base, at: at.seq, filled: base, step_at, index: Index::default() });
+        self.verify_fill();
+    }
+
+    /// The next step of a moment that is being put together, if it is due.
+    fn verify_fill(&mut self) {
+        let now = self.now.mono;
+        let Some(view) = self.verify.view.as_mut().filter(|v| v.filled < v.at && v.step_at <= now) else { return };
+        let to = Seq::from_raw(view.filled.get().saturating_add(STEP_RECORDS)).min(view.at);
+        self.journal.extend_index(&mut view.index, view.filled, to);
+        (view.filled, view.step_at) = (to, now.plus_millis(STEP_MILLIS));
     }
 
     fn verify_send(&mut self, message: Message) {
@@ -368,8 +416,10 @@ impl Group {
             }
             return self.verify_end(VerifyEnd::Stopped { reason: "the cache fills while the moment is held" });
         }
+        self.verify_fill();
         self.verify_take_moment();
         let now = self.now.mono;
+        let open = self.verify.is_open();
         let Some(run) = &mut self.verify.run else { return };
         let rate = run.plan.bytes_per_sec.max(REGION_SECTORS * 512);
         // At most a quarter of a second is made up for.
@@ -383,7 +433,7 @@ impl Group {
             let Some(run) = &mut self.verify.run else { return };
             // An old region that takes its time is waited for: the hashes behind it are kept until it is digested.
             let full = run.regions.len() >= REGIONS_MAX || run.hashes.len() >= HASHES_MAX;
-            let Some(at) = run.next.filter(|_| run.ready && !full && run.budget > 0) else { return };
+            let Some(at) = run.next.filter(|_| run.ready && open && !full && run.budget > 0) else { return };
             let left = self.meta.volume(at.0).map_or(0, |v| v.sectors.get().saturating_sub(at.1));
             let sectors = SectorCount::from_raw(left.min(REGION_SECTORS));
             let next = self.region_at(Some(at));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reprise_format::link::{Message, VerifyFix, VerifyFixed, VerifyReady};
 use reprise_types::{Extent, SectorCount};
 
-use super::{ASKS_MAX, Fix, Held, REGION_SECTORS, RegionRead, VerifyEnd, VerifyStep};
+use super::{ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, RegionRead, VerifyEnd, VerifyStep};
 use crate::effect::{Effect, IoFault};
 use crate::group::{Group, Pending};
 use crate::host::Reader;
@@ -26,7 +26,7 @@ impl Group {
                 match refused {
                     Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
                     None => {
-                        self.verify.held = Some(Held { id: m.id, at: m.at, asks: 0, fix: None });
+                        self.verify.held = Some(Held { id: m.id, at: m.at, told: false, asks: 0, fix: None });
                         self.verify_take_moment();
                     }
                 }
@@ -34,7 +34,7 @@ impl Group {
             Message::VerifyAsk(m) => {
                 let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
                 let inside = self.verify_inside(&extent) && m.grain.get() > 0;
-                let open = self.verify.view.is_some();
+                let open = self.verify.is_open();
                 let Some(held) = self.verify.held.as_mut().filter(|h| h.id == m.id && open && inside) else { return };
                 if held.asks >= ASKS_MAX {
                     return;
@@ -59,31 +59,40 @@ impl Group {
             && volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
     }
 
-    /// Once everything up to the moment is durable here, and is the same history, it is held.
+    /// Once everything up to the moment is durable here, and is the same history, it is held; the source is told when it can
+    /// be read.
     pub(super) fn verify_take_moment(&mut self) {
-        let waits = self.verify.view.is_none() && self.verify.run.is_none();
-        let Some(held) = self.verify.held.as_ref().filter(|_| waits) else { return };
+        let Some(held) = self.verify.held.as_ref().filter(|h| !h.told && self.verify.run.is_none()) else { return };
         let (id, at) = (held.id, held.at);
         if self.journal.durable().seq < at.seq {
             return;
         }
-        let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
-        let refused = if same {
-            self.hold_moment(at);
-            String::new()
-        } else {
+        let mut refused = "";
+        if self.verify.view.is_none() {
+            let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
+            if !same {
+                refused = "the mirror holds another history at the moment";
+            } else if self.records_behind(at.seq) > self.config.moment_records {
+                refused = MIRROR_BEHIND;
+            } else {
+                self.hold_moment(at);
+            }
+        }
+        if !refused.is_empty() {
             self.verify.held = None;
-            "the mirror holds another history at the moment".to_owned()
-        };
-        self.verify_send(VerifyReady { id, refused }.into());
+        } else if !self.verify.is_open() {
+            return;
+        } else if let Some(held) = &mut self.verify.held {
+            held.told = true;
+        }
+        self.verify_send(VerifyReady { id, refused: refused.to_owned() }.into());
     }
 
     /// Writes what the source holds to the home, where home is what the moment is read from.
     fn verify_fix(&mut self, m: &VerifyFix, payload: Bytes) {
         let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
         let fits = self.verify_inside(&extent) && payload.len() as u64 == m.sectors.bytes().get();
-        let idle =
-            self.verify.view.is_some() && self.verify.held.as_ref().is_some_and(|h| h.id == m.id && h.fix.is_none());
+        let idle = self.verify.is_open() && self.verify.held.as_ref().is_some_and(|h| h.id == m.id && h.fix.is_none());
         if !fits || !idle {
             return;
         }

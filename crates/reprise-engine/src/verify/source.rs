@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reprise_format::link::{Message, VerifyAsk, VerifyFix};
 use reprise_types::{Extent, Sector, SectorCount, VolumeSlot};
 
-use super::{EXTENTS_MAX, HASH_LEN, Phase, VerifyEnd, hash, hashes};
+use super::{EXTENTS_MAX, HASH_LEN, MIRROR_BEHIND, Phase, VerifyEnd, hash, hashes};
 use crate::effect::Effect;
 use crate::group::Group;
 use crate::planted::{Planted, has};
@@ -31,6 +31,7 @@ impl Group {
         match message {
             Message::VerifyReady(m) if Some(m.id) == current => match m.refused.is_empty() {
                 true => run.ready = true,
+                false if m.refused == MIRROR_BEHIND => self.verify_end(VerifyEnd::Stopped { reason: MIRROR_BEHIND }),
                 false => self.verify_end(VerifyEnd::Stopped { reason: "the mirror cannot hold the moment" }),
             },
             Message::VerifyHashes(m) if Some(m.id) == current => {

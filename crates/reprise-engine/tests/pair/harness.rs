@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use reprise_engine::{
     Branch, CacheFill, CopyState, Effect, Event, Group, GroupConfig, GroupMeta, HostError, HostOp, HostReply, Io,
-    IoFault, LinkInput, Notice, PeerMeta, ROUND_BYTES_MAX, Token, VolumeMeta,
+    IoFault, LinkInput, MOMENT_RECORDS_MAX, Notice, PeerMeta, ROUND_BYTES_MAX, Token, VolumeMeta,
 };
 use reprise_format::batch::hash_start;
 use reprise_format::link::{CloseReason, Instance, Message};
@@ -248,6 +248,7 @@ impl TestBox {
             },
             link_window: 32 << 20,
             round_bytes: setup.round_bytes,
+            moment_records: MOMENT_RECORDS_MAX,
         };
         let now = Now { mono: Mono::from_millis(1_000_000), wall: WallMicros::from_raw(1_700_000_000_000_000) };
         let start = JournalStart::empty(base, meta.incarnation + 1);

@@ -1,7 +1,7 @@
 //! Comparisons: two images at one moment while both go on, what ends them, and what is repaired.
 
 use bytes::Bytes;
-use reprise_engine::{CacheFill, CommandError, Event, VerifyEnd, VerifyPlan, VerifyReport};
+use reprise_engine::{CacheFill, CommandError, Event, HostOp, VerifyEnd, VerifyPlan, VerifyReport};
 use reprise_format::link::{Message, VerifyAsk, VerifyClose, VerifyFix, VerifyOpen};
 use reprise_types::{Extent, HistoryHash, Sector, SectorCount};
 
@@ -323,6 +323,86 @@ fn a_mirror_refuses_a_moment_that_it_cannot_hold() {
     let r = compare(&mut pair, FAST);
     assert_eq!(r.end, stopped("the mirror cannot hold the moment"));
     assert_eq!((r.digest, r.is_equal()), (None, false));
+}
+
+/// A pair whose homes stay where they are while hosts write so many records.
+fn behind(records: u64) -> Pair {
+    let mut pair = Pair::mirrored(&Setup { volumes: vec![1 << 15], segments: 64, ..Setup::default() });
+    pair.a.hold(Kind::FlushHome);
+    pair.b.hold(Kind::FlushHome);
+    for n in 0..records {
+        pair.a.put_later(extent(0, n, 1), n);
+        if n % 256 == 255 {
+            pair.run();
+        }
+    }
+    pair.rest();
+    assert_eq!(pair.a.group.durable().seq, seq(records));
+    assert_eq!(pair.b.group.durable(), pair.a.group.durable());
+    assert_eq!((pair.a.group.positions().applied, pair.b.group.positions().applied), (seq(0), seq(0)));
+    pair
+}
+
+#[test]
+fn a_moment_of_many_records_is_put_together_in_steps() {
+    // 8192 records in a step, 5 ms between two.
+    let mut pair = behind(2 * 8192 + 1);
+    pair.line_held = true;
+    begin(&mut pair, FAST);
+    assert!(pair.a.group.deadline() <= pair.a.now.mono.plus_millis(5), "the next step is not waited for");
+    // The mirror, too, begins with one step and answers after the third.
+    assert!(pair.deliver_one(true));
+    for step in 1..3 {
+        assert_eq!((refusals(&pair.b), asks(&pair.a)), (vec![], vec![]), "after {step} steps");
+        pair.pass(4);
+        // Hosts are served between two steps, and do not bring the next one.
+        let io = pair.a.ask(HostOp::Read(extent(0, 7, 1)));
+        assert_eq!(pair.a.data(io), content(7, 1));
+        assert_eq!(refusals(&pair.b), [""; 0]);
+        pair.pass(1);
+    }
+    assert_eq!(refusals(&pair.b), [""]);
+    pair.line_held = false;
+    for _ in 0..40 {
+        pair.run();
+        pair.pass(1);
+    }
+    assert!(report(&pair.a).is_equal(), "{:?}", report(&pair.a));
+    assert_eq!(report(&pair.a).at.seq, seq(2 * 8192 + 1));
+}
+
+#[test]
+fn there_is_no_comparison_while_too_many_records_wait_for_a_home() {
+    let mut pair = behind(5);
+    // As if it were the bound of the product.
+    let limited = |end: &mut TestBox, moment_records| {
+        end.config.moment_records = moment_records;
+        end.restart();
+        end.hold(Kind::FlushHome);
+        end.run();
+    };
+    for (source, mirror, end) in [
+        (4, 5, Err("too many writes wait for the home of the source; compare again when it has caught up")),
+        (5, 4, Ok(stopped("too many writes wait for the home of the mirror; compare again when it has caught up"))),
+        (5, 5, Ok(Some(VerifyEnd::Compared))),
+    ] {
+        pair.cut();
+        limited(&mut pair.a, source);
+        limited(&mut pair.b, mirror);
+        pair.connect();
+        let begun = pair.a.command(|g, now| g.verify(now, FAST));
+        match end {
+            Err(reason) => assert_eq!(begun, not(reason)),
+            Ok(end) => {
+                begun.unwrap();
+                for _ in 0..40 {
+                    pair.run();
+                    pair.pass(1);
+                }
+                assert_eq!(report(&pair.a).end, end);
+            }
+        }
+    }
 }
 
 #[test]

@@ -98,6 +98,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         },
         link_window: deps.limits.link_window,
         round_bytes: reprise_engine::ROUND_BYTES_MAX,
+        moment_records: reprise_engine::MOMENT_RECORDS_MAX,
     };
     let slot = opened.slot;
     let group = Group::open(clock::now(), config, opened.meta, opened.superblock_version, opened.start);

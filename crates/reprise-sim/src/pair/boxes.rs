@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use reprise_engine::{
-    Branch, CacheFill, CopyState, Effect, Group, GroupConfig, GroupMeta, IoFault, MetaError, PeerMeta, Token,
-    VolumeMeta,
+    Branch, CacheFill, CopyState, Effect, Group, GroupConfig, GroupMeta, IoFault, MOMENT_RECORDS_MAX, MetaError,
+    PeerMeta, Token, VolumeMeta,
 };
 use reprise_format::FormatError;
 use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
@@ -376,6 +376,7 @@ impl SimBox {
             },
             link_window: 32 << 20,
             round_bytes: self.round_bytes,
+            moment_records: MOMENT_RECORDS_MAX,
         };
         let end = recovered.start.end();
         let group = Group::open(self.clock.now(t), config, meta, version, recovered.start);

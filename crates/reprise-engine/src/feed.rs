@@ -193,6 +193,10 @@ impl Group {
                     Ok(records) => records,
                     Err(fault) => return self.feed_fault(&fault),
                 };
+                if !self.homes_hold(&records) {
+                    // It comes again, when the home may have grown.
+                    return self.link_close(CloseReason::NotReady);
+                }
                 self.journal.append_batch(batch);
                 self.unit_records(records);
                 #[cfg(feature = "planted")]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::{self, SUPERBLOCK_COPY_LEN, SuperblockKind, VOLUMES_MAX};
 use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
-use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, Seq, VolumeSlot};
+use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{CacheFill, Effect, Event, HostError, Io, IoFault, LinkInput, Notice, Token};
 use crate::feed::Feed;
@@ -76,6 +76,9 @@ pub enum CommandError {
     /// No such volume.
     #[error("no such volume in the group")]
     NoVolume,
+    /// The home has no room for the size.
+    #[error("the home of the volume has no room for that size")]
+    HomeTooSmall,
     /// Initiators are logged in.
     #[error("initiators are logged in to the group; log them out first")]
     InUse,
@@ -150,7 +153,7 @@ pub(crate) enum After {
     /// Units are known to have a state: its records may follow.
     UnitsKnown,
     /// States of units are kept: hosts are answered, the peer is told.
-    UnitsKept(Vec<Io>),
+    UnitsKept { done: Vec<Io>, sizes: Vec<(VolumeSlot, SectorCount)> },
     /// Nothing waits for it.
     Nothing,
 }
@@ -166,6 +169,7 @@ pub(crate) enum Pending {
     Feed(crate::feed::FeedStep),
     Verify(crate::verify::VerifyStep),
     Rot(crate::rot::RotStep),
+    Replay(crate::unit::ReplayStep),
 }
 
 /// A group on this box. See the crate's head.
@@ -212,7 +216,8 @@ pub struct Group {
 
 impl Group {
     /// Opens a group after recovery. `superblock_version` is the durable one that `meta` came from, `start` what
-    /// recovery found; the seal goes out as the first effect and nothing is served before it is durable.
+    /// recovery found. What the journal holds of units and the superblock does not is read first, then the seal goes out;
+    /// nothing is served before that is durable.
     pub fn open(
         now: Now,
         config: GroupConfig,
@@ -256,7 +261,7 @@ impl Group {
             rot: Rot::default(),
             units: Units::default(),
         };
-        group.persist(After::MirrorStarted);
+        group.units_replay(true);
         if has(Planted::ServedBeforeSeal) {
             group.journal_held = false;
         }
@@ -413,6 +418,7 @@ impl Group {
             (Pending::Feed(step), result) => self.feed_step(step, result),
             (Pending::Verify(step), result) => self.verify_step(step, result),
             (Pending::Rot(step), result) => self.rot_step(step, result),
+            (Pending::Replay(step), result) => self.replay_step(step, result),
         }
     }
 
@@ -466,7 +472,7 @@ impl Group {
                 After::MirrorStarted => self.journal_held = false,
                 After::LinkOpen(life) if life == self.link_life => self.link_held = false,
                 After::UnitsKnown => self.units_known(),
-                After::UnitsKept(done) => self.units_kept(&done),
+                After::UnitsKept { done, sizes } => self.units_kept(&done, &sizes),
                 After::LinkOpen(_) | After::Nothing => {}
             }
         }

@@ -180,9 +180,9 @@ impl Group {
             return Some(HostError::NotSource);
         }
         let inside = |e: &Extent| {
-            let volume = self.meta.volume(e.volume).filter(|_| !self.is_retired(e.volume));
+            let sectors = self.served_sectors(e.volume).filter(|_| !self.is_retired(e.volume));
             let end = e.sector.checked_add(e.sectors);
-            volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
+            sectors.zip(end).is_some_and(|(sectors, end)| end.get() <= sectors.get())
         };
         let fits = match op {
             HostOp::Flush => true,

@@ -61,6 +61,8 @@ reprise_types::planted! {
     UnitNotStored,
     /// A source does not say the state of its units again when the link is up.
     UnitNotSaidAgain,
+    /// What the journal holds of units and the superblock does not is not taken up at a start.
+    UnitsNotReplayed,
     /// A comparison takes every region for equal.
     HashesNotCompared,
     /// A comparison sends what differs in several regions at once to a mirror that takes one run at a time.

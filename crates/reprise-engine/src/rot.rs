@@ -145,6 +145,7 @@ impl Group {
         }
         self.rot.rotten = None;
         self.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
+        self.units_replay_unread();
         if std::mem::take(&mut self.rot.home_detached) && self.home_may_attach() && self.home.attach() {
             self.notice(Notice::HomeAttached);
         }
@@ -276,6 +277,7 @@ impl Group {
                         if let Some(rotten) = self.rot.rotten.take() {
                             self.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
                         }
+                        self.units_replay_unread();
                     }
                 }
             }

@@ -1,10 +1,16 @@
 //! What logical units remember beside their content: reservations, saved mode parameters, and their size.
 //!
 //! A change takes a Seq like a write, so that it reaches the mirror in order. The superblock of each box holds the newest
-//! state: on the source a change is answered when the record *and* the superblock are durable, on the mirror a record is
-//! acknowledged when both are. Between the two writes of a change a crash leaves a record that nobody was told of. It may
-//! reach the mirror although the source has forgotten it, so the source says the state of every unit that ever had one
-//! again whenever a link comes up.
+//! state: on the source a change is answered, and hosts are served a size, when the record *and* the superblock are durable;
+//! on the mirror a record is acknowledged when both are. A crash between the two writes of a change leaves a record that
+//! nobody was told of: it is taken up at the next start (`replay`), since what follows it counts too. A source whose disk
+//! has lost it may have a mirror that holds it, so the source says the state of every unit that ever had one again
+//! whenever a link comes up.
+//!
+//! A mirror takes no size that its home has no room for: the record would be durable, and the writes that follow it would
+//! have no place.
+
+mod replay;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,6 +24,8 @@ use crate::effect::{Effect, HostError, HostReply, Io};
 use crate::group::{After, CommandError, Group, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 use crate::meta::GroupMeta;
 use crate::planted::{Planted, has};
+use replay::Replay;
+pub(crate) use replay::ReplayStep;
 
 /// A change that has a Seq and is not durable.
 #[derive(Debug)]
@@ -68,6 +76,10 @@ impl What {
             _ => None,
         }
     }
+
+    fn is_size(&self) -> bool {
+        matches!(self, Self::Size(_))
+    }
 }
 
 /// A change in a batch of the peer.
@@ -89,6 +101,18 @@ pub(crate) struct Units {
     holding: usize,
     /// The newest record that this box has appended of each volume's state (false) and size (true).
     appended: BTreeMap<(VolumeSlot, bool), Seq>,
+    /// Sizes that the durable superblock holds, of volumes for which a larger one is on its way there.
+    lasting: BTreeMap<VolumeSlot, SectorCount>,
+    /// Records that sizes (true) and states of units come from, as far as this process has seen them.
+    taken: BTreeMap<(VolumeSlot, bool), Seq>,
+    /// What the homes have room for.
+    homes: BTreeMap<VolumeSlot, SectorCount>,
+    /// A size of the source that a home here has no room for.
+    too_large: Option<(VolumeSlot, SectorCount)>,
+    replay: Option<Replay>,
+    replays: u64,
+    /// A replay could not read all that it needed.
+    unread: bool,
 }
 
 impl Group {
@@ -157,7 +181,7 @@ impl Group {
     fn unit_append(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
         let extent = Extent { volume, sector: Sector::ZERO, sectors: SectorCount::from_raw(0) };
         let seq = self.append(what.kind(), extent, what.payload());
-        self.units.appended.insert((volume, matches!(what, What::Size(_))), seq);
+        self.units.appended.insert((volume, what.is_size()), seq);
         self.units.changes.push_back(Change { seq, volume, what, io });
     }
 
@@ -165,7 +189,7 @@ impl Group {
     /// superblock hold it.
     ///
     /// # Errors
-    /// Not on the source, no such volume, a first copy or a comparison is under way.
+    /// Not on the source, no such volume, no room in its home, a first copy or a comparison is under way.
     pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
         self.source_only()?;
         let copying = self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
@@ -173,10 +197,51 @@ impl Group {
             return Err(CommandError::Busy);
         }
         self.meta.volume(slot).filter(|v| v.sectors < sectors).ok_or(CommandError::NoVolume)?;
+        if !self.home_holds(slot, sectors) {
+            return Err(CommandError::HomeTooSmall);
+        }
         self.now = now;
         self.unit_change(None, slot, What::Size(sectors));
         self.settle(now);
         Ok(())
+    }
+
+    /// The home of a volume has room for so many sectors: said at the start, and when it has grown.
+    pub fn set_home_size(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) {
+        self.units.homes.insert(slot, sectors);
+        let fits = self.units.too_large.take_if(|(of, wanted)| *of == slot && *wanted <= sectors).is_some();
+        if fits && self.is_ready() {
+            self.units.unread = true;
+            self.units_replay_unread();
+        }
+        self.settle(now);
+    }
+
+    fn home_holds(&self, slot: VolumeSlot, sectors: SectorCount) -> bool {
+        self.units.homes.get(&slot).is_none_or(|have| sectors <= *have)
+    }
+
+    /// On a mirror: a size that the source has given a volume and that its home here has no room for. Nothing more is taken
+    /// from the source until it has.
+    pub fn home_too_small(&self) -> Option<(VolumeSlot, SectorCount)> {
+        self.units.too_large
+    }
+
+    /// Size of a volume as hosts may know it: what a crash leaves at least.
+    pub fn served_sectors(&self, slot: VolumeSlot) -> Option<SectorCount> {
+        let volume = self.meta.volume(slot)?;
+        Some(self.units.lasting.get(&slot).copied().unwrap_or(volume.sectors))
+    }
+
+    /// The homes have room for the sizes among changes of the peer, or which has not is noted.
+    pub(crate) fn homes_hold(&mut self, records: &[UnitRecord]) -> bool {
+        let sizes = records.iter().filter_map(|r| match r.what {
+            What::Size(sectors) => Some((r.volume, sectors)),
+            What::State(_) => None,
+        });
+        let beyond = sizes.into_iter().find(|(volume, sectors)| !self.home_holds(*volume, *sectors));
+        self.units.too_large = beyond.or(self.units.too_large);
+        beyond.is_none()
     }
 
     /// A batch of the peer was taken: changes in it count once they are durable.
@@ -188,11 +253,11 @@ impl Group {
 
     /// Everything up to `durable` is durable. True while the superblock has to follow before a peer is told.
     pub(crate) fn units_durable(&mut self, durable: Seq) -> bool {
-        let mut done = Vec::new();
+        let (mut done, mut sizes) = (Vec::new(), Vec::new());
         let mut changed = false;
         while let Some(change) = self.units.changes.pop_front_if(|change| change.seq <= durable) {
             changed = true;
-            change.what.apply(&mut self.meta, change.volume);
+            sizes.extend(self.unit_take(change.volume, change.seq, change.what));
             done.extend(change.io);
         }
         if changed {
@@ -200,18 +265,56 @@ impl Group {
                 self.units_answer(&done);
                 return false;
             }
-            self.units.holding += 1;
-            self.persist(After::UnitsKept(done));
+            self.units_keep(done, sizes);
         }
         self.units.holding > 0
+    }
+
+    /// A record counts from here on, if it is the newest of its volume. Gives the size, where it is a larger one.
+    fn unit_take(&mut self, slot: VolumeSlot, seq: Seq, what: What) -> Option<(VolumeSlot, SectorCount)> {
+        let taken = self.units.taken.entry((slot, what.is_size())).or_default();
+        if *taken > seq {
+            return None;
+        }
+        if let What::Size(sectors) = what
+            && !self.home_holds(slot, sectors)
+        {
+            self.units.too_large = Some((slot, sectors));
+            return None;
+        }
+        *self.units.taken.entry((slot, what.is_size())).or_default() = seq;
+        let before = self.meta.volume(slot)?.sectors;
+        let larger = match what {
+            What::Size(sectors) if sectors <= before => return None,
+            What::Size(sectors) => Some(sectors),
+            What::State(_) => None,
+        };
+        what.apply(&mut self.meta, slot);
+        larger.map(|sectors| {
+            self.units.lasting.entry(slot).or_insert(before);
+            (slot, sectors)
+        })
+    }
+
+    /// Puts what was taken on its way to the superblock.
+    fn units_keep(&mut self, done: Vec<Io>, sizes: Vec<(VolumeSlot, SectorCount)>) {
+        self.units.holding += 1;
+        self.persist(After::UnitsKept { done, sizes });
     }
 
     fn units_answer(&mut self, done: &[Io]) {
         self.effects.extend(done.iter().map(|io| Effect::Reply(*io, Ok(HostReply::Done))));
     }
 
-    pub(crate) fn units_kept(&mut self, done: &[Io]) {
+    pub(crate) fn units_kept(&mut self, done: &[Io], sizes: &[(VolumeSlot, SectorCount)]) {
         self.units.holding -= 1;
+        for (slot, sectors) in sizes {
+            if self.meta.volume(*slot).is_some_and(|v| v.sectors > *sectors) {
+                self.units.lasting.insert(*slot, *sectors);
+            } else {
+                self.units.lasting.remove(slot);
+            }
+        }
         self.units_answer(done);
         if self.units.holding == 0 && self.meta.role == Role::Mirror {
             self.feed_durable(self.journal.durable());
@@ -235,7 +338,7 @@ impl Group {
             let stored = [What::Size(volume.sectors), What::State(volume.unit.clone().unwrap_or_default())];
             for what in stored {
                 let on_its_way = |seq: &Seq| *seq > held;
-                if !self.units.appended.get(&(slot, matches!(what, What::Size(_)))).is_some_and(on_its_way) {
+                if !self.units.appended.get(&(slot, what.is_size())).is_some_and(on_its_way) {
                     self.unit_append(None, slot, what);
                 }
             }
@@ -245,6 +348,8 @@ impl Group {
     /// The journal begins anew, without the records that were under way.
     pub(crate) fn units_forget(&mut self) {
         self.units.changes.clear();
+        self.units.taken.clear();
+        self.units.replay = None;
     }
 
     pub(crate) fn units_fail(&mut self) -> Vec<Io> {
@@ -252,7 +357,7 @@ impl Group {
         let changes = std::mem::take(&mut self.units.changes).into_iter().filter_map(|c| c.io);
         // Those whose record is durable wait for a superblock that may never be.
         let kept = self.after.iter_mut().filter_map(|(_, after)| match after {
-            After::UnitsKept(done) => Some(std::mem::take(done)),
+            After::UnitsKept { done, .. } => Some(std::mem::take(done)),
             _ => None,
         });
         first.chain(changes).chain(kept.flatten()).collect()

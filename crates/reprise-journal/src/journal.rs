@@ -388,6 +388,22 @@ impl Journal {
         self.index = self.index_of(applied, self.durable.seq);
     }
 
+    /// Durable batches behind `after` that hold records of something else than content, oldest first.
+    pub fn batches_with_changes(&self, after: Seq) -> VecDeque<BatchPlace> {
+        let mut found: VecDeque<BatchPlace> = VecDeque::new();
+        let from = self.segments.partition_point(|s| s.last_seq() <= after);
+        for segment in self.segments.range(from..) {
+            let seqs = (segment.header.first_seq.get()..).map(Seq::from_raw);
+            let changes = seqs.zip(&segment.records).filter(|(seq, r)| r.sectors == 0 && *seq > after);
+            for (seq, _) in changes.take_while(|(seq, _)| *seq <= self.durable.seq) {
+                if found.back().is_none_or(|place| place.last_seq < seq) {
+                    found.extend(self.disk_batch(seq));
+                }
+            }
+        }
+        found
+    }
+
     /// True when a segment is needed now or soon. The engine asks the pool's allocator and answers with
     /// [`Self::grant`].
     pub fn wants_segment(&self) -> bool {

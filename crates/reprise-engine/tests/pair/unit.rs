@@ -1,6 +1,7 @@
 //! What units remember, and their size: stored on both boxes before anybody is told.
 
-use reprise_engine::{CommandError, HostError, HostOp, Io, VerifyPlan};
+use bytes::Bytes;
+use reprise_engine::{CommandError, HostError, HostOp, Io, Notice, VerifyPlan};
 use reprise_format::link::Message;
 use reprise_format::superblock::{SUPERBLOCK_COPY_LEN, copies_of, group_copies};
 use reprise_types::{InitiatorPort, Registration, SectorCount, UnitState};
@@ -229,25 +230,149 @@ fn states_are_said_again_whenever_a_link_comes_up() {
     assert_eq!((stored(&pair.b, 0), stored(&pair.b, 1)), (None, Some(state(1))));
 }
 
+/// The record becomes durable and the superblock is not written: what follows it in the journal counts, so it counts too.
 #[test]
-fn a_change_that_nobody_was_told_of_is_taken_back_from_the_mirror() {
+fn a_change_that_only_the_journal_holds_is_taken_up_at_a_start() {
     let mut pair = Pair::mirrored(&Setup::default());
     let io = change(&mut pair.a, 0, state(1));
     pair.rest();
     pair.a.assert_done(io);
-    // The record becomes durable and reaches the mirror, the source's superblock is not written, and the source ends.
     pair.a.hold(Kind::Superblock);
-    let lost = change(&mut pair.a, 0, state(2));
+    let untold = change(&mut pair.a, 0, state(2));
     pair.rest();
-    assert!(!pair.a.is_answered(lost));
-    assert_eq!(stored(&pair.b, 0), Some(state(2)));
+    assert!(!pair.a.is_answered(untold));
+    assert_eq!((stored(&pair.a, 0), stored(&pair.b, 0)), (Some(state(1)), Some(state(2))));
     pair.cut();
     pair.a.restart();
+    assert_eq!(pair.a.waiting(Kind::Superblock), 0, "it is read before the seal goes out");
     pair.a.run();
-    assert_eq!(stored(&pair.a, 0), Some(state(1)));
+    assert_eq!(stored(&pair.a, 0), Some(state(2)));
     pair.connect();
     pair.rest();
-    assert_eq!(stored(&pair.b, 0), Some(state(1)), "both remember the same");
+    assert_eq!(stored(&pair.b, 0), Some(state(2)), "both remember the same");
+}
+
+fn size(end: &TestBox, volume: usize) -> u64 {
+    end.group.meta().volumes[volume].sectors.get()
+}
+
+/// The mirror's journal held the size and writes behind the old end, its superblock did not. It came back with the old size,
+/// and with the source gone it would have served that.
+#[test]
+fn a_mirror_knows_the_size_that_its_journal_holds_when_it_comes_back() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    for end in [&mut pair.a, &mut pair.b] {
+        end.homes[1].resize(4096 * 512, 0);
+    }
+    pair.b.hold(Kind::Superblock);
+    for sectors in [3000, 4096] {
+        assert_eq!(resize(&mut pair.a, 1, sectors), Ok(()));
+        pair.pass(20);
+        pair.run();
+    }
+    pair.a.put(extent(1, 4000, 96), content(1, 96));
+    pair.pass(20);
+    pair.run();
+    let durable = pair.b.group.durable();
+    assert_eq!((durable, pair.b.stored().volumes[1].sectors.get()), (pair.a.group.durable(), 2048));
+    pair.cut();
+    pair.b.restart();
+    pair.b.run();
+    assert_eq!((pair.b.group.durable(), size(&pair.b, 1)), (durable, 4096));
+    assert_eq!(pair.b.stored().volumes[1].sectors.get(), 4096, "before it is ready");
+    assert_eq!(pair.a.group.positions().peer_durable, Some(seq(0)));
+    pair.connect();
+    pair.rest();
+    assert_eq!(pair.b.home(extent(1, 4000, 96)), content(1, 96));
+}
+
+/// Hosts were served a size when its record was durable; a crash before the superblock took back what they wrote behind the
+/// old end.
+#[test]
+fn hosts_are_served_a_size_when_the_superblock_holds_it() {
+    let mut a = TestBox::serving(&Setup::default());
+    a.homes[1].resize(4096 * 512, 0);
+    assert_eq!(resize(&mut a, 1, 3000), Ok(()));
+    a.run();
+    a.hold(Kind::Superblock);
+    assert_eq!(resize(&mut a, 1, 3500), Ok(()));
+    a.run();
+    assert_eq!(resize(&mut a, 1, 4096), Ok(()));
+    a.run();
+    let served = |a: &TestBox| a.group.served_sectors(slot(1)).unwrap().get();
+    assert_eq!((size(&a, 1), served(&a)), (4096, 3000));
+    for (at, served_now) in [(3000, 3500), (3500, 4096)] {
+        let io = a.write(extent(1, at, 1), content(1, 1));
+        assert_eq!(a.error(io), HostError::Range);
+        a.finish(Kind::Superblock);
+        a.run();
+        assert_eq!(served(&a), served_now);
+        a.put(extent(1, at, 1), content(1, 1));
+    }
+    a.put(extent(1, 4095, 1), content(2, 1));
+    a.restart();
+    a.run();
+    assert_eq!((size(&a, 1), served(&a)), (4096, 4096));
+    assert_eq!(a.get(extent(1, 4095, 1)), content(2, 1));
+}
+
+#[test]
+fn a_change_that_cannot_be_read_at_a_start_is_taken_up_once_the_other_box_has_repaired_it() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.hold(Kind::Superblock);
+    let io = change(&mut pair.a, 0, state(1));
+    pair.pass(20);
+    pair.run();
+    pair.a.assert_done(io);
+    pair.cut();
+    pair.b.restart();
+    let read = pair.b.take(Kind::ReadCache, 0);
+    pair.b.answer_with(&read, Bytes::new());
+    pair.b.run();
+    assert!(pair.b.group.is_ready(), "it opens with what the superblock has");
+    assert!(pair.b.told().iter().any(|n| matches!(n, Notice::JournalUnreadable(_))));
+    assert_eq!(stored(&pair.b, 0), None);
+    pair.connect();
+    pair.rest();
+    assert_eq!(stored(&pair.b, 0), Some(state(1)));
+    assert_eq!(pair.b.group.rotten(), None);
+}
+
+/// A mirror took the record of a size that its home had no room for: the home failed at the first write behind the old end,
+/// and after a start the group did not open any more.
+#[test]
+fn a_mirror_takes_no_size_that_its_home_has_no_room_for() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    let room = |end: &mut TestBox, sectors: u64| {
+        end.command(|g, now| g.set_home_size(now, slot(1), SectorCount::from_raw(sectors)));
+    };
+    room(&mut pair.a, 3000);
+    assert_eq!(resize(&mut pair.a, 1, 4096), Err(CommandError::HomeTooSmall));
+    pair.a.homes[1].resize(4096 * 512, 0);
+    room(&mut pair.a, 4096);
+    room(&mut pair.b, 2048);
+    assert_eq!(resize(&mut pair.a, 1, 4096), Ok(()));
+    pair.rest();
+    pair.a.put(extent(1, 4000, 96), content(1, 96));
+    pair.rest();
+    assert!(!pair.up, "it hangs up");
+    assert_eq!((pair.b.group.durable().seq, size(&pair.b, 1)), (seq(0), 2048));
+    assert_eq!(pair.b.group.home_too_small(), Some((slot(1), SectorCount::from_raw(4096))));
+    assert!(!pair.b.group.home_detached());
+    pair.b.restart();
+    room(&mut pair.b, 2048);
+    pair.b.run();
+    assert!(pair.b.group.is_ready());
+    pair.connect();
+    pair.rest();
+    assert!(!pair.up && pair.b.group.home_too_small().is_some(), "as before");
+    pair.b.homes[1].resize(4096 * 512, 0);
+    room(&mut pair.b, 4096);
+    assert_eq!(pair.b.group.home_too_small(), None);
+    pair.connect();
+    pair.rest();
+    assert_eq!((pair.b.group.durable(), size(&pair.b, 1)), (pair.a.group.durable(), 4096));
+    assert_eq!(pair.b.home(extent(1, 4000, 96)), content(1, 96));
 }
 
 #[test]

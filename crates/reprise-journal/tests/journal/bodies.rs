@@ -210,6 +210,37 @@ fn records_of_some_kinds_are_found_in_a_batch() {
     assert!(journal.check_body(sent[1].clone()).unwrap().records_of(&kinds).is_empty(), "the last batch has none");
 }
 
+#[test]
+fn batches_with_other_records_than_content_are_found_once_they_are_durable() {
+    let state = |volume, fill: u8| NewRecord {
+        kind: RecordKind::Reservation,
+        extent: extent(volume, 0, 0),
+        payload: vec![fill; 512].into(),
+    };
+    let zero = NewRecord { kind: RecordKind::Zero, extent: extent(0, 0, 9), payload: Bytes::new() };
+    let sent = bodies(&[
+        vec![state(1, 5), write(2, extent(0, 0, 1)), state(3, 6)],
+        vec![write(4, extent(0, 0, 1)), zero],
+        vec![write(6, extent(0, 0, 1)), state(7, 9)],
+    ]);
+    let mut bench = Bench::new(0);
+    for body in sent {
+        bench.journal.append_body(body).unwrap();
+    }
+    let found = |bench: &Bench, after| {
+        let places = bench.journal.batches_with_changes(seq(after));
+        places.iter().map(|p| (p.first_seq.get(), p.last_seq.get())).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&bench, 0), [], "nothing is durable");
+    bench.flush();
+    assert_eq!(found(&bench, 0), [(1, 3), (6, 7)]);
+    assert_eq!(found(&bench, 2), [(1, 3), (6, 7)]);
+    assert_eq!(found(&bench, 3), [(6, 7)]);
+    assert_eq!(found(&bench, 7), []);
+    bench.restart(0);
+    assert_eq!(found(&bench, 0), [(1, 3), (6, 7)], "as after a start");
+}
+
 /// A mirror's batches are as the source packed them: more of them than a write may take wait in the queue.
 #[test]
 fn many_batches_go_out_in_writes_of_four_mib() {

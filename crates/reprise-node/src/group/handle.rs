@@ -41,6 +41,8 @@ pub enum Command {
     RemoveVolume(VolumeSlot, Reply<VolumeMeta>),
     /// The opened home of a volume, to be given more room.
     Home(VolumeSlot, Reply<Arc<Media>>),
+    /// The home of a volume has the size that it has.
+    HomeGrown(VolumeSlot, Reply<()>),
     /// A volume's homes have more room: it has this size from here on.
     Resize(VolumeSlot, SectorCount, Reply<()>),
     /// Hosts may write a volume or not.
@@ -167,6 +169,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// Why the home leg is detached, where it is.
     pub home_detached: Option<String>,
+    /// On a mirror: a size that the source has given a volume and that its home here has no room for.
+    pub home_too_small: Option<(VolumeSlot, SectorCount)>,
     /// Why a segment of the cache could not be prepared, the last time that was tried.
     pub segment_fault: Option<String>,
     /// Records of the journal that cannot be read here: first, last, and whether no peer holds them.

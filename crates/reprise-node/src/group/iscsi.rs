@@ -17,7 +17,7 @@ use reprise_scsi::{
     AluaState, BlockSize, Completion, Lun, LunMap, LunNumber, NotReady, Op, PeerPort, Sanitize, ScsiError, TargetPort,
     UnitAttention,
 };
-use reprise_types::{BoxId, Extent, InitiatorPort, Mono, PoolBuf, Role, VolumeId, VolumeSlot};
+use reprise_types::{BoxId, Extent, InitiatorPort, Mono, PoolBuf, Role, SectorCount, VolumeId, VolumeSlot};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -136,11 +136,12 @@ impl Owner {
             alua: own,
             peer: peer.map(|number| PeerPort { group: number, relative_port: number, alua: other }),
         };
-        let volumes: Vec<VolumeMeta> =
-            group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot)).cloned().collect();
+        let shown = group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot));
+        let volumes: Vec<(VolumeMeta, SectorCount)> =
+            shown.map(|v| (v.clone(), group.served_sectors(v.slot).unwrap_or(v.sectors))).collect();
         drop(group);
-        let units = volumes.into_iter().map(|v| {
-            let mut lun = Lun::new(v.id, v.sectors, BlockSize::from(v.block_size));
+        let units = volumes.into_iter().map(|(v, sectors)| {
+            let mut lun = Lun::new(v.id, sectors, BlockSize::from(v.block_size));
             lun.thin = v.thin;
             lun.read_only = v.read_only;
             lun.not_ready = unavailable.then_some(NotReady::Unavailable);
@@ -268,7 +269,7 @@ impl Owner {
             return;
         };
         let extent = |sector, sectors| Extent { volume: slot, sector, sectors };
-        let of_len = |len: usize| reprise_types::SectorCount::from_raw(len as u64 / 512);
+        let of_len = |len: usize| SectorCount::from_raw(len as u64 / 512);
         let op = match op {
             Op::Read { sector, sectors } => HostOp::Read(extent(sector, sectors)),
             Op::Write { sector, data, .. } => HostOp::Write { extent: extent(sector, of_len(data.len())), data },

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
 use reprise_iscsi::{Acl, TaskTag, Throttle};
 use reprise_media::{DurabilityChoice, Media, Ring};
-use reprise_types::{BufPool, Mono, VolumeSlot};
+use reprise_types::{BufPool, Mono, SectorCount, VolumeSlot};
 use tokio::sync::{Notify, mpsc};
 
 use super::handle::GroupNotice;
@@ -113,6 +113,14 @@ impl Owner {
             segment_pause: Cell::default(),
             deps,
         })
+    }
+
+    /// Tells the engine what room the home of a volume has.
+    pub(super) fn home_grown(&self, slot: VolumeSlot) {
+        let size = self.homes.borrow().get(&slot).map(|home| home.size().get());
+        if let Some(size) = size {
+            self.group.borrow_mut().set_home_size(clock::now(), slot, SectorCount::from_raw(size / 512));
+        }
     }
 
     /// Names an operation of a host. All of it has come; how long it waits for its answer counts from here.

@@ -108,6 +108,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         stats: group.stats(),
         ready: false,
         home_detached: None,
+        home_too_small: None,
         segment_fault: None,
         rotten: None,
         verify: None,
@@ -147,6 +148,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
     let mut faults = super::faults::Switch::from_env(&owner.deps.name);
     #[cfg(feature = "test-faults")]
     faults.look(&owner.ring);
+    owner.deps.homes.iter().for_each(|home| owner.home_grown(home.slot));
     owner.settle();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -222,6 +224,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             let added = owner.group.borrow_mut().add_volume(now, volume);
             if let Ok(slot) = added {
                 owner.homes.borrow_mut().insert(slot, media);
+                owner.home_grown(slot);
             }
             owner.settle();
             owner.luns_changed();
@@ -233,6 +236,11 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         Command::Home(slot, reply) => {
             let home = owner.homes.borrow().get(&slot).cloned();
             let _ = reply.send(home.ok_or(CommandError::NoVolume));
+        }
+        Command::HomeGrown(slot, reply) => {
+            owner.home_grown(slot);
+            owner.settle();
+            let _ = reply.send(Ok(()));
         }
         Command::Resize(slot, sectors, reply) => {
             tokio::task::spawn_local(resize_volume(owner.clone(), slot, sectors, reply));
@@ -284,14 +292,19 @@ fn serve(owner: &Rc<Owner>, command: Command) {
     }
 }
 
-/// Answers a command once what it changed is durable.
+/// Answers a command once what it changed is durable, or cannot be any more.
 fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, CommandError>) {
     let owner = owner.clone();
     tokio::task::spawn_local(async move {
-        while result.is_ok() && !owner.group.borrow().superblock_settled() && !owner.group.borrow().is_fenced() {
+        let lasts = || owner.group.borrow().superblock_settled();
+        while result.is_ok() && !lasts() && !owner.group.borrow().is_fenced() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let _ = reply.send(result);
+        let fenced = owner.group.borrow().meta().fenced.clone().filter(|_| !lasts());
+        let _ = reply.send(match fenced {
+            Some(reason) => result.and(Err(CommandError::Fenced { reason })),
+            None => result,
+        });
     });
 }
 
@@ -302,8 +315,12 @@ async fn resize_volume(owner: Rc<Owner>, slot: VolumeSlot, sectors: SectorCount,
     if let Err(error) = begun {
         return drop(reply.send(Err(error)));
     }
-    let done = |group: &Group| group.is_fenced() || group.meta().volume(slot).is_none_or(|v| v.sectors >= sectors);
+    let done = |group: &Group| group.served_sectors(slot).is_none_or(|served| served >= sectors);
     while !done(&owner.group.borrow()) {
+        let fenced = owner.group.borrow().meta().fenced.clone();
+        if let Some(reason) = fenced {
+            return drop(reply.send(Err(CommandError::Fenced { reason })));
+        }
         tokio::time::sleep(TICK).await;
     }
     owner.luns_changed();
@@ -422,6 +439,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         stats: group.stats(),
         ready: group.is_ready(),
         home_detached: group.home_fault().map(str::to_owned),
+        home_too_small: group.home_too_small(),
         segment_fault: owner.segment_fault.borrow().clone(),
         durable: group.durable(),
         rotten: group.rotten(),

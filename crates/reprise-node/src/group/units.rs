@@ -205,7 +205,7 @@ impl Owner {
     }
 
     async fn write_over(self: &Rc<Self>, slot: VolumeSlot, pattern: &Bytes) -> bool {
-        let end = self.group.borrow().meta().volume(slot).map_or(0, |v| v.sectors.get());
+        let end = self.group.borrow().served_sectors(slot).map_or(0, SectorCount::get);
         let (mut at, step) = (0, pattern.len() as u64 / 512);
         let mut flight = VecDeque::new();
         loop {

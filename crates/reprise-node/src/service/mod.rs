@@ -163,6 +163,7 @@ fn refused(error: CommandError) -> ApiError {
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
         CommandError::TooMany | CommandError::NoRoom => (ErrorCode::LimitReached, "use another group"),
         CommandError::NoVolume => (ErrorCode::NotFound, "list what there is: reprise volume list"),
+        CommandError::HomeTooSmall => (ErrorCode::WrongState, "try again in a moment"),
         CommandError::NotComparable { .. } => {
             (ErrorCode::WrongState, "try again when the mirror follows: see reprise status")
         }

@@ -366,6 +366,7 @@ pub(crate) mod tests {
             stats: Default::default(),
             ready: true,
             home_detached: None,
+            home_too_small: None,
             segment_fault: None,
             rotten: None,
             verify: None,

@@ -1,0 +1,111 @@
+//! What the journal holds of units and the superblock does not, taken up at a start.
+//!
+//! A crash between the two writes of a change leaves a record that is durable, and that the other box may hold, over a
+//! superblock of before. The records of content that follow it count, so it counts as well. Every record up to `applied` is
+//! in the superblock that says so; of those behind it the newest of each volume is read and taken before the group is ready.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use reprise_journal::BatchPlace;
+use reprise_types::{Seq, VolumeSlot};
+
+use super::What;
+use crate::effect::{Effect, IoFault, Notice};
+use crate::group::{After, Group, Pending};
+use crate::planted::{Planted, has};
+
+/// Batches that are read at a time: each is in memory until its records have been looked at.
+const READS_MAX: usize = 8;
+
+/// What an answer is to; `life` tells replays apart.
+#[derive(Debug)]
+pub(crate) struct ReplayStep {
+    life: u64,
+    place: BatchPlace,
+}
+
+/// Batches with changes, on their way.
+#[derive(Debug)]
+pub(super) struct Replay {
+    life: u64,
+    waiting: VecDeque<BatchPlace>,
+    under_way: usize,
+    /// By volume, sizes apart from states: the newest record found.
+    found: BTreeMap<(VolumeSlot, bool), (Seq, What)>,
+    /// The group opens when it is done.
+    opening: bool,
+}
+
+impl Group {
+    /// Reads what the superblock lacks. The group opens when that is done; where it could not all be read, with what the
+    /// superblock has, and once more when the journal is repaired.
+    pub(crate) fn units_replay(&mut self, opening: bool) {
+        let waiting = match has(Planted::UnitsNotReplayed) {
+            true => VecDeque::new(),
+            false => self.journal.batches_with_changes(self.meta.applied),
+        };
+        self.units.replays += 1;
+        self.units.unread = false;
+        let life = self.units.replays;
+        self.units.replay = Some(Replay { life, waiting, under_way: 0, found: BTreeMap::new(), opening });
+        self.replay_on();
+    }
+
+    /// A batch that could not be read before has been put right.
+    pub(crate) fn units_replay_unread(&mut self) {
+        if self.units.unread && self.units.replay.is_none() {
+            self.units_replay(false);
+        }
+    }
+
+    fn replay_on(&mut self) {
+        while let Some(replay) = &mut self.units.replay {
+            let life = replay.life;
+            let Some(place) = replay.waiting.pop_front_if(|_| replay.under_way < READS_MAX) else { break };
+            replay.under_way += 1;
+            let token = self.token(Pending::Replay(ReplayStep { life, place }));
+            self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+        }
+        if let Some(done) = self.units.replay.take_if(|r| r.under_way == 0) {
+            self.replay_end(done);
+        }
+    }
+
+    pub(crate) fn replay_step(&mut self, step: ReplayStep, result: Result<Bytes, IoFault>) {
+        let ReplayStep { life, place } = step;
+        let Some(replay) = self.units.replay.as_mut().filter(|r| r.life == life) else { return };
+        replay.under_way -= 1;
+        match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
+            Some(batch) => {
+                for (record, payload) in batch.records() {
+                    let Some(what) = What::of(record.descriptor.kind, payload) else { continue };
+                    let newest = replay.found.entry((record.descriptor.volume, what.is_size()));
+                    let newest = newest.or_insert_with(|| (record.seq, what.clone()));
+                    if record.seq > newest.0 {
+                        *newest = (record.seq, what);
+                    }
+                }
+            }
+            None => {
+                self.units.unread = true;
+                self.read_failed(Notice::JournalUnreadable(place.first_seq));
+                self.rot_found(place.first_seq);
+            }
+        }
+        self.replay_on();
+    }
+
+    fn replay_end(&mut self, replay: Replay) {
+        let mut sizes = Vec::new();
+        for ((volume, _), (seq, what)) in replay.found {
+            sizes.extend(self.unit_take(volume, seq, what));
+        }
+        if replay.opening {
+            // Nobody is told anything before this version is durable.
+            self.persist(After::MirrorStarted);
+        } else {
+            self.units_keep(Vec::new(), sizes);
+        }
+    }
+}

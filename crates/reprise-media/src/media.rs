@@ -217,6 +217,22 @@ impl Media {
         }))
     }
 
+    /// Lets a window of `whole` reach further, from where it begins.
+    ///
+    /// # Errors
+    /// It is no window, would get smaller, or the part is not inside `whole` or not aligned for its I/O.
+    pub fn grow_window(&self, whole: &Self, len: u64) -> Result<(), MediaError> {
+        let align = u64::from(self.geometry.io_align);
+        let end = whole.base + whole.size().get();
+        let inside = self.base.checked_add(len).is_some_and(|at| at <= end) && Arc::ptr_eq(&self.file, &whole.file);
+        if !self.window || !inside || len < self.size().get() || !len.is_multiple_of(align) {
+            let (path, size, least) = (self.path.clone(), ByteLen::from_raw(len), self.size());
+            return Err(MediaError::BadSize { path, size, least });
+        }
+        self.size.store(len, Ordering::Release);
+        Ok(())
+    }
+
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path

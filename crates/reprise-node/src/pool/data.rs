@@ -5,6 +5,8 @@
 //! superblock with its four copies (`docs/formats.md`, "Raw data half"). An area is entered before a group names it and is
 //! never freed by itself: what no volume uses is shown, and can be adopted again.
 
+mod grow;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,14 @@ pub enum DataError {
         free: u64,
         /// The longest piece.
         longest: u64,
+    },
+    /// No room behind an area that is to grow.
+    #[error("the home lies in one piece and can have {free} bytes more where it lies; {needed} are needed")]
+    NotBehind {
+        /// Bytes that it should have more.
+        needed: u64,
+        /// Bytes that it can have more.
+        free: u64,
     },
     /// No entry is left in the table.
     #[error("a raw data half takes {AREAS_MAX} volumes")]
@@ -472,9 +482,9 @@ impl RawHalf {
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
+    pub(super) const MIB: u64 = 1 << 20;
 
-    fn half(dir: &Path, mib: u64) -> Arc<Media> {
+    pub(super) fn half(dir: &Path, mib: u64) -> Arc<Media> {
         let path = dir.join("disk");
         if !path.exists() {
             create_file(&path, ByteLen::from_raw(mib * MIB), Fill::Sparse, &mut |_| ControlFlow::Continue(())).unwrap();
@@ -487,13 +497,13 @@ mod tests {
         PoolId::from_raw([1; 16])
     }
 
-    fn raw(media: &Arc<Media>) -> DataHalf {
+    pub(super) fn raw(media: &Arc<Media>) -> DataHalf {
         let disk = Path::new("/dev/x");
         let opened = RawHalf::open(media, disk, 4 * MIB, pool()).unwrap();
         DataHalf::Raw(opened.unwrap_or_else(|| RawHalf::create(media, disk, 4 * MIB, pool(), [2; 16]).unwrap()))
     }
 
-    fn make(half: &DataHalf, n: u8, size: u64, make: Make) -> Result<Home, DataError> {
+    pub(super) fn make(half: &DataHalf, n: u8, size: u64, make: Make) -> Result<Home, DataError> {
         let name = HomeName { group: "g", volume: "v", id: VolumeId::from_raw([n; 16]) };
         half.create(name, ByteLen::from_raw(size), make, &mut |_| ControlFlow::Continue(()))
     }

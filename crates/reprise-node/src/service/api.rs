@@ -152,9 +152,7 @@ impl Inner {
         let group = self.group(name)?;
         let snapshot = group.now();
         let meta = &snapshot.meta;
-        if locked(&self.preparing).iter().any(|p| p.group == group.id) {
-            return Err(wrong_state(format!("a volume of group {name} is being made"), "wait, or cancel its job"));
-        }
+        self.nothing_prepared(&group)?;
         if meta.role == Role::Source {
             if meta.peer.is_some() {
                 return Err(super::refused(reprise_engine::CommandError::HasPeer));

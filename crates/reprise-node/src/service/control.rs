@@ -167,6 +167,62 @@ async fn answer_unknown(inner: &Inner, group: GroupId, mut connection: Connectio
     }
 }
 
+/// A command that a peer has not done, as far as is known here. A refusal is an error like the others, so that no caller can
+/// take it for consent.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    /// The peer refuses: it has changed nothing.
+    Refused {
+        /// Its name.
+        peer: String,
+        /// Why.
+        refused: Refused,
+    },
+    /// It cannot be reached, or gave no answer in time: it may do it all the same.
+    Unknown(ApiError),
+}
+
+impl NotDone {
+    /// As the API says it.
+    pub(super) fn into_error(self) -> ApiError {
+        let (peer, refused) = match self {
+            Self::Unknown(error) => return error,
+            Self::Refused { peer, refused } => (peer, refused),
+        };
+        let text = format!("peer {peer} refuses: {}", refused.detail);
+        let (code, what) = match refused.reason {
+            RefusalReason::TooSmall if refused.needed > ByteLen::ZERO => {
+                let Refused { needed, available, .. } = refused;
+                let text = format!("peer {peer} is too small: {needed} bytes are needed, {available} are free");
+                return ApiError::new(ErrorCode::NoSpace, text, "give the peer a larger data half");
+            }
+            RefusalReason::TooSmall => (ErrorCode::NoSpace, "give the peer a larger data half"),
+            RefusalReason::NameTaken => (ErrorCode::NameTaken, "use other names on one of the two boxes"),
+            RefusalReason::HasImage => (ErrorCode::ImageExists, "give the image up on the peer: reprise group delete"),
+            RefusalReason::TooMany => (ErrorCode::LimitReached, "delete groups on the peer"),
+            RefusalReason::Unsupported => (ErrorCode::NotSupported, "see what the peer's disks and version can do"),
+            _ => (ErrorCode::PeerRefused, "see the log of the peer"),
+        };
+        ApiError::new(code, text, what)
+    }
+}
+
+impl From<NotDone> for ApiError {
+    fn from(not_done: NotDone) -> Self {
+        not_done.into_error()
+    }
+}
+
+/// What a peer answered that did what it was asked.
+enum Consent {
+    Done,
+    BoxInfo(BoxInfo),
+}
+
+fn other_answer() -> ApiError {
+    ApiError::internal("the peer gave another answer than was asked for")
+}
+
 fn refuse(reason: RefusalReason, detail: &str) -> Outcome {
     let none = ByteLen::ZERO;
     Outcome::Refused(Refused { reason, detail: detail.to_owned(), needed: none, available: none })
@@ -378,15 +434,30 @@ impl Inner {
         }
     }
 
-    /// Has a peer do something.
-    pub(super) async fn ask_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<Outcome, ApiError> {
+    /// Has a peer do something. It has done it only where this is `Ok`.
+    pub(super) async fn have_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<(), NotDone> {
+        match self.ask_peer(peer, command, time).await? {
+            Consent::Done => Ok(()),
+            Consent::BoxInfo(_) => Err(NotDone::Unknown(other_answer())),
+        }
+    }
+
+    /// Tells a peer something that it need not hear.
+    pub(super) async fn tell_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) {
+        if let Err(not_done) = self.have_peer(peer, command, time).await {
+            let why = not_done.into_error().message;
+            tracing::info!(%peer, why, "peer has not taken note");
+        }
+    }
+
+    async fn ask_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<Consent, NotDone> {
         let name = self.store.peer(peer).map_or_else(|| peer.short(), |p| p.name.to_string());
         let unreachable = |why: String| {
-            ApiError::new(
+            NotDone::Unknown(ApiError::new(
                 ErrorCode::PeerUnreachable,
                 format!("peer {name} cannot be reached{why}"),
                 "check that it runs and that the network between the boxes works",
-            )
+            ))
         };
         let (asks, last_error) = {
             let links = locked(&self.links);
@@ -400,22 +471,24 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         asks.try_send(Ask { command, reply }).map_err(|_| unreachable(String::new()))?;
         match tokio::time::timeout(time, answer).await {
-            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Ok(Outcome::Done(_))) => Ok(Consent::Done),
+            Ok(Ok(Outcome::BoxInfo(info))) => Ok(Consent::BoxInfo(info)),
+            Ok(Ok(Outcome::Refused(refused))) => Err(NotDone::Refused { peer: name, refused }),
             Ok(Err(_)) => Err(unreachable(": the connection broke".to_owned())),
-            Err(_) => Err(ApiError::new(
+            Err(_) => Err(NotDone::Unknown(ApiError::new(
                 ErrorCode::Timeout,
                 format!("peer {name} did not answer in {} seconds", time.as_secs()),
                 "try again",
-            )),
+            ))),
         }
     }
 
     /// Asks a peer about itself.
     pub(super) async fn peer_info(&self, peer: BoxId) -> Result<BoxInfo, ApiError> {
         let asked = clock::now().wall.get();
-        let outcome = self.ask_peer(peer, BoxCommand::BoxInfo(BoxInfoQuery {}), INFO_TIME).await?;
-        let Outcome::BoxInfo(info) = outcome else {
-            return Err(ApiError::internal("the peer gave another answer than was asked for"));
+        let consent = self.ask_peer(peer, BoxCommand::BoxInfo(BoxInfoQuery {}), INFO_TIME).await;
+        let Consent::BoxInfo(info) = consent.map_err(NotDone::into_error)? else {
+            return Err(other_answer());
         };
         // The peer looked at its clock somewhere between the question and the answer.
         let ours = asked / 2 + clock::now().wall.get() / 2;

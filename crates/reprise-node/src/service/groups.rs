@@ -104,6 +104,10 @@ pub(super) struct Entry {
     pub(super) link_since: Instant,
     pub(super) reconnects: u64,
     pub(super) down_reason: Option<String>,
+    /// Why a home that is too small for a size of the source could not be given the room.
+    pub(super) no_room: Option<String>,
+    /// When that was tried last.
+    room_tried: Option<Instant>,
 }
 
 pub(super) enum EntryState {
@@ -153,7 +157,18 @@ impl Entry {
             link_since: Instant::now(),
             reconnects: 0,
             down_reason: None,
+            no_room: None,
+            room_tried: None,
         }
+    }
+
+    /// A home that is too small is tried to be given room from time to time.
+    pub(super) fn room_is_due(&mut self) -> bool {
+        let due = self.room_tried.is_none_or(|at| at.elapsed() > RETRY_EVERY);
+        if due {
+            self.room_tried = Some(Instant::now());
+        }
+        due
     }
 
     /// What the group's superblock says, where it could be read.

@@ -16,7 +16,7 @@ use reprise_link::instance;
 use reprise_types::{BlockFormat, BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
 
 use super::board::Told;
-use super::control::CLOCK_OFFSET_MAX_SECS;
+use super::control::{CLOCK_OFFSET_MAX_SECS, NotDone};
 use super::groups::{Running, set_paused};
 use super::volumes::data_error;
 use super::{Inner, ask, blocking, locked, random16, wrong_state};
@@ -33,27 +33,18 @@ const CREATE_TIME: Duration = Duration::from_secs(45);
 /// Longest wait for the peer to take note of something.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
-fn refusal(peer: &Name, group: &Name, refused: &Refused) -> ApiError {
-    let detail = &refused.detail;
-    let text = format!("peer {peer} refuses: {detail}");
-    match refused.reason {
-        RefusalReason::TooSmall => ApiError::new(
-            ErrorCode::NoSpace,
-            format!("peer {peer} is too small: {} bytes are needed, {} are free", refused.needed, refused.available),
-            "give the peer a larger data half",
-        ),
-        RefusalReason::NameTaken => {
-            ApiError::new(ErrorCode::NameTaken, text, "use other names on one of the two boxes")
-        }
-        RefusalReason::HasImage => ApiError::new(
-            ErrorCode::ImageExists,
-            text,
-            format!(
-                "a second copy onto an image is not possible in this version: give the image up on {peer} first (reprise group delete {group}, run there), or keep it and use another group"
-            ),
-        ),
-        RefusalReason::TooMany => ApiError::new(ErrorCode::LimitReached, text, "delete groups on the peer"),
-        _ => ApiError::new(ErrorCode::PeerRefused, text, "see the log of the peer"),
+/// Why a mirror could not be made. An image that is in the way has a way out of its own.
+fn not_made(group: &Name, not_done: NotDone) -> ApiError {
+    let what = match &not_done {
+        NotDone::Refused { peer, refused } if refused.reason == RefusalReason::HasImage => Some(format!(
+            "a second copy onto an image is not possible in this version: give the image up on {peer} first (reprise group delete {group}, run there), or keep it and use another group"
+        )),
+        _ => None,
+    };
+    let error = not_done.into_error();
+    match what {
+        Some(what_to_do) => ApiError { what_to_do, ..error },
+        None => error,
     }
 }
 
@@ -78,21 +69,16 @@ impl Inner {
         let warnings = self.compare(&peer.name, &info);
         let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes: meta.link_volumes() };
         let undo = || BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
-        match self.ask_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
-            Ok(Outcome::Done(_)) => {}
-            Ok(Outcome::Refused(refused)) => return Err(refusal(&peer.name, &group.name, &refused)),
-            Ok(Outcome::BoxInfo(_)) => {
-                return Err(ApiError::internal("the peer gave another answer than was asked for"));
-            }
-            Err(error) => {
+        if let Err(not_done) = self.have_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
+            if matches!(not_done, NotDone::Unknown(_)) {
                 // It may still do it: then it is to be undone.
-                let _ = self.ask_peer(peer.id, undo(), TELL_TIME).await;
-                return Err(error);
+                self.tell_peer(peer.id, undo(), TELL_TIME).await;
             }
+            return Err(not_made(&group.name, not_done));
         }
         let first = instance::first(random16()?);
         if let Err(error) = ask(&group.commands, |reply| Command::AddPeer(peer.id, first, reply)).await {
-            let _ = self.ask_peer(peer.id, undo(), TELL_TIME).await;
+            self.tell_peer(peer.id, undo(), TELL_TIME).await;
             return Err(error);
         }
         group.shown(|s| s.meta.peer.is_some()).await;
@@ -120,11 +106,7 @@ impl Inner {
         if meta.volumes.is_empty() {
             return Err(wrong_state(format!("group {} has no volume", group.name), "make or adopt one first"));
         }
-        if locked(&self.preparing).iter().any(|p| p.group == group.id) {
-            let text = format!("a volume of group {} is being made", group.name);
-            return Err(wrong_state(text, "wait until its job has ended: reprise jobs"));
-        }
-        Ok(())
+        self.nothing_prepared(group)
     }
 
     /// What somebody should know about a peer before it mirrors something.
@@ -174,7 +156,7 @@ impl Inner {
         self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
         // For the peer's display only; it need not hear it.
         let notice = BoxCommand::PauseNotice(PauseNotice { group: group.id, paused });
-        let _ = self.ask_peer(peer.id, notice, TELL_TIME).await;
+        self.tell_peer(peer.id, notice, TELL_TIME).await;
         Ok(())
     }
 
@@ -190,14 +172,16 @@ impl Inner {
             self.board.clear(code, &subject);
         }
         let delete = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: true });
-        let told = self.ask_peer(peer.id, delete, TELL_TIME).await;
+        let told = self.have_peer(peer.id, delete, TELL_TIME).await;
         let (severity, what) = match told {
-            Ok(Outcome::Done(_)) => (Severity::Info, String::new()),
-            _ => (
+            Ok(()) => (Severity::Info, String::new()),
+            Err(not_done) => (
                 Severity::Warning,
                 format!(
-                    "{} was not told. Its image goes with: reprise group delete {}, run there.",
-                    peer.name, group.name
+                    "{} has not taken note ({}). Its image goes with: reprise group delete {}, run there.",
+                    peer.name,
+                    not_done.into_error().message,
+                    group.name
                 ),
             ),
         };
@@ -366,6 +350,7 @@ fn reason_of(error: &ApiError) -> RefusalReason {
         ErrorCode::NoSpace => RefusalReason::TooSmall,
         ErrorCode::NameTaken => RefusalReason::HasImage,
         ErrorCode::LimitReached => RefusalReason::TooMany,
+        ErrorCode::NotSupported => RefusalReason::Unsupported,
         _ => RefusalReason::Io,
     }
 }

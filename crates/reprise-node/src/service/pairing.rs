@@ -259,10 +259,8 @@ impl Inner {
     /// Forgets a peer and tells it, if it can be reached. To be called with `commands` held.
     pub(super) async fn forget_peer(self: &Arc<Self>, name: &Name) -> Result<(), ApiError> {
         let record = self.may_forget(name)?;
-        let told = self.ask_peer(record.id, BoxCommand::ForgetPeer(ForgetPeer {}), FORGET_TIME).await;
-        if told.is_err() {
-            tracing::info!(peer = %name, "peer was not told that it is forgotten; it is refused when it connects");
-        }
+        // One that does not hear it is refused when it connects.
+        self.tell_peer(record.id, BoxCommand::ForgetPeer(ForgetPeer {}), FORGET_TIME).await;
         // Meanwhile it may have begun to mirror a group to this box.
         let _change = self.change.lock().await;
         self.may_forget(name)?;

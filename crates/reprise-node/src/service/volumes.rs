@@ -16,7 +16,7 @@ use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, Signature,
 use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
 
 use super::board::{JobHandle, Told};
-use super::groups::Running;
+use super::groups::{Entry, Running};
 use super::view::{naa, serial};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::Command;
@@ -28,13 +28,32 @@ const SIZE_GRAIN: u64 = 4096;
 /// there, and a second try finds it done.
 const GROW_TIME: Duration = Duration::from_secs(120);
 
-/// A volume that is being made and is in no group's superblock yet.
+/// Work on a home that its group's superblock does not know of yet. No mirror is added meanwhile: it would be made with the
+/// sizes of before.
 pub(super) struct Preparing {
     pub(super) group: GroupId,
-    pub(super) status: VolumeStatus,
+    id: VolumeId,
+    what: Prepared,
 }
 
-/// Takes a volume off the list of those being made, however its making ends.
+enum Prepared {
+    /// A volume is being made.
+    New(VolumeStatus),
+    /// One that is there gets more room.
+    Room { volume: String },
+}
+
+impl Preparing {
+    /// The volume that is being made, where it is a new one.
+    fn new_volume(&self) -> Option<&VolumeStatus> {
+        match &self.what {
+            Prepared::New(status) => Some(status),
+            Prepared::Room { .. } => None,
+        }
+    }
+}
+
+/// Takes a volume off the list of those that are prepared, however that ends.
 struct Reserved {
     inner: Arc<Inner>,
     id: VolumeId,
@@ -42,7 +61,7 @@ struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        locked(&self.inner.preparing).retain(|p| p.status.id != self.id);
+        locked(&self.inner.preparing).retain(|p| p.id != self.id);
     }
 }
 
@@ -79,6 +98,9 @@ pub(super) fn data_error(error: &DataError) -> ApiError {
         DataError::NoRun { free, needed, .. } if free >= needed => {
             (ErrorCode::NoSpace, "make the volume smaller, or erase volumes whose homes lie beside each other")
         }
+        DataError::NotBehind { .. } => {
+            (ErrorCode::NoSpace, "grow it by less, erase the volume behind it, or copy it onto a larger volume")
+        }
         DataError::NoRun { .. } => (ErrorCode::NoSpace, "free some room, or make the volume smaller"),
         DataError::TableFull => (ErrorCode::LimitReached, "erase volumes first"),
         DataError::Thin { .. } => (ErrorCode::NotSupported, "leave --thin out, or use a folder as pool.data"),
@@ -108,7 +130,20 @@ fn how_to_reach(home: &str, bytes: u64) -> String {
 
 impl Inner {
     pub(super) fn preparing_statuses(&self) -> Vec<VolumeStatus> {
-        locked(&self.preparing).iter().map(|p| p.status.clone()).collect()
+        locked(&self.preparing).iter().filter_map(Preparing::new_volume).cloned().collect()
+    }
+
+    /// Nothing is being made in the group or getting more room, or what is.
+    pub(super) fn nothing_prepared(&self, group: &Running) -> Result<(), ApiError> {
+        let preparing = locked(&self.preparing);
+        let text = match preparing.iter().find(|p| p.group == group.id).map(|p| &p.what) {
+            None => return Ok(()),
+            Some(Prepared::New(status)) => format!("volume {} of group {} is being made", status.name, group.name),
+            Some(Prepared::Room { volume }) => {
+                format!("volume {volume} of group {} is getting more room", group.name)
+            }
+        };
+        Err(wrong_state(text, "wait until its job has ended, or cancel it: reprise jobs"))
     }
 
     /// True where a volume of this name is in a group of this box, or being made.
@@ -128,8 +163,9 @@ impl Inner {
         // What is being written counts in full from the start.
         let reserved: u64 = locked(&self.preparing)
             .iter()
-            .filter(|p| p.status.kind == VolumeKind::Thick)
-            .map(|p| p.status.size_bytes)
+            .filter_map(Preparing::new_volume)
+            .filter(|v| v.kind == VolumeKind::Thick)
+            .map(|v| v.size_bytes)
             .sum();
         Ok(limited.saturating_sub(reserved))
     }
@@ -197,7 +233,7 @@ impl Inner {
         let snapshot = group.now();
         let used = |lun: u16| {
             snapshot.meta.volumes.iter().any(|v| v.lun == lun)
-                || preparing.iter().any(|p| p.group == group.id && p.status.lun == lun)
+                || preparing.iter().any(|p| p.group == group.id && p.new_volume().is_some_and(|v| v.lun == lun))
         };
         let status = VolumeStatus {
             name: name.clone(),
@@ -214,7 +250,7 @@ impl Inner {
             serial: serial(id),
             naa: naa(id),
         };
-        preparing.push(Preparing { group: group.id, status: status.clone() });
+        preparing.push(Preparing { group: group.id, id, what: Prepared::New(status.clone()) });
         (status, Reserved { inner: self.clone(), id })
     }
 
@@ -359,7 +395,7 @@ impl Inner {
 
     /// Gives a home more room; what it has gained reads as zeros.
     pub(super) async fn grow_home(
-        &self,
+        self: &Arc<Self>,
         group: &Running,
         slot: VolumeSlot,
         size: ByteLen,
@@ -370,30 +406,68 @@ impl Inner {
             volume.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no such volume", "look: reprise volume list"))?;
         let home = ask(&group.commands, |reply| Command::Home(slot, reply)).await?;
         // An earlier attempt may have got this far.
-        if home.size() >= size {
-            return Ok(());
+        if home.size() < size {
+            self.extend_home(&volume, home, size, job).await?;
         }
+        // Records behind the end that it had may come from here on.
+        ask(&group.commands, |reply| Command::HomeGrown(slot, reply)).await
+    }
+
+    async fn extend_home(
+        self: &Arc<Self>,
+        volume: &VolumeMeta,
+        home: Arc<Media>,
+        size: ByteLen,
+        job: Option<JobHandle>,
+    ) -> Result<(), ApiError> {
         let more = size.get() - home.size().get();
-        if home.is_window() || home.kind() == MediaKind::Device {
+        if !home.is_window() && home.kind() == MediaKind::Device {
             let text =
                 format!("the home of volume {} is {}, which cannot grow by itself", volume.name, home.path().display());
-            let what = "use a folder as pool.data for volumes that grow, or copy it onto a larger volume";
+            let what = "copy it onto a larger volume";
             return Err(ApiError::new(ErrorCode::NotSupported, text, what));
         }
         let room = self.data_room()?;
-        if !volume.thin && more > room {
+        if !volume.thin && !home.is_window() && more > room {
             return Err(no_space(more, room));
         }
+        let (inner, thin) = (self.clone(), volume.thin);
+        let identity = volume.legs.first().map(|leg| leg.identity.clone()).unwrap_or_default();
         blocking(move || {
             let mut progress = |p: reprise_media::Progress| {
                 let Some(job) = &job else { return ControlFlow::Continue(()) };
                 job.progress(p.done.get(), p.total.get());
                 if job.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let fill = if volume.thin { Fill::Sparse } else { Fill::Zeroed };
+            if home.is_window() {
+                let grown = inner.pool.data().grow_area(&home, &identity, size, &mut progress);
+                return grown.map_err(|e| data_error(&e));
+            }
+            let fill = if thin { Fill::Sparse } else { Fill::Zeroed };
             grow_file(&home, size, fill, &mut progress).map_err(|e| media_error(&e))
         })
         .await
+    }
+
+    /// A mirror's home that has no room for a size of the source gets it as soon as this box has it. Until then the mirror
+    /// takes nothing, and says why.
+    pub(super) fn grow_small_homes(self: &Arc<Self>) {
+        for group in self.running() {
+            let Some((slot, sectors)) = group.now().home_too_small else { continue };
+            let due = locked(&self.groups).get_mut(&group.id).is_some_and(Entry::room_is_due);
+            if !due {
+                continue;
+            }
+            let inner = self.clone();
+            tokio::spawn(async move {
+                let _change = inner.change.lock().await;
+                let grown = inner.grow_home(&group, slot, sectors.bytes(), None).await;
+                if let Some(entry) = locked(&inner.groups).get_mut(&group.id) {
+                    entry.no_room = grown.err().map(|e| e.message);
+                }
+                inner.watch_conditions();
+            });
+        }
     }
 
     /// Gives a volume more room, while hosts use it: first the mirror's home, then the own one, then everybody is told.
@@ -416,37 +490,59 @@ impl Inner {
             return Err(wrong_state(text, "run the command on the box that is its source"));
         }
         let subject = format!("volume {}", request.name);
+        let prepared = self.prepare_room(&group, &volume)?;
         let job = self.board.begin_job(JobKind::VolumeResize, subject, Some(size - before), true)?;
         let (inner, handle, name) = (self.clone(), job.clone(), request.name.clone());
         tokio::spawn(async move {
-            let result = inner.grow_volume(&group, volume, size, handle.clone()).await;
+            let result = inner.grow_volume(&group, &volume, size, handle.clone()).await;
             if result.is_ok() {
                 let text = format!("Volume {name} has {size} bytes now; hosts have been told.");
                 inner.board.event(Told::new("volume-resized", Severity::Info, format!("volume {name}"), text, ""));
             }
+            drop(prepared);
             handle.end(result);
         });
         Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: job.job() })
     }
 
+    /// Puts a volume on the list of those that are prepared, once.
+    fn prepare_room(self: &Arc<Self>, group: &Running, volume: &VolumeMeta) -> Result<Reserved, ApiError> {
+        let (id, name) = (volume.id, volume.name.clone());
+        let mut preparing = locked(&self.preparing);
+        if preparing.iter().any(|p| p.id == id) {
+            let text = format!("volume {name} is getting more room already");
+            return Err(wrong_state(text, "wait until its job has ended, or cancel it: reprise jobs"));
+        }
+        preparing.push(Preparing { group: group.id, id, what: Prepared::Room { volume: name } });
+        Ok(Reserved { inner: self.clone(), id })
+    }
+
+    /// The mirror's home first, then the own one, then the record that says so to everybody.
     async fn grow_volume(
         self: &Arc<Self>,
         group: &Running,
-        volume: VolumeMeta,
+        volume: &VolumeMeta,
         size: u64,
         job: JobHandle,
     ) -> Result<(), ApiError> {
-        let _change = self.change.lock().await;
+        let (slot, sectors) = (volume.slot, SectorCount::from_raw(size / 512));
         let meta = group.now().meta;
-        let sectors = SectorCount::from_raw(size / 512);
-        if let Some(peer) = &meta.peer {
-            let known = meta.link_volumes().into_iter().find(|v| v.slot == volume.slot);
+        let asked = meta.peer.as_ref().map(|p| p.peer);
+        if let Some(peer) = asked {
+            let known = meta.link_volumes().into_iter().find(|v| v.slot == slot);
             let known = known.ok_or_else(|| wrong_state("the volume is leaving".to_owned(), "see reprise jobs"))?;
             let reserve = ReserveVolume { group: group.id, volume: Volume { sectors, ..known } };
-            self.ask_peer(peer.peer, BoxCommand::ReserveVolume(reserve), GROW_TIME).await?;
+            self.have_peer(peer, BoxCommand::ReserveVolume(reserve), GROW_TIME).await?;
         }
-        let slot = volume.slot;
+        // Taken behind the question: the peer takes its own to answer, and may be asking this box the same.
+        let _change = self.change.lock().await;
         self.grow_home(group, slot, ByteLen::from_raw(size), Some(job)).await?;
+        // Writing may have taken hours. The record must not reach a mirror that was not asked.
+        let mirror = group.now().meta.peer.as_ref().map(|p| p.peer);
+        if mirror.is_some() && mirror != asked {
+            let text = format!("group {} has got another mirror meanwhile", group.name);
+            return Err(wrong_state(text, "resize it again: the room that it has got on this box is kept"));
+        }
         ask(&group.commands, |reply| Command::Resize(slot, sectors, reply)).await?;
         group.shown(|s| s.meta.volume(slot).is_some_and(|v| v.sectors >= sectors)).await;
         Ok(())

@@ -88,6 +88,7 @@ pub(super) async fn ticker(inner: Arc<Inner>) {
             inner.sample();
             inner.watch_copies();
             inner.watch_conditions();
+            inner.grow_small_homes();
             let again = inner.due_again();
             if !again.is_empty() {
                 let inner = inner.clone();
@@ -294,6 +295,7 @@ impl Inner {
             let subject = group_subject(entry);
             self.watch_disks(&subject, &snapshot);
             self.watch_link(&subject, entry, &snapshot);
+            self.watch_room(&subject, entry, &snapshot);
             let source = snapshot.meta.role == Role::Source;
             let critical =
                 |code, text: &str, what: &str| Told::new(code, Severity::Critical, subject.clone(), text, what);
@@ -384,6 +386,23 @@ impl Inner {
             told("read-errors", text, "See the events for where, and look after the disk.")
         };
         self.board.settle(errors > 0, reads, "read-errors", subject);
+    }
+
+    fn watch_room(&self, subject: &str, entry: &Entry, snapshot: &Snapshot) {
+        let small = snapshot.home_too_small;
+        let told = || {
+            let (slot, sectors) = small.unwrap_or_default();
+            let name = snapshot.meta.volume(slot).map_or("", |v| v.name.as_str());
+            let why = entry.no_room.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            let text = format!(
+                "The source has given volume {name} {} bytes, and its home here has no room for them{why}. Nothing more is \
+                 taken from the source until it has.",
+                sectors.bytes()
+            );
+            let what = "Give the data half of this box more room: it is tried again by itself.";
+            Told::new("home-too-small", Severity::Critical, subject, text, what)
+        };
+        self.board.settle(small.is_some(), told, "home-too-small", subject);
     }
 
     fn watch_link(&self, subject: &str, entry: &Entry, snapshot: &Snapshot) {

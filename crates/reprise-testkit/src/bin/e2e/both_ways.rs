@@ -1,6 +1,8 @@
 //! Mirrors in both directions: the box that listened for the pairing mirrors to the one that dialled.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_testkit::oracle::{FileImage, compare_images};
@@ -12,6 +14,12 @@ use crate::boxes::{Appliance, BoxPlan, drained, no_errors_logged, pair, until};
 const SIZE: u64 = 16 << 20;
 /// Groups each box mirrors to the other at the same time.
 const GROUPS: usize = 3;
+/// Of these one is given more room, one is refused it, at its source and its mirror.
+const RESIZED: usize = 1;
+const REFUSED: usize = 2;
+const MORE: u64 = 8 << 20;
+/// Writing so much takes longer than asking for something else.
+const LONG: u64 = 160 << 20;
 /// Two boxes that waited for each other would do so for 45 s.
 const TIME_MAX_SECS: u64 = 20;
 
@@ -58,6 +66,9 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
             ensure!(differs.is_none(), "homes of {group} differ: {differs:?}");
         }
     }
+    let grown = resized_at_once(&a, &b).await?;
+    resize_overlapped(&a).await?;
+    resize_refused(&a, &b).await?;
     // Removed from both ends at once as well, and quickly.
     let start = std::time::Instant::now();
     let remove = async |from: &Appliance, to: &str| {
@@ -72,10 +83,69 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
     b.stop()?;
     b.run().await?;
     ensure!(b.status().await?["peers"][0]["address"] == a.link.to_string().as_str(), "forgotten over a restart");
+    // So does the mirror that has refused a size.
+    drained(&a, &b, &format!("a-g{REFUSED}")).await?;
     no_errors_logged(&[&a, &b], &[])?;
     a.stop()?;
     b.stop()?;
-    Ok(format!("{GROUPS} groups each way, all at once, in {:.1} s", time.as_secs_f64()))
+    let (made, grown) = (time.as_secs_f64(), grown.as_secs_f64());
+    Ok(format!("{GROUPS} groups each way, all at once, in {made:.1} s, resized in {grown:.1} s"))
+}
+
+/// Each box asked the other for room with its own lock held, and both waited for two minutes.
+async fn resized_at_once(a: &Appliance, b: &Appliance) -> Result<Duration> {
+    let start = Instant::now();
+    let resize = async |of: &Appliance| {
+        let name = format!("{}-v{RESIZED}", of.name);
+        of.done("/api/v1/volumes/resize", json!({ "name": name, "size": SIZE + MORE })).await
+    };
+    let (one, two) = tokio::join!(resize(a), resize(b));
+    one?;
+    two?;
+    let time = start.elapsed();
+    ensure!(time.as_secs() < TIME_MAX_SECS, "resizing took {:.1} s", time.as_secs_f64());
+    for (from, to) in [(a, b), (b, a)] {
+        let group = format!("{}-g{RESIZED}", from.name);
+        drained(from, to, &group).await?;
+        for at in [from, to] {
+            let home = std::fs::metadata(&at.homes(&group).await?[0])?.len();
+            ensure!(home == SIZE + MORE, "the home of {group} at {} has {home} bytes", at.name);
+            let size = at.group(&group).await?["volumes"][0]["size_bytes"].clone();
+            ensure!(size == SIZE + MORE, "the volume of {group} has {size} bytes at {}", at.name);
+        }
+    }
+    Ok(time)
+}
+
+/// A mirror that is added while a volume gets more room would be made with the size of before.
+async fn resize_overlapped(a: &Appliance) -> Result<()> {
+    a.done("/api/v1/volumes", json!({ "name": "long", "group": "long", "size": SIZE })).await?;
+    let resize = json!({ "name": "long", "size": SIZE + LONG });
+    let begun = a.post("/api/v1/volumes/resize", resize.clone()).await?;
+    ensure!(begun.status < 300, "resize: {}", begun.body);
+    let mirror = a.post("/api/v1/mirrors", json!({ "group": "long", "peer": "b" })).await?;
+    let again = a.post("/api/v1/volumes/resize", resize).await?;
+    for refused in [mirror, again] {
+        let why = refused.body["message"].as_str().unwrap_or_default();
+        ensure!(refused.status >= 400 && why.contains("is getting more room"), "not refused: {}", refused.body);
+    }
+    until("the volume has its size", async || Ok(a.group("long").await?["volumes"][0]["size_bytes"] == SIZE + LONG))
+        .await?;
+    Ok(())
+}
+
+/// A mirror without room refused, the job of the source ended well, and the first write behind the old end broke the mirror.
+async fn resize_refused(a: &Appliance, b: &Appliance) -> Result<()> {
+    let (name, group) = (format!("a-v{REFUSED}"), format!("a-g{REFUSED}"));
+    // A thin volume counts in full, and takes no time to be made.
+    b.done("/api/v1/volumes", json!({ "name": "filler", "group": "filler", "size": 8u64 << 30, "thin": true })).await?;
+    let resized = a.done("/api/v1/volumes/resize", json!({ "name": name, "size": SIZE + MORE })).await;
+    let Err(why) = resized else { bail!("a resize is done that the mirror has no room for") };
+    ensure!(format!("{why:#}").contains("peer b refuses"), "the job does not say that the mirror refuses: {why:#}");
+    let size = a.group(&group).await?["volumes"][0]["size_bytes"].clone();
+    ensure!(size == SIZE, "the volume has {size} bytes although its mirror has refused");
+    drained(a, b, &group).await?;
+    Ok(())
 }
 
 async fn both(

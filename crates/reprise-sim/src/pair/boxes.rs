@@ -195,6 +195,10 @@ pub struct SimBox {
     pub rot_read: bool,
     /// No group is on its disk: it was replaced by an empty box.
     pub empty: bool,
+    /// Sectors of the volumes of a group that is made here.
+    pub sectors: [u64; 2],
+    /// Sectors that its homes have room for.
+    pub room: [u64; 2],
     /// What a recovery chose and could not seal yet: the next one must choose the same.
     chosen: Option<Point>,
     ram_tail: u64,
@@ -203,11 +207,11 @@ pub struct SimBox {
     starts: u64,
 }
 
-fn volume(slot: u16) -> VolumeMeta {
+fn volume(slot: u16, sectors: u64) -> VolumeMeta {
     VolumeMeta {
         slot: VolumeSlot::from_raw(slot),
         id: VolumeId::from_raw([slot as u8 + 1; 16]),
-        sectors: SectorCount::from_raw(VOLUME_SECTORS[usize::from(slot)]),
+        sectors: SectorCount::from_raw(sectors),
         name: format!("v{slot}"),
         lun: slot,
         legs: vec![],
@@ -231,7 +235,7 @@ pub fn first_instance(rng: &mut Rng) -> reprise_format::link::Instance {
     reprise_link::instance::first(nonce(rng))
 }
 
-fn first_meta(n: usize, peer: BoxId, rng: &mut Rng) -> GroupMeta {
+fn first_meta(n: usize, peer: BoxId, sectors: [u64; 2], rng: &mut Rng) -> GroupMeta {
     let source = n == 0;
     let base =
         if source { Point { branch: BRANCH, seq: Seq::ZERO, hash: chain_start(GROUP) } } else { Point::default() };
@@ -246,7 +250,7 @@ fn first_meta(n: usize, peer: BoxId, rng: &mut Rng) -> GroupMeta {
         applying: Seq::ZERO,
         seal: base,
         incarnation: 1,
-        volumes: vec![volume(0), volume(1)],
+        volumes: vec![volume(0, sectors[0]), volume(1, sectors[1])],
         peer: (!source).then_some(peer),
         copy: (!source).then_some(CopyState::default()),
         fenced: None,
@@ -289,6 +293,8 @@ impl SimBox {
             trimmed: Seq::ZERO,
             rot_read: false,
             empty: false,
+            sectors: plan.first_sectors(),
+            room: VOLUME_SECTORS,
             chosen: None,
             ram_tail: plan.ram_tail,
             round_bytes: plan.round_bytes,
@@ -310,7 +316,7 @@ impl SimBox {
         let disk = |old: &SimDisk| SimDisk::new(old.bytes().len(), Power::default());
         self.disks = Disks { cache: disk(&self.disks.cache), homes: self.disks.homes.iter().map(disk).collect() };
         let peer = BoxId::from_raw([2 - self.n as u8; 16]);
-        let body = first_meta(self.n, peer, rng).to_body();
+        let body = first_meta(self.n, peer, self.sectors, rng).to_body();
         for version in [1, 2] {
             // Two volumes and a name fit.
             let copy = superblock::encode(SuperblockKind::Group, version, &body).map(|c| c.freeze());
@@ -381,7 +387,24 @@ impl SimBox {
         let end = recovered.start.end();
         let group = Group::open(self.clock.now(t), config, meta, version, recovered.start);
         self.process = Some(Process { group, pending: BTreeMap::new(), free, generation, tick_at: u64::MAX });
+        self.say_room(t);
         Ok(end)
+    }
+
+    /// Tells the group what its homes have room for.
+    pub fn say_room(&mut self, t: u64) {
+        let now = self.clock.now(t);
+        let Some(p) = &mut self.process else { return };
+        for (slot, sectors) in (0u16..).zip(self.room) {
+            p.group.set_home_size(now, VolumeSlot::from_raw(slot), SectorCount::from_raw(sectors));
+        }
+    }
+
+    /// Sectors of the volumes as the group knows them.
+    pub fn volume_sectors(&self) -> Option<[u64; 2]> {
+        let meta = self.group()?.meta();
+        let of = |slot| meta.volume(VolumeSlot::from_raw(slot)).map_or(0, |v| v.sectors.get());
+        Some([of(0), of(1)])
     }
 
     /// What the last recovery chose, where it could not be sealed; remembers the choice of this one.

@@ -105,6 +105,30 @@ impl World {
             .try_for_each(|volume| self.history.unit_recovered(volume, self.unit_of(0, volume).as_deref()))
     }
 
+    /// A group is ready: sizes and states of units are those of the last records that its journal holds.
+    pub(super) fn check_units(&mut self, n: usize) {
+        let Some(group) = self.boxes[n].group() else { return };
+        let odd = [self.source_odd, self.mirror_odd][n] || self.blind[n].is_some();
+        // Bytes that could not be read are read later, or never.
+        if odd || self.excuse[n].damaged || self.excuse[n].io || group.meta().branches.is_empty() {
+            return;
+        }
+        let (applied, durable) = (group.meta().applied, group.durable().seq);
+        let found = self.boxes[n].volume_sectors().unwrap_or_default();
+        for volume in 0..VOLUME_SECTORS.len() as u16 {
+            let (is, should) = (found[usize::from(volume)], self.line(n).size_at(volume, durable));
+            if is != should {
+                let what =
+                    format!("{}: volume {volume} has {is} sectors at {durable}, should have {should}", Self::name(n));
+                return self.fail(what);
+            }
+            let newest = self.line(n).unit_between(volume, applied, durable);
+            if newest.is_some_and(|state| state != self.unit_of(n, volume)) {
+                return self.fail(format!("{}: unit {volume} is not in its state at {durable}", Self::name(n)));
+            }
+        }
+    }
+
     /// After every step of a group.
     pub(super) fn check_step(&mut self, n: usize) {
         let Some(group) = self.boxes[n].group() else { return };
@@ -145,6 +169,11 @@ impl World {
         }
         self.check_round(n);
         if n == 1 {
+            let sectors = self.boxes[1].volume_sectors().unwrap_or_default();
+            if sectors.iter().zip(self.boxes[1].room).any(|(is, room)| *is > room) {
+                return self
+                    .fail(format!("mirror: volumes of {sectors:?} sectors in homes that have no room for them"));
+            }
             self.mirror_written = self.mirror_written.max(written);
             let passing = self.passing.as_ref().map_or(Seq::ZERO, History::end);
             let source = if self.other_line.is_some() { Seq::MAX } else { self.history.end().max(passing) };

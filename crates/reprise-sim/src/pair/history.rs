@@ -110,6 +110,8 @@ struct Record {
     hash: HistoryHash,
     /// State of the volume's unit from here on.
     unit: Option<Bytes>,
+    /// Sectors of the volume from here on.
+    size: Option<u64>,
 }
 
 /// A line of history as a host and its disk show it.
@@ -131,12 +133,23 @@ pub struct History {
     /// Records of the newest change of each unit that was answered. One may wait for its answer while later writes have
     /// theirs, since the superblock has to hold it too.
     units_answered: BTreeMap<u16, Seq>,
+    /// Sectors of the volumes at the beginning.
+    first_sectors: [u64; 2],
+    /// Sizes that a person has given a volume, or tried to.
+    sizes: Vec<(u16, u64)>,
 }
 
 impl History {
-    /// The empty history of a group.
+    /// The empty history of a group whose volumes have all that they can have.
     pub fn new(group: GroupId) -> Self {
+        Self::of(group, VOLUME_SECTORS)
+    }
+
+    /// The empty history of a group with volumes of so many sectors.
+    pub fn of(group: GroupId, first_sectors: [u64; 2]) -> Self {
         Self {
+            first_sectors,
+            sizes: (0u16..).zip(first_sectors).collect(),
             records: Vec::new(),
             versions: VOLUME_SECTORS.iter().map(|n| vec![Vec::new(); *n as usize]).collect(),
             start: chain_start(group),
@@ -225,13 +238,16 @@ impl History {
         }
         let id = match kind {
             RecordKind::VolumeResized => {
-                // No volume of a run changes its size: it is only said again.
-                let size = VOLUME_SECTORS.get(usize::from(at.volume.get())).map(|n| n.to_le_bytes());
-                if payload.get(..8) != size.as_ref().map(|s| &s[..]) {
-                    return Err(format!("record {seq}: a size of volume {:?} that it has not", at.volume));
+                let volume = at.volume.get();
+                let size = payload.get(..8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+                // Given by a person, or said again. A superblock may know of one that a journal has lost.
+                let larger = size >= self.size_at(volume, self.end()) || self.superblock_odd;
+                if !larger || !self.sizes.contains(&(volume, size)) {
+                    return Err(format!("record {seq}: volume {volume} gets {size} sectors, which nobody gave it"));
                 }
                 let before = self.hash(self.end()).unwrap_or(self.start);
-                self.records.push(Record { extent: at, hash: chain_bytes(before, kind, &at, payload), unit: None });
+                let hash = chain_bytes(before, kind, &at, payload);
+                self.records.push(Record { extent: at, hash, unit: None, size: Some(size) });
                 return Ok(());
             }
             RecordKind::Reservation => match self.unit_record(seq, at, payload)? {
@@ -278,7 +294,7 @@ impl History {
         let before = self.hash(self.end()).unwrap_or(self.start);
         let hash = chain_bytes(before, kind, &at, payload);
         let unit = (kind == RecordKind::Reservation).then(|| Bytes::copy_from_slice(payload));
-        self.records.push(Record { extent: at, hash, unit });
+        self.records.push(Record { extent: at, hash, unit, size: None });
         let value = if kind == RecordKind::Write { id } else { 0 };
         let volume = usize::from(at.volume.get());
         for s in at.sector.get()..at.end().get() {
@@ -317,7 +333,7 @@ impl History {
         }
         let before = self.hash(self.end()).unwrap_or(self.start);
         let hash = chain_bytes(before, RecordKind::Reservation, &at, payload);
-        self.records.push(Record { extent: at, hash, unit: Some(Bytes::copy_from_slice(payload)) });
+        self.records.push(Record { extent: at, hash, unit: Some(Bytes::copy_from_slice(payload)), size: None });
         Ok(None)
     }
 
@@ -342,6 +358,26 @@ impl History {
             Some(state) => self.units_possible(volume).any(|other| other == state),
         };
         if possible { Ok(()) } else { Err(format!("unit {volume} comes back in a state that it cannot be in")) }
+    }
+
+    /// A person gives a volume so many sectors, or tries to.
+    pub fn resizing(&mut self, volume: u16, sectors: u64) {
+        self.sizes.push((volume, sectors));
+    }
+
+    /// Sectors of a volume as of `seq`.
+    pub fn size_at(&self, volume: u16, seq: Seq) -> u64 {
+        let upto = self.records.iter().take(seq.get() as usize).rev();
+        let sizes = upto.filter(|r| r.extent.volume.get() == volume).filter_map(|r| r.size);
+        sizes.max().unwrap_or(self.first_sectors[usize::from(volume)])
+    }
+
+    /// The last state of a volume's unit that a record behind `after` and up to `seq` gives it; none where none does. The
+    /// inner one is none for a unit that remembers nothing.
+    pub fn unit_between(&self, volume: u16, after: Seq, seq: Seq) -> Option<Option<Bytes>> {
+        let between = self.records.iter().take(seq.get() as usize).skip(after.get() as usize).rev();
+        let mut states = between.filter(|r| r.extent.volume.get() == volume).filter_map(|r| r.unit.clone());
+        states.next().map(|state| Some(state).filter(|s| !is_nothing(s)))
     }
 
     /// The state of a volume's unit at the end.

@@ -71,6 +71,7 @@ impl World {
         self.event(n, Event::Done(token, result));
         if !was_ready && self.boxes[n].is_ready() {
             self.boxes[n].sealed();
+            self.check_units(n);
             say!(self, "{}: ready at {}", Self::name(n), self.boxes[n].group().map_or(Seq::ZERO, |g| g.durable().seq));
         }
     }

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use reprise_engine::{Group, VerifyEnd, VerifyPlan};
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
+use reprise_types::{SectorCount, VolumeSlot};
 
 use crate::pair::boxes::first_instance;
+use crate::pair::history::VOLUME_SECTORS;
 use crate::pair::plan::{MS, SEC};
 use crate::pair::world::{Next, World, say};
 
@@ -50,6 +52,17 @@ impl World {
         if let Err(what) = self.check_found(&report) {
             self.fail(format!("comparison {} {what}", report.id));
         }
+    }
+
+    /// Gives a volume more room, once there is a mirror that was asked.
+    pub(super) fn resize(&mut self, volume: u16, more: u64) {
+        let v = usize::from(volume);
+        let Some(sectors) = self.boxes[0].volume_sectors().filter(|_| self.added) else { return };
+        let sectors = (sectors[v] + more).min(VOLUME_SECTORS[v]);
+        let (slot, size) = (VolumeSlot::from_raw(volume), SectorCount::from_raw(sectors));
+        self.history.resizing(volume, sectors);
+        let begun = self.command(0, |g, now| g.resize_volume(now, slot, size));
+        say!(self, "operator: gives volume {volume} {sectors} sectors: {begun:?}");
     }
 
     pub(super) fn unpause(&mut self) {
@@ -127,6 +140,10 @@ impl World {
         self.drop_conn(1, Some(MS));
         self.mirror_gone();
         let Self { boxes, rng, .. } = self;
+        if let Some(sectors) = boxes[0].volume_sectors() {
+            boxes[1].sectors = sectors;
+        }
+        boxes[1].room = VOLUME_SECTORS;
         boxes[1].format(rng);
         self.excuse[1].damaged = false;
         self.unreadable[1] = 0;

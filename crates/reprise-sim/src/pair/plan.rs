@@ -32,6 +32,11 @@ const FORGET_AT: u64 = 11;
 const SLOW_HOME_AT: u64 = 1;
 const SLOW_HOME_SEGMENTS: u32 = 16;
 const SLOW_HOME_BANDWIDTH: u64 = 12 << 20;
+/// As many have volumes that get more room; a remainder that no kept seed has.
+const GROW_EVERY: u64 = 16;
+const GROW_AT: u64 = 9;
+/// Sectors that such volumes lack at the beginning.
+const GROW_SECTORS: u64 = 900;
 
 /// What a host does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub enum HostAction {
     Flush,
     /// Changes what the unit of a volume remembers.
     Unit(u16),
+    /// A person gives a volume so many sectors more.
+    Resize(u16, u64),
     /// Stops waiting for the oldest answer.
     Abort,
     /// Loses its session: no answer comes, what was asked may happen or not, and is asked again.
@@ -183,6 +190,8 @@ pub enum Trouble {
     MemoryShort(usize, u64),
     /// A person pauses the link for so long.
     Pause(u64),
+    /// The mirror's homes have no room for larger volumes for so long.
+    NoRoom(u64),
 }
 
 /// The classes of the fault model (`docs/reliability.md`), by the number they have there.
@@ -216,7 +225,7 @@ impl Trouble {
             Self::PowerCut(..) | Self::Both(..) | Self::Soon(..) => 1,
             Self::Lying(..) => 3,
             Self::Fails(_, Failing::CacheRead | Failing::HomeRead, _) | Self::Rot(..) | Self::RotRead(_) => 5,
-            Self::Fails(_, Failing::HomeFull, _) | Self::Outage(_) => 8,
+            Self::Fails(_, Failing::HomeFull, _) | Self::Outage(_) | Self::NoRoom(_) => 8,
             Self::Fails(..) => 4,
             Self::HomeRot(..) => 6,
             Self::Lost(..) | Self::Misdirected(..) | Self::Stale(..) => 7,
@@ -486,6 +495,9 @@ impl Plan {
         if slow_home {
             scenes::add_slow_home(&mut Rng::new(seed ^ 0x73_6c_6f_77), &mut items, length);
         }
+        if seed % GROW_EVERY == GROW_AT {
+            scenes::add_growing(&mut Rng::new(seed ^ 0x67_726f_7773), &mut items, length);
+        }
         if seed % LATER_EVERY == LATER_AT {
             add_later(&mut Rng::new(seed ^ 0x6c_6174_6572), &mut items, length);
         }
@@ -515,6 +527,12 @@ impl Plan {
     /// True where a person knows more than to restart what stopped, and compares the boxes from time to time.
     pub fn skilled(&self) -> bool {
         (5..8).contains(&(self.seed % 11))
+    }
+
+    /// Sectors of the volumes at the beginning.
+    pub fn first_sectors(&self) -> [u64; 2] {
+        let lacks = if self.seed % GROW_EVERY == GROW_AT { GROW_SECTORS } else { 0 };
+        VOLUME_SECTORS.map(|sectors| sectors - lacks)
     }
 
     /// When source and mirror are compared, at how many bytes a second, and whether what differs is repaired.

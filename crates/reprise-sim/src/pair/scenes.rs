@@ -206,6 +206,47 @@ pub(super) fn add_slow_home(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
     play(rng, items, scene, begin, length);
 }
 
+/// A volume gets more room and its unit another state while the superblock of a box is slow to be written; then that box goes
+/// off. Or the mirror has no room when the size comes.
+fn growing(rng: &mut Rng) -> (Scene, Vec<(u64, HostAction)>) {
+    let volume = rng.below(2) as u16;
+    let time = rng.range(300, 3_000) * MS;
+    let mut troubles = Vec::new();
+    if rng.one_in(4) {
+        troubles.push((0, Trouble::NoRoom(time * 2)));
+    } else {
+        let n = rng.below(2) as usize;
+        // One for each version that may be on its way when the record comes.
+        troubles.extend((0..rng.range(1, 4)).map(|_| (0, Trouble::Hang(n, Hanging::Superblock, time))));
+        let off = match rng.below(3) {
+            0 => Trouble::Kill(n, rng.range(1, 300) * MS),
+            _ => Trouble::PowerCut(n, rng.range(1, 300) * MS),
+        };
+        troubles.push((time * rng.range(2, 8) / 8, off));
+    }
+    let at = time * rng.below(4) / 8;
+    let more = rng.range(30, 200);
+    let mut actions = vec![(at, HostAction::Resize(volume, more)), (at + rng.below(20) * MS, HostAction::Unit(volume))];
+    if rng.one_in(2) {
+        actions.reverse();
+    }
+    (Scene { troubles, busy: (0, time * 2), heavy: rng.one_in(2), reads: false }, actions)
+}
+
+/// Adds volumes that get more room to a plan of this length.
+pub(super) fn add_growing(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
+    let count = rng.range(4, 8);
+    let room = length * 8 / 10 / count;
+    for i in 0..count {
+        let begin = length / 8 + i * room + rng.below(room / 4);
+        let (scene, actions) = growing(rng);
+        for (at, action) in actions {
+            items.push(Item { at: (begin + at).min(length), what: What::Host(action) });
+        }
+        play(rng, items, scene, begin, length);
+    }
+}
+
 /// Adds scenes to a plan of this length; a fork ends most runs and is the last.
 pub(super) fn add(rng: &mut Rng, items: &mut Vec<Item>, length: u64) {
     let count = rng.range(3, 6);

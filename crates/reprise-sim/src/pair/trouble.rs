@@ -178,6 +178,14 @@ impl World {
                 self.durable[n] = None;
                 self.after(50 * MS, Next::Start { n, nested: VecDeque::new() });
             }
+            Trouble::NoRoom(time) => {
+                let Some(sectors) = self.boxes[1].volume_sectors() else { return };
+                self.boxes[1].room = sectors;
+                let t = self.t;
+                self.boxes[1].say_room(t);
+                self.drain(1);
+                self.after(time, Next::Room);
+            }
             Trouble::MemoryShort(n, time) => {
                 if let Some(p) = &mut self.boxes[n].process {
                     p.group.set_memory_short(true);

@@ -11,7 +11,7 @@ use reprise_types::{Extent, InitiatorPort, Registration, Reservation, Reservatio
 
 use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SimBox};
-use crate::pair::history::{Asked, History, content, extent, stamp};
+use crate::pair::history::{Asked, History, VOLUME_SECTORS, content, extent, stamp};
 use crate::pair::home_rot::HomeRot;
 use crate::pair::net::Conn;
 use crate::pair::newer::Changed;
@@ -76,6 +76,8 @@ pub(super) enum Next {
         n: usize,
     },
     Unpause,
+    /// The mirror's homes have room again.
+    Room,
     Operator,
     Snapshot {
         n: usize,
@@ -268,7 +270,7 @@ impl World {
             backoff: Backoff::default(),
             blocked: [false; 2],
             stall: [0; 2],
-            history: History::new(GROUP),
+            history: History::of(GROUP, plan.first_sectors()),
             other_line: None,
             passing: None,
             mirror_written: Seq::ZERO,
@@ -393,6 +395,12 @@ impl World {
                 }
             }
             Next::Unpause => self.unpause(),
+            Next::Room => {
+                self.boxes[1].room = VOLUME_SECTORS;
+                let t = self.t;
+                self.boxes[1].say_room(t);
+                self.drain(1);
+            }
             Next::Operator => self.operator(),
             Next::Snapshot { n, of } => {
                 let disks = self.boxes[n].disks.clone();
@@ -500,6 +508,7 @@ impl World {
 
     fn host_acts(&mut self, action: HostAction) {
         match action {
+            HostAction::Resize(volume, more) => self.resize(volume, more),
             HostAction::Abort => drop(self.outstanding.pop_first()),
             HostAction::SessionLoss => {
                 let again: Vec<HostAction> = std::mem::take(&mut self.outstanding).into_values().collect();
@@ -521,6 +530,9 @@ impl World {
             let now = self.boxes[0].clock.now(self.t);
             for _ in 0..count {
                 let Some(action) = self.host_queue.pop_front() else { break };
+                if !self.inside(&action) {
+                    continue;
+                }
                 let id = self.next_io;
                 self.next_io += 1;
                 let (asked, op) = self.ask(id, &action);
@@ -531,6 +543,18 @@ impl World {
                 }
             }
             self.command(0, |g, now| g.settle(now));
+        }
+    }
+
+    /// Hosts ask for nothing behind the end that they were told of.
+    fn inside(&self, action: &HostAction) -> bool {
+        let served = |v: u16| self.boxes[0].group().and_then(|g| g.served_sectors(VolumeSlot::from_raw(v)));
+        let fits = |v: u16, end: u64| served(v).is_some_and(|sectors| end <= sectors.get());
+        match action {
+            HostAction::Write(v, s, n) | HostAction::Read(v, s, n) | HostAction::Compare(v, s, n, _) => fits(*v, s + n),
+            HostAction::Zero(v, ranges) => ranges.iter().all(|(s, n)| fits(*v, s + n)),
+            HostAction::Unit(_) | HostAction::Flush => true,
+            HostAction::Resize(..) | HostAction::Abort | HostAction::SessionLoss => true,
         }
     }
 
@@ -568,7 +592,9 @@ impl World {
                 let op = HostOp::Unit { volume: VolumeSlot::from_raw(*v), state: state.clone() };
                 (Asked::Unit(*v, unit::to_payload(&state)), op)
             }
-            HostAction::Flush | HostAction::Abort | HostAction::SessionLoss => (Asked::Flush, HostOp::Flush),
+            HostAction::Flush | HostAction::Abort | HostAction::SessionLoss | HostAction::Resize(..) => {
+                (Asked::Flush, HostOp::Flush)
+            }
         }
     }
 

@@ -1024,24 +1024,6 @@ async fn plain_http_only_leads_to_https() {
 }
 
 #[tokio::test]
-async fn one_address_cannot_take_every_connection() {
-    let bench = bench().await;
-    let mut held = Vec::new();
-    for _ in 0..32 {
-        held.push(browser::tls(bench.address).await.unwrap());
-    }
-    assert!(browser::tls(bench.address).await.is_err(), "the 33rd of one address");
-    held.clear();
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while browser::tls(bench.address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .expect("places come back");
-}
-
-#[tokio::test]
 async fn the_certificate_is_waited_for_and_a_stop_ends_all() {
     let dir = tempfile::tempdir().unwrap();
     let config = WebConfig {
@@ -1079,4 +1061,38 @@ async fn a_stop_ends_open_streams() {
     let (_stream, _) = events(&browser).await;
     bench.stop.send(true).unwrap();
     tokio::time::timeout(Duration::from_secs(15), bench.served).await.expect("it ends").unwrap().unwrap();
+}
+
+/// Connections that say nothing, or ask and never read, kept every browser out as long as they stayed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn strangers_keep_no_browser_out() {
+    let bench = bench().await;
+    let browser = bench.logged_in().await;
+    let mut live = browser.open(browser.request("GET", "/live").body(Full::default()).unwrap()).await;
+    let knock = async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        socket.connect(bench.address).await.unwrap()
+    };
+    let mut held = Vec::new();
+    let mut asking = Vec::new();
+    for n in 0..300 {
+        held.push(knock().await);
+        if n % 4 == 0 {
+            let mut stream = browser::tls_over(knock().await).await.unwrap();
+            let asks = "GET /login HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+            let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(asks.as_bytes())).await;
+            asking.push(stream);
+        }
+        if n % 50 == 0 {
+            let came = tokio::time::timeout(Duration::from_secs(5), bench.logged_in()).await;
+            came.expect("a browser gets in");
+        }
+    }
+    let frame = tokio::time::timeout(Duration::from_secs(5), live.body_mut().frame()).await;
+    assert!(frame.expect("figures go on moving").is_some_and(|frame| frame.is_ok()));
+    // Without a login a connection has so many answers and no more.
+    let mut answers = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), asking.last_mut().unwrap().read_to_end(&mut answers)).await;
+    assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 ").count(), 32);
 }

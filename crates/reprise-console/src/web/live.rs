@@ -11,11 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Frame;
+use reprise_api::server::http::stopped;
 use reprise_api::{ClientError, ErrorCode, Nothing, PairStatus, PoolPlace, Status, SystemStatus};
 use tokio::sync::{mpsc, watch};
 
 use super::history::{FINE_SECS, History};
-use super::listen::stopped;
 use super::signed::Signed;
 use super::{App, figures, lock};
 

@@ -159,13 +159,13 @@ impl Console {
         });
         tasks.push(tokio::spawn(live::watch_box(app.clone(), stop.clone())));
         let addresses: Vec<_> = https.iter().filter_map(|l| l.local_addr().ok()).collect();
-        let slots = listen::Slots::default();
+        let places = listen::places();
         for listener in https {
             tasks.push(tokio::spawn(listen::https(
                 listener,
                 tls.clone(),
                 pages::router(app.clone()),
-                slots.clone(),
+                places.clone(),
                 stop.clone(),
             )));
         }

@@ -8,10 +8,10 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
+use reprise_api::strangers::Place;
 
 use super::form::Form;
 use super::guard::{self, BODY_BYTES_MAX};
-use super::listen::Peer;
 use super::problem::Problem;
 use super::session::{SessionKey, same};
 use super::{App, lock, page};
@@ -48,7 +48,7 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 /// The address a request came from.
 pub(crate) fn peer(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<Peer>().map(|p| p.0)
+    parts.extensions.get::<Arc<Place>>().map(|place| place.address())
 }
 
 impl FromRequestParts<Arc<App>> for Signed {
@@ -60,6 +60,9 @@ impl FromRequestParts<Arc<App>> for Signed {
         let Some(found) = found else {
             return Err(log_in(&parts.method, parts.uri.path_and_query().map_or("/", |p| p.as_str())));
         };
+        if let Some(place) = parts.extensions.get::<Arc<Place>>() {
+            place.settle();
+        }
         let shows_page = parts.method == Method::GET && !refresh && parts.uri.path() != "/live";
         let flash = if shows_page { lock(&app.sessions).take_message(found.key) } else { None };
         let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).and_then(guard::host_name);

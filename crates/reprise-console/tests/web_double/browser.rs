@@ -77,6 +77,11 @@ impl ServerCertVerifier for Anybody {
 
 /// Connects by TLS.
 pub(crate) async fn tls(address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_over(TcpStream::connect(address).await?).await
+}
+
+/// TLS over a connection that is there.
+pub(crate) async fn tls_over(stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -84,7 +89,6 @@ pub(crate) async fn tls(address: SocketAddr) -> std::io::Result<TlsStream<TcpStr
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
-    let stream = TcpStream::connect(address).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 

@@ -560,6 +560,9 @@ impl Group {
         if self.is_fenced() {
             return;
         }
+        // A first copy reads what is durable, beside hosts that write.
+        let copies = self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        self.journal.keep_covered(copies && self.meta.role == Role::Source);
         self.want_segment();
         let paced = self.pace_until > self.now.mono && self.meta.role == Role::Source;
         if !self.journal_held

@@ -277,7 +277,7 @@ impl Group {
         let durable = self.durable_seq();
         if matches!(reader, Reader::Copy(_)) && plan.newest > durable && !has(Planted::CopyReadsNewest) {
             let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
-            plan = self.journal.plan_as_of(applied, durable, extent);
+            plan = self.journal.plan_durable(applied, extent);
         }
         let name = self.read_opened();
         let mut pieces = Vec::with_capacity(plan.pieces.len());

@@ -15,6 +15,7 @@ use reprise_types::{
     Sector, SectorCount, Seq, WallMicros,
 };
 
+use crate::covered::Covered;
 use crate::planted::{Planted, has};
 use crate::read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
 use crate::segment::{Rec, Segment};
@@ -195,6 +196,8 @@ pub struct Journal {
     tail: VecDeque<Arc<Batch>>,
     tail_bytes: u64,
     index: Index,
+    /// Kept while somebody reads the durable content beside hosts that write.
+    covered: Option<Covered>,
 }
 
 impl Journal {
@@ -222,6 +225,7 @@ impl Journal {
             tail: VecDeque::new(),
             tail_bytes: 0,
             index: Index::default(),
+            covered: None,
         };
         journal.index = journal.index_of(applied, start.end.seq);
         journal
@@ -313,8 +317,12 @@ impl Journal {
         }
         let seq = self.written.next();
         let packed = PackRecord::new(record.kind, record.extent, record.payload);
-        if record.kind.changes_content() {
-            self.index.insert(record.extent, seq);
+        let content = record.kind.changes_content().then_some(record.extent);
+        if let Some(covered) = &mut self.covered {
+            covered.appended(seq, content, &self.index);
+        }
+        if let Some(extent) = content {
+            self.index.insert(extent, seq);
         }
         self.pending_bytes += len as u64;
         self.pending.push_back(packed);
@@ -583,6 +591,9 @@ impl Journal {
         assert_eq!(done.token, token, "another journal write is in flight");
         self.durable = done.last;
         self.in_flight_bytes = 0;
+        if let Some(covered) = &mut self.covered {
+            covered.durable(self.durable.seq);
+        }
         self.shrink_tail();
         self.durable
     }
@@ -807,6 +818,24 @@ impl Journal {
             }
         });
         self.plan_with(&index, extent)
+    }
+
+    /// Whether what records cover that are not durable is kept, for [`Self::plan_durable`]. On a source.
+    pub fn keep_covered(&mut self, keep: bool) {
+        if keep != self.covered.is_some() {
+            self.covered = keep.then(Covered::default);
+        }
+    }
+
+    /// Plans a read of the content as it is durable; `applied` is where home is. Where what is covered was not kept, it looks
+    /// through the records held.
+    pub fn plan_durable(&self, applied: Seq, extent: Extent) -> ReadPlan {
+        let durable = self.durable.seq;
+        let count = self.written.since(durable);
+        match self.covered.as_ref().and_then(|covered| covered.index(&self.index, count, applied, extent)) {
+            Some(index) => self.plan_with(&index, extent),
+            None => self.plan_as_of(applied, durable, extent),
+        }
     }
 
     /// Plans a read of the content as another index has it ([`Self::index_at`]).

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+mod covered;
 mod index;
 mod journal;
 #[cfg(feature = "planted")]

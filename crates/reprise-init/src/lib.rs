@@ -12,6 +12,8 @@ pub mod system;
 pub mod verity;
 pub mod watchdog;
 
+use std::io::Write as _;
+
 use facts::BootFacts;
 
 /// The word the second stage is started with.
@@ -43,6 +45,8 @@ fn plug_in() {
         Ok(mut modules) => {
             modules.coldplug();
         }
-        Err(error) => eprintln!("reprise: no drivers: {error:#}"),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "reprise: no drivers: {error:#}");
+        }
     }
 }

@@ -30,8 +30,10 @@ pub(crate) struct WebArgs {
 /// Serves the console until it is told to stop.
 pub(crate) fn run(args: WebArgs, socket: PathBuf) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A line for which there is no room, or no reader, is lost; to say so on the same stream would end the process.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .log_internal_errors(false)
         .with_writer(reprise_node::log::OneLine(std::io::stderr))
         .with_ansi(false)
         .init();

@@ -24,17 +24,22 @@ pub(crate) struct LogFile {
     path: PathBuf,
     file: Option<File>,
     len: u64,
+    /// The last line may be there in part.
+    torn: bool,
 }
 
 impl LogFile {
     /// A log at that path; its folder is there.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, len: 0 }
+        Self { path, file: None, len: 0, torn: false }
     }
 
     /// Adds a line. A full or broken disk loses the line and nothing else.
     pub(crate) fn line(&mut self, line: &str) {
-        let _ = self.write(line);
+        if self.write(line).is_err() {
+            // The next line looks at the file anew, which may be another one by then.
+            (self.file, self.torn) = (None, true);
+        }
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
@@ -48,8 +53,10 @@ impl LogFile {
             self.rotate()?;
         }
         if let Some(file) = &mut self.file {
-            file.write_all(format!("{clean}\n").as_bytes())?;
-            self.len += clean.len() as u64 + 1;
+            let start = if self.torn && self.len > 0 { "\n" } else { "" };
+            file.write_all(format!("{start}{clean}\n").as_bytes())?;
+            self.len += (start.len() + clean.len()) as u64 + 1;
+            self.torn = false;
         }
         Ok(())
     }
@@ -214,6 +221,21 @@ mod tests {
         assert_eq!(last.len(), 700, "over the border of two files");
         assert!(last[0].starts_with("800 ") && last[699].starts_with("1499 "), "{} {}", &last[0][..9], &last[699][..9]);
         assert!(LogFile::new(path).write("on").is_ok());
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_kept_is_lost_and_the_next_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let mut log = LogFile::new(path.clone());
+        log.line("lost");
+        assert!(log.torn, "there is no room");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "half a li").unwrap();
+        log.line("kept");
+        log.line("kept, too");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "half a li\nkept\nkept, too\n");
     }
 
     #[test]

@@ -284,6 +284,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_without_room_holds_up_no_process() {
+        let dir = tempfile::tempdir().unwrap();
+        // More than a pipe takes, so that it ends only if somebody reads.
+        let script =
+            "i=0; while [ $i -lt 3000 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done; exit 3";
+        let full = Spec { log: "/dev/full".into(), ..spec("a", script, dir.path()) };
+        let services = Services::start(vec![full]).unwrap();
+        wait_for("it runs to its end", || services.status()[0].last_exit.is_some());
+        assert_eq!(services.status()[0].last_exit.as_deref(), Some("exit code 3"));
+        services.stop("a", Duration::from_secs(5));
+    }
+
+    #[test]
     fn a_restart_that_was_asked_for_is_at_once_and_no_failure() {
         let dir = tempfile::tempdir().unwrap();
         let services = Services::start(vec![spec("a", "echo begin; exec sleep 600", dir.path())]).unwrap();

@@ -357,6 +357,9 @@ impl Client {
     }
 }
 
+/// Longest file of certificates of authorities that is read: several times that of an operating system.
+const CA_BYTES_MAX: u64 = 4 << 20;
+
 fn tls_config(trust: &Trust) -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -369,7 +372,8 @@ fn tls_config(trust: &Trust) -> io::Result<ClientConfig> {
             .with_no_client_auth(),
         Trust::CaFile(path) => {
             let mut roots = RootCertStore::empty();
-            for cert in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
+            let text = crate::read_text(path, CA_BYTES_MAX)?;
+            for cert in CertificateDer::pem_slice_iter(text.as_bytes()) {
                 roots.add(cert.map_err(io::Error::other)?).map_err(io::Error::other)?;
             }
             builder.with_root_certificates(roots).with_no_client_auth()

@@ -16,6 +16,7 @@ pub mod client;
 pub mod command;
 pub mod error;
 pub mod event;
+mod file;
 mod initiator;
 pub mod metrics;
 pub mod openapi;
@@ -37,6 +38,7 @@ pub use client::{Client, ClientError, Target};
 pub use command::*;
 pub use error::{ApiError, ErrorCode};
 pub use event::*;
+pub use file::read_text;
 pub use initiator::*;
 pub use route::{Rights, Route, Verb, routes};
 #[cfg(feature = "server")]

@@ -309,7 +309,7 @@ impl Settings {
         if bytes > FILE_BYTES_MAX {
             return Err(SettingsError::TooLarge { path: path.to_owned(), bytes });
         }
-        Self::parse(&std::fs::read_to_string(path).map_err(fail)?)
+        Self::parse(&crate::read_text(path, FILE_BYTES_MAX).map_err(fail)?)
     }
 
     /// Reads and checks settings.

@@ -6,6 +6,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use reprise_api::{ChapSecret, Preview};
 
 use crate::Usage;
+use crate::say::err;
 use crate::units::plain;
 
 /// Longest line read from a person: a secret of 255 bytes and the ends of a line.
@@ -30,14 +31,14 @@ pub(crate) fn secret(of: &str) -> anyhow::Result<ChapSecret> {
 pub(crate) fn password(of: &str) -> anyhow::Result<String> {
     let stdin = io::stdin();
     let text = if stdin.is_terminal() {
-        eprint!("{of}: ");
+        err(format_args!("{of}: "));
         let before = tcgetattr(&stdin)?;
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
         tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
         let text = raw_line();
         tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
-        eprintln!();
+        errln!("");
         text?
     } else {
         raw_line()?

@@ -1,12 +1,13 @@
 //! What each command asks of the box, and how the answer is shown.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use reprise_api::*;
 use serde::Serialize;
 
 use crate::args::*;
+use crate::say::{err, out};
 use crate::units::{bytes, now_unix_ms, plain, utc};
 use crate::{ask, initiator, pair, render, system, verify};
 
@@ -15,15 +16,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Prints one JSON value in a line.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    Ok(())
+    outln!("{}", serde_json::to_string(value)?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    out(format_args!("{text}"))
 }
 
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
@@ -92,7 +89,6 @@ async fn status(client: &Client, json: bool, watch: bool, interval: Duration) ->
             }
             Err(error) => return Err(error.into()),
         }
-        std::io::stdout().flush()?;
         tokio::time::sleep(interval).await;
     }
 }
@@ -163,7 +159,7 @@ async fn mirror(client: &Client, json: bool, command: MirrorCommand) -> anyhow::
             let request = MirrorOf { group, peer: to };
             let started = client.mirror_add(&request).await?;
             for warning in &started.warnings {
-                eprintln!("warning: {}", plain(warning));
+                errln!("warning: {}", plain(warning));
             }
             show(json, &started, |_| format!("Group {} is mirrored to {}.\n", request.group, request.peer))?;
             follow_job(client, json, started.job, wait).await
@@ -198,7 +194,7 @@ async fn peer(client: &Client, json: bool, command: PeerCommand) -> anyhow::Resu
 pub(crate) async fn act(client: &Client, json: bool, action: Action, sure: Sure, wait: Wait) -> anyhow::Result<()> {
     let preview = client.action_preview(&PreviewRequest { action }).await?;
     if !sure.yes && !ask::confirmed(&preview)? {
-        eprintln!("Nothing was changed.");
+        errln!("Nothing was changed.");
         return Ok(());
     }
     let done = client.action_confirm(&Confirm { token: preview.token }).await?;
@@ -219,14 +215,13 @@ pub(crate) async fn wait_for(client: &Client, json: bool, mut job: Job) -> anyho
     let progress = !json && std::io::stderr().is_terminal();
     while !job.state.is_final() {
         if progress {
-            eprint!("\r\u{1b}[K{}", render::job(&job));
-            std::io::stderr().flush()?;
+            err(format_args!("\r\u{1b}[K{}", render::job(&job)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
         job = client.job_show(&ById { id: job.id }).await?;
     }
     if progress {
-        eprint!("\r\u{1b}[K");
+        err(format_args!("\r\u{1b}[K"));
     }
     show(json, &job, |j| format!("{}\n", render::job(j)))?;
     match job.state {

@@ -99,7 +99,7 @@ impl Drop for Place {
         if self.temporary
             && let Err(error) = std::fs::remove_dir_all(&self.dir)
         {
-            eprintln!("remove {}: {error}", self.dir.display());
+            errln!("remove {}: {error}", self.dir.display());
         }
     }
 }
@@ -142,9 +142,9 @@ async fn act(args: &DemoArgs, json: bool, place: &Place) -> anyhow::Result<()> {
     let mut pair = show::run(args, place).await?;
     if args.stay {
         let source = pair.reach_source().await?;
-        println!("\nThe pair keeps running. For your own initiator: {}", source.iscsi);
-        println!("  reprise --socket {} status --watch", source.socket);
-        println!("Ctrl-C ends it.");
+        outln!("\nThe pair keeps running. For your own initiator: {}", source.iscsi)?;
+        outln!("  reprise --socket {} status --watch", source.socket)?;
+        outln!("Ctrl-C ends it.")?;
         return pair.watch_over().await;
     }
     pair.stop()

@@ -69,7 +69,7 @@ fn chap(rule: &InitiatorRule) -> anyhow::Result<Option<ChapRule>> {
 
 fn changed(json: bool, changed: &InitiatorChanged, what: &str) -> anyhow::Result<()> {
     for warning in &changed.warnings {
-        eprintln!("warning: {}", plain(warning));
+        errln!("warning: {}", plain(warning));
     }
     show(json, changed, |c| format!("Initiator {} {what}.\n", c.initiator.name))
 }

@@ -4,6 +4,11 @@
 //! a command line that is not understood, and 3 when the box cannot be reached.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// They panic when the reader is gone; `say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod say;
 
 mod args;
 mod ask;
@@ -92,33 +97,34 @@ fn client(global: &args::Global, command: Command) -> anyhow::Result<()> {
 /// Says what went wrong and what to do, and gives the exit code.
 fn report(error: &anyhow::Error, json: bool) -> u8 {
     // A reader that has seen enough (`| head`) is no failure of ours.
-    if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+    if error.is::<say::ReaderGone>() {
         return 0;
     }
     if error.is::<Usage>() || error.is::<reprise_api::client::TargetError>() {
-        eprintln!("error: {error}");
+        errln!("error: {error}");
         return EXIT_USAGE;
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused(refusal)) => {
             if json && let Ok(text) = serde_json::to_string(refusal) {
-                println!("{text}");
+                // The number of the exit says it, too.
+                let _ = outln!("{text}");
             }
-            eprintln!("error: {}", units::plain(&refusal.message));
+            errln!("error: {}", units::plain(&refusal.message));
             if !refusal.what_to_do.is_empty() {
-                eprintln!("what to do: {}", units::plain(&refusal.what_to_do));
+                errln!("what to do: {}", units::plain(&refusal.what_to_do));
             }
             EXIT_REFUSED
         }
         Some(
             unreachable @ (ClientError::Unreachable { .. } | ClientError::Tls { .. } | ClientError::Broken { .. }),
         ) => {
-            eprintln!("error: {}", units::plain(&chain(unreachable)));
-            eprintln!("what to do: {}", target::advice(unreachable));
+            errln!("error: {}", units::plain(&chain(unreachable)));
+            errln!("what to do: {}", target::advice(unreachable));
             EXIT_UNREACHABLE
         }
         _ => {
-            eprintln!("error: {error:#}");
+            errln!("error: {error:#}");
             EXIT_REFUSED
         }
     }

@@ -1,12 +1,13 @@
 //! `reprise pair`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use reprise_api::{ApiError, Client, ClientError, ErrorCode, Nothing, PairDial, PairListen, PairState, PairStatus};
 
 use crate::args::PairArgs;
 use crate::commands::print_json;
+use crate::say::err;
 use crate::units::{plain, secs};
 use crate::{Usage, ask};
 
@@ -38,10 +39,10 @@ async fn listen(client: &Client, json: bool, args: &PairArgs) -> anyhow::Result<
     if json {
         print_json(&offer)?;
     } else {
-        println!("Code: {}", plain(&offer.code));
-        println!("On the other box, within {}:", secs(offer.expires_in_secs.into()));
+        outln!("Code: {}", plain(&offer.code))?;
+        outln!("On the other box, within {}:", secs(offer.expires_in_secs.into()))?;
         for address in &offer.addresses {
-            println!("  reprise pair {}", plain(address));
+            outln!("  reprise pair {}", plain(address))?;
         }
     }
     if args.no_wait {
@@ -61,8 +62,7 @@ async fn listen(client: &Client, json: bool, args: &PairArgs) -> anyhow::Result<
             }
         };
         if progress {
-            eprint!("\r\u{1b}[K{line}");
-            std::io::stderr().flush()?;
+            err(format_args!("\r\u{1b}[K{line}"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -70,7 +70,7 @@ async fn listen(client: &Client, json: bool, args: &PairArgs) -> anyhow::Result<
 
 fn clear(progress: bool) {
     if progress {
-        eprint!("\r\u{1b}[K");
+        err(format_args!("\r\u{1b}[K"));
     }
 }
 
@@ -95,15 +95,14 @@ fn show(status: &PairStatus, json: bool) -> anyhow::Result<()> {
         return print_json(status);
     }
     match &status.state {
-        PairState::Idle => println!("No pairing is under way."),
+        PairState::Idle => outln!("No pairing is under way."),
         PairState::Listening { expires_in_secs } => {
-            println!("Waiting for the other box, {} left.", secs((*expires_in_secs).into()));
+            outln!("Waiting for the other box, {} left.", secs((*expires_in_secs).into()))
         }
-        PairState::Exchanging { address } => println!("Talking to {}.", plain(address)),
-        PairState::Paired { peer, address, .. } => println!("Paired with {peer} at {}.", plain(address)),
-        PairState::Failed { error } => println!("Failed: {}\n{}", plain(&error.message), plain(&error.what_to_do)),
-        PairState::Expired => println!("The code expired."),
-        PairState::Cancelled => println!("Cancelled."),
+        PairState::Exchanging { address } => outln!("Talking to {}.", plain(address)),
+        PairState::Paired { peer, address, .. } => outln!("Paired with {peer} at {}.", plain(address)),
+        PairState::Failed { error } => outln!("Failed: {}\n{}", plain(&error.message), plain(&error.what_to_do)),
+        PairState::Expired => outln!("The code expired."),
+        PairState::Cancelled => outln!("Cancelled."),
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `reprise system`, `reprise password` and `reprise notify`: the machine, the administrator, and who is told.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -11,6 +11,9 @@ use crate::args::{Sure, Wait};
 use crate::ask;
 use crate::commands::{act, show};
 use crate::units::{bytes, plain, utc};
+
+/// Longest file of settings that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
@@ -130,8 +133,7 @@ pub(crate) async fn run(client: &Client, json: bool, command: SystemCommand) -> 
             let path = dir.join(name);
             let content = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &bundle.content_base64)?;
             std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
-            println!("Written: {}", path.display());
-            Ok(())
+            outln!("Written: {}", path.display())
         }
         SystemCommand::Reboot => power(client, json, PowerAction::Reboot, "The box starts again.\n").await,
         SystemCommand::PowerOff => power(client, json, PowerAction::PowerOff, "The box turns off.\n").await,
@@ -171,8 +173,8 @@ async fn power(client: &Client, json: bool, action: PowerAction, told: &str) -> 
     show(json, &client.system_power(&Power { action }).await?, |_| told.to_owned())
 }
 
-fn read<T: serde::de::DeserializeOwned>(file: &PathBuf) -> anyhow::Result<T> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+fn read<T: serde::de::DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
+    let text = read_text(file, FILE_BYTES_MAX).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("understand {}", file.display()))
 }
 

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &TortureArgs, global: &Global) -> anyhow::Result<()> {
             u64::from_le_bytes(random) >> 12
         }
     };
-    eprintln!("seed {seed}");
+    errln!("seed {seed}");
     let time = Duration::from_secs_f64(args.minutes * 60.0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let report = runtime.block_on(async {
@@ -108,8 +108,7 @@ pub(crate) fn run(args: &TortureArgs, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return print_json(&report);
     }
-    print!("{}", plain(&text(&report)));
-    Ok(())
+    crate::say::out(format_args!("{}", plain(&text(&report))))
 }
 
 fn text(r: &Report) -> String {

@@ -10,6 +10,8 @@ use crate::commands::{print_json, wait_for};
 use crate::units::{bytes, plain};
 use crate::{Usage, render};
 
+/// Longest proof that is read: as long as a report with every extent that it may name.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Extents that people are shown; `--json` has them all.
 const EXTENTS_SHOWN: usize = 20;
 
@@ -18,12 +20,7 @@ pub(crate) async fn run(client: &Client, json: bool, args: VerifyArgs) -> anyhow
     let request = VerifyStart { group, repair: args.repair, bytes_per_sec: args.rate };
     let job = client.verify_start(&request).await?.job;
     if args.wait.no_wait {
-        return if json {
-            print_json(&job)
-        } else {
-            println!("{}", render::job(&job));
-            Ok(())
-        };
+        return if json { print_json(&job) } else { outln!("{}", render::job(&job)) };
     }
     let id = job.id;
     wait_for(client, json, job).await?;
@@ -31,7 +28,7 @@ pub(crate) async fn run(client: &Client, json: bool, args: VerifyArgs) -> anyhow
     if json {
         print_json(&report)?;
     } else {
-        show(&report);
+        show(&report)?;
     }
     if !report.equal {
         let text = format!("the mirror of group {} differs from its source at record {}", report.group, report.seq);
@@ -43,52 +40,52 @@ pub(crate) async fn run(client: &Client, json: bool, args: VerifyArgs) -> anyhow
         let text = serde_json::to_string_pretty(&proof)?;
         std::fs::write(&path, format!("{text}\n")).with_context(|| format!("write {}", path.display()))?;
         if !json {
-            println!("Proof written to {}.", path.display());
+            outln!("Proof written to {}.", path.display())?;
         }
     }
     Ok(())
 }
 
-fn show(report: &VerifyReport) {
-    println!(
+fn show(report: &VerifyReport) -> anyhow::Result<()> {
+    outln!(
         "Compared {} of group {} at record {} (h {}).",
         bytes(report.bytes_compared),
         report.group,
         report.seq,
         plain(&report.hash)
-    );
+    )?;
     for e in report.extents.iter().take(EXTENTS_SHOWN) {
-        println!("differs: volume {} sector {} length {}", e.volume, e.sector, e.sectors);
+        outln!("differs: volume {} sector {} length {}", e.volume, e.sector, e.sectors)?;
     }
     let more = report.extents.len().saturating_sub(EXTENTS_SHOWN);
     if more > 0 {
-        println!("... and {more} extents more");
+        outln!("... and {more} extents more")?;
     }
     if report.bytes_differing > 0 {
-        println!("{} differed, {} of it repaired.", bytes(report.bytes_differing), bytes(report.bytes_repaired));
+        outln!("{} differed, {} of it repaired.", bytes(report.bytes_differing), bytes(report.bytes_repaired))?;
     }
     if report.bytes_unreadable > 0 {
-        println!("{} could not be read.", bytes(report.bytes_unreadable));
+        outln!("{} could not be read.", bytes(report.bytes_unreadable))?;
     }
     if report.equal {
-        println!("Source and mirror are equal.");
+        outln!("Source and mirror are equal.")?;
     }
+    Ok(())
 }
 
 /// Checks a proof; talks to no box.
 pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let text = read_text(file, FILE_BYTES_MAX).with_context(|| format!("read {}", file.display()))?;
     let proof: VerifyProof = serde_json::from_str(&text).with_context(|| format!("{} is no proof", file.display()))?;
     let fingerprint = fingerprint(&proof)?;
     let s = &proof.statement;
     if json {
         return print_json(&serde_json::json!({ "key_fingerprint": fingerprint, "statement": s }));
     }
-    println!("The signature is good. Signed with the key {fingerprint},");
-    println!("which reprise peer list shows on the box's peers.");
-    println!("Mirror {} = source {} for group {},", s.mirror, s.source, s.group_name);
-    println!("branch {}, record {}, h {}, digest {}.", s.branch, s.seq, plain(&s.hash), plain(&s.digest));
-    Ok(())
+    outln!("The signature is good. Signed with the key {fingerprint},")?;
+    outln!("which reprise peer list shows on the box's peers.")?;
+    outln!("Mirror {} = source {} for group {},", s.mirror, s.source, s.group_name)?;
+    outln!("branch {}, record {}, h {}, digest {}.", s.branch, s.seq, plain(&s.hash), plain(&s.digest))
 }
 
 #[cfg(feature = "daemon")]

@@ -35,14 +35,18 @@ fn start() -> Booted {
 }
 
 impl Booted {
-    fn run(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_reprise"))
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reprise"));
+        command
             .args(line.split(' '))
             .env("REPRISE_SOCKET", &self.socket)
             .env_remove("REPRISE_URL")
-            .stdin(Stdio::null())
-            .output()
-            .expect("run")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().expect("run")
     }
 
     #[track_caller]
@@ -75,38 +79,41 @@ fn status_is_for_people_and_for_programs() {
     assert_eq!(raw["groups"][1]["positions"]["peer_durable"], 1_234_321);
 }
 
+/// Commands that succeed, and what they show.
+const COMMANDS: &[(&str, &str)] = &[
+    ("volume list", "pg-old"),
+    ("volume list --group mail", "VOLUME"),
+    ("volume show pg-data", "67a7b7c7"),
+    ("volume create v --size 1G --thin", "Volume v in group main"),
+    ("volume create v --size 1G", "done"),
+    ("volume create v --size 1G --no-wait", "running"),
+    ("volume adopt /dev/x --name v", "Volume v"),
+    ("group list", "diverged"),
+    ("group create g", "Group g made"),
+    ("mirror add pg --to turin", "done"),
+    ("mirror pause pg --to turin", "paused"),
+    ("mirror resume pg --to turin", "goes on"),
+    ("peer list", "turin"),
+    ("pair --status", "aired with turin"),
+    ("pair 127.0.0.1:1 --code 4711-0815", "Paired with turin"),
+    ("alerts", "clock-offset"),
+    ("alerts ack 11", "acknowledged"),
+    ("events", "The link is up."),
+    ("jobs", "mirror copy"),
+    ("jobs cancel 7", "cancelled"),
+    ("token list", "grafana"),
+    ("token create me --rights admin", "rpr_"),
+    ("token revoke 0101010101010101", "void"),
+    ("openapi", "\"openapi\""),
+];
+
 #[test]
 fn commands_reach_the_box() {
     let b = start();
-    for (line, shown) in [
-        ("volume list", "pg-old"),
-        ("volume list --group mail", "VOLUME"),
-        ("volume show pg-data", "67a7b7c7"),
-        ("volume create v --size 1G --thin", "Volume v in group main"),
-        ("volume create v --size 1G", "done"),
-        ("volume create v --size 1G --no-wait", "running"),
-        ("volume adopt /dev/x --name v", "Volume v"),
-        ("group list", "diverged"),
-        ("group create g", "Group g made"),
-        ("mirror add pg --to turin", "done"),
-        ("mirror pause pg --to turin", "paused"),
-        ("mirror resume pg --to turin", "goes on"),
-        ("peer list", "turin"),
-        ("pair --status", "aired with turin"),
-        ("pair 127.0.0.1:1 --code 4711-0815", "Paired with turin"),
-        ("alerts", "clock-offset"),
-        ("alerts ack 11", "acknowledged"),
-        ("events", "The link is up."),
-        ("jobs", "mirror copy"),
-        ("jobs cancel 7", "cancelled"),
-        ("token list", "grafana"),
-        ("token create me --rights admin", "rpr_"),
-        ("token revoke 0101010101010101", "void"),
-        ("openapi", "\"openapi\""),
-    ] {
+    for (line, shown) in COMMANDS {
         let text = b.ok(line);
         assert!(text.contains(shown), "{line}: {text}");
-        if line != "pair --status" {
+        if *line != "pair --status" {
             let json = b.ok(&format!("{line} --json"));
             for line in json.lines() {
                 serde_json::from_str::<serde_json::Value>(line).expect("json lines");
@@ -148,6 +155,52 @@ fn what_destroys_needs_yes_when_nobody_is_there() {
         ]
     );
     b.fails("volume erase gone --yes", 1, &["there is no volume gone", "reprise volume list"]);
+}
+
+/// The reader of the answer, or of what went wrong, is gone or has no room: `| head`, a full disk.
+#[test]
+fn who_is_not_listened_to_ends_quietly() {
+    let b = start();
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("open");
+    let gone = || {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        writer
+    };
+    let run = |line: &str, stdout: Stdio, stderr: Stdio| {
+        let mut command = b.command(line);
+        let out = command.stdout(stdout).stderr(stderr).output().expect("run");
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(!err.contains("panicked"), "{line}: {err}");
+        (out.status.code(), err.into_owned())
+    };
+    let endless =
+        ["status --watch", "events --follow", "pair --listen", "inspect pg", "jobs wait 7", "volume erase v --yes"];
+    for line in COMMANDS.iter().map(|(line, _)| *line).chain(endless) {
+        for line in [line.to_owned(), format!("{line} --json")] {
+            let (code, err) = run(&line, gone().into(), Stdio::piped());
+            assert!(code == Some(0) && !err.contains("error"), "{line}, the reader is gone: {code:?} {err}");
+        }
+        let (code, err) = run(line, full().into(), Stdio::piped());
+        assert_eq!(code, Some(1), "{line}, no room");
+        assert!(err.contains("error: write the answer: No space left"), "{line}: {err}");
+    }
+    for (line, wanted) in [
+        ("volume show none", 1),
+        ("volume show none --json", 1),
+        ("verify --check /nonexistent", 1),
+        ("volume erase pg-data", 1),
+        ("--url https://127.0.0.1:1 status", 2),
+        ("--socket /nonexistent/x status", 3),
+    ] {
+        for (stdout, stderr) in [(gone().into(), gone().into()), (Stdio::from(full()), Stdio::from(full()))] {
+            assert_eq!(run(line, stdout, stderr).0, Some(wanted), "{line}");
+        }
+    }
+    for line in ["mirror add pg --to turin", "volume erase v --yes"] {
+        let (code, _) = run(line, Stdio::piped(), full().into());
+        assert_eq!(code, Some(0), "{line}: what is done is done, whoever hears of it");
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub use session::SessionLimits;
 
 /// Between two looks for the certificate, which the daemon makes at its first start.
 const CERTIFICATE_LOOK: Duration = Duration::from_millis(500);
+/// Longest file of a certificate or key that is read.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Looks between two lines in the log while there is none.
 const CERTIFICATE_LOOKS_PER_LINE: u32 = 20;
 /// Passwords checked at a time: each costs the box a hash that is slow on purpose.
@@ -193,8 +195,12 @@ async fn certificate(cert: &Path, key: &Path, mut stop: watch::Receiver<bool>) -
             _ = stop.wait_for(|stop| *stop) => return Ok(None),
         }
     }
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
-    let chain = chain.with_context(|| format!("read the certificate {}", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("read the key {}", key.display()))?;
+    let read = |path: &Path| reprise_api::read_text(path, PEM_BYTES_MAX);
+    let chain = read(cert).with_context(|| format!("read the certificate {}", cert.display()))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+    let chain = chain.with_context(|| format!("understand the certificate {}", cert.display()))?;
+    let text = read(key).with_context(|| format!("read the key {}", key.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes());
+    let key = key.with_context(|| format!("understand the key of {}", cert.display()))?;
     Ok(Some((chain, key)))
 }

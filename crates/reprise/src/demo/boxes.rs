@@ -197,7 +197,7 @@ impl Appliance {
 impl Drop for Appliance {
     fn drop(&mut self) {
         if let Err(error) = self.kill() {
-            eprintln!("kill a box: {error:#}");
+            errln!("kill a box: {error:#}");
         }
     }
 }
@@ -324,7 +324,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            eprintln!("{error:#}");
+            errln!("{error:#}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,6 +40,10 @@ pub(super) struct DiskImage {
 
 impl DiskImage {
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let about = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+        if !about.is_file() && !about.file_type().is_block_device() {
+            bail!("{} is no disk image: name a file or a block device", path.display());
+        }
         let text = output(Command::new("qemu-img").args(["info", "--output=json"]).arg(path))?;
         let info: serde_json::Value = serde_json::from_str(&text).context("read what qemu-img says")?;
         let size = info["virtual-size"].as_u64().context("qemu-img says no size")?;

@@ -20,8 +20,9 @@ const VOLUME_GRAIN: u64 = 4096;
 struct Clock(Instant);
 
 impl Clock {
-    fn say(&self, text: impl std::fmt::Display) {
-        println!("[{:5.1} s] {text}", self.0.elapsed().as_secs_f64());
+    /// An error ends the show: nobody looks any more.
+    fn say(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
+        outln!("[{:5.1} s] {text}", self.0.elapsed().as_secs_f64())
     }
 }
 
@@ -31,7 +32,7 @@ pub(super) async fn run(args: &DemoArgs, place: &Place) -> anyhow::Result<Pair> 
     let first = match &args.image {
         Some(path) => DiskImage::open(path)?,
         None => {
-            clock.say("making two ext4 images with real files");
+            clock.say("making two ext4 images with real files")?;
             DiskImage::make(&place.dir, 0)?
         }
     };
@@ -39,10 +40,10 @@ pub(super) async fn run(args: &DemoArgs, place: &Place) -> anyhow::Result<Pair> 
     let second = DiskImage::make(&place.dir, 1)?;
     let size = first.size.max(second.size).next_multiple_of(VOLUME_GRAIN);
     let mut pair = Pair::start(&place.dir, &Wanted { volume: ByteSize::from_bytes(size), relayed: true }).await?;
-    clock.say(format_args!("two boxes run; paired by the code {}", pair.code));
+    clock.say(format_args!("two boxes run; paired by the code {}", pair.code))?;
     pair.make_mirrored_volume(ByteSize::from_bytes(size), |_| {}).await?;
     let (source, mirror) = (pair.reach_source().await?, pair.reach_mirror().await?);
-    clock.say(format_args!("a volume of {} is mirrored: {}", bytes(size), source.iscsi));
+    clock.say(format_args!("a volume of {} is mirrored: {}", bytes(size), source.iscsi))?;
     let homes = (source.home.first().context("home")?.clone(), mirror.home.first().context("home")?.clone());
 
     cut_the_link(&clock, &mut pair, &first, &source.iscsi).await?;
@@ -53,41 +54,41 @@ pub(super) async fn run(args: &DemoArgs, place: &Place) -> anyhow::Result<Pair> 
     settle(&clock, &pair).await?;
     compare(&clock, &homes, &second)?;
 
-    clock.say("done: nothing was lost, and both homes are the same byte for byte");
+    clock.say("done: nothing was lost, and both homes are the same byte for byte")?;
     Ok(pair)
 }
 
 /// Copies an image while the link goes away in the middle.
 async fn cut_the_link(clock: &Clock, pair: &mut Pair, image: &DiskImage, url: &str) -> anyhow::Result<()> {
-    clock.say(format_args!("copying {} ({}) onto it", image.path.display(), bytes(image.size)));
+    clock.say(format_args!("copying {} ({}) onto it", image.path.display(), bytes(image.size)))?;
     let before = pair.source.group().await?.positions.durable;
     let mut copy = Copy::start(image, url)?;
     // Into the copy, but not long: most of it shall meet a line that is cut.
     copy.run_until(pair, |group| group.positions.durable.get().saturating_sub(before.get()) > 50).await?;
     pair.relay.as_ref().context("relay")?.cut();
-    clock.say(format_args!("LINK CUT  | {}", line(&pair.source.group().await?)));
+    clock.say(format_args!("LINK CUT  | {}", line(&pair.source.group().await?)))?;
     let mut told = Instant::now();
     copy.run_until(pair, |group| {
         if told.elapsed() > Duration::from_millis(150) {
             told = Instant::now();
-            clock.say(format_args!("  filling | {}", line(group)));
+            let _ = clock.say(format_args!("  filling | {}", line(group)));
         }
         false
     })
     .await?;
     let full = pair.source.group().await?;
-    clock.say(format_args!("copied    | {}", line(&full)));
+    clock.say(format_args!("copied    | {}", line(&full)))?;
     if full.lag_bytes.unwrap_or(0) == 0 {
         bail!("the link was cut and nothing waits in the cache");
     }
     pair.relay.as_ref().context("relay")?.mend();
-    clock.say("LINK BACK");
+    clock.say("LINK BACK")?;
     Ok(())
 }
 
 /// Copies an image while the source is killed in the middle.
 async fn kill_the_source(clock: &Clock, pair: &mut Pair, image: &DiskImage, url: &str) -> anyhow::Result<()> {
-    clock.say(format_args!("copying {} ({}) over it", image.path.display(), bytes(image.size)));
+    clock.say(format_args!("copying {} ({}) over it", image.path.display(), bytes(image.size)))?;
     let before = pair.source.group().await?.positions.durable;
     let mut copy = Copy::start(image, url)?;
     copy.run_until(pair, |group| group.positions.durable.get().saturating_sub(before.get()) > 50).await?;
@@ -96,16 +97,16 @@ async fn kill_the_source(clock: &Clock, pair: &mut Pair, image: &DiskImage, url:
         bail!("the copy was over before the source could be killed: take a larger image");
     }
     pair.source.kill()?;
-    clock.say(format_args!("SOURCE KILLED (SIGKILL) at Seq {}, while the copy runs", at.durable));
+    clock.say(format_args!("SOURCE KILLED (SIGKILL) at Seq {}, while the copy runs", at.durable))?;
     let start = Instant::now();
     pair.source.run().await?;
     let group = pair.source.group().await?;
-    clock.say(format_args!("SOURCE BACK after {} | {}", secs(start.elapsed().as_secs_f64()), line(&group)));
+    clock.say(format_args!("SOURCE BACK after {} | {}", secs(start.elapsed().as_secs_f64()), line(&group)))?;
     if group.positions.durable < at.durable {
         bail!("Seq {} was durable before the kill and only {} is now", at.durable, group.positions.durable);
     }
     copy.run_until(pair, |_| false).await?;
-    clock.say(format_args!("copied    | {}", line(&pair.source.group().await?)));
+    clock.say(format_args!("copied    | {}", line(&pair.source.group().await?)))?;
     Ok(())
 }
 
@@ -115,14 +116,14 @@ async fn settle(clock: &Clock, pair: &Pair) -> anyhow::Result<()> {
     pair.until("everything is at both homes", STEP_SECS_MAX, |source, mirror| {
         if told.elapsed() > Duration::from_millis(150) && source.lag_bytes.is_some_and(|b| b > 0) {
             told = Instant::now();
-            clock.say(format_args!("  draining | {}", line(source)));
+            let _ = clock.say(format_args!("  draining | {}", line(source)));
         }
         let (a, b) = (source.positions, mirror.positions);
         let sent = a.written == a.durable && a.peer_durable == Some(a.durable);
         sent && a.applied == a.durable && b.durable == a.durable && b.applied == a.durable
     })
     .await?;
-    clock.say(format_args!("drained   | {}", line(&pair.source.group().await?)));
+    clock.say(format_args!("drained   | {}", line(&pair.source.group().await?)))?;
     Ok(())
 }
 
@@ -138,7 +139,7 @@ fn compare(clock: &Clock, homes: &(String, String), image: &DiskImage) -> anyhow
     if std::fs::metadata(b)?.len() == image.size.next_multiple_of(VOLUME_GRAIN) {
         same.context("the mirror's home is not the image")?;
     }
-    clock.say("both homes are equal, and equal to the image");
+    clock.say("both homes are equal, and equal to the image")?;
     Ok(())
 }
 

@@ -113,7 +113,15 @@ const HEAD: &[(usize, &[u8], Signature)] = &[
     (0, b"QFI\xfb", Image("qcow2")),
     (0, b"KDMV", Image("vmdk")),
     (0, b"vhdxfile", Image("vhdx")),
-    (0, b"conectix", Image("vhd")),
+    (0, b"COWD", Image("vmdk")),
+    (0, b"# Disk DescriptorFile", Image("vmdk")),
+    (0, b"conectix", Image("vpc")),
+    (0x40, b"\x7f\x10\xda\xbe", Image("vdi")),
+    (0, b"QED\0", Image("qed")),
+    (0, b"WithoutFreeSpace", Image("parallels")),
+    (0, b"WithouFreSpacExt", Image("parallels")),
+    (0, b"Bochs Virtual HD Image", Image("bochs")),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", Image("cloop")),
 ];
 
 /// ZFS keeps a ring of uberblocks in the second half of a 256 KiB label.
@@ -150,6 +158,9 @@ pub fn probe_content(head: &[u8], tail: &[u8], size: u64) -> Content {
     let md_1_0 = size.checked_sub(0x2000).map(|o| o & !0xfff);
     if at_end(md_old, b"\xfc\x4e\x2b\xa9") || at_end(md_1_0, b"\xfc\x4e\x2b\xa9") {
         found(Member("md"));
+    }
+    if at_end(size.checked_sub(512), b"koly") {
+        found(Image("dmg"));
     }
     let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
     Content { blank: signatures.is_empty() && zero(head) && zero(tail), signatures }
@@ -205,6 +216,9 @@ mod tests {
         assert_eq!(probe_content(&head, &tail, size), Content { signatures: vec![], blank: true });
         tail[TAIL_LEN - 512..][..8].copy_from_slice(b"EFI PART");
         assert_eq!(probe_content(&head, &tail, size).signatures, [PartitionTable("GPT")]);
+        let mut trailer = vec![0u8; TAIL_LEN];
+        trailer[TAIL_LEN - 512..][..4].copy_from_slice(b"koly");
+        assert_eq!(probe_content(&head, &trailer, size).signatures, [Image("dmg")]);
         let mut unknown = head.clone();
         unknown[700] = 1;
         let content = probe_content(&unknown, &[], size);

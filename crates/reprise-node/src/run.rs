@@ -30,6 +30,9 @@ const INDEX_BYTES_FALLBACK: u64 = 256 << 20;
 /// Threads of the control plane. The data path has its own.
 const CONTROL_THREADS: usize = 2;
 
+/// Longest file of a certificate or key that is read.
+const PEM_BYTES_MAX: u64 = 1 << 20;
+
 /// Between two tries to open a pool.
 const OPEN_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -58,6 +61,8 @@ fn start_log(settings: &Settings) {
     let filter = format!("{level},sled=warn,rustls=warn,hyper=warn,h2=warn,tokio=warn,mio=warn");
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        // A line for which there is no room, or no reader, is lost; to say so on the same stream would end the process.
+        .log_internal_errors(false)
         .with_writer(crate::log::OneLine(std::io::stderr));
     // A process that has a log already, such as a test, keeps it.
     let _ = if settings.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
@@ -313,10 +318,14 @@ fn https_config(settings: &Settings, state: &Path) -> anyhow::Result<(ServerConf
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
         _ => own_certificate(settings, state)?,
     };
-    let chain = CertificateDer::pem_file_iter(&cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("read certificate {}", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(&key).with_context(|| format!("read key {}", key.display()))?;
+    let read = |path: &Path| reprise_api::read_text(path, PEM_BYTES_MAX);
+    let chain = read(&cert).with_context(|| format!("read certificate {}", cert.display()))?;
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("understand certificate {}", cert.display()))?;
+    let text = read(&key).with_context(|| format!("read key {}", key.display()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(text.as_bytes()).with_context(|| format!("understand key {}", key.display()))?;
     let first = chain.first().with_context(|| format!("{} holds no certificate", cert.display()))?;
     let fingerprint = hex::encode(certificate_fingerprint(first));
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

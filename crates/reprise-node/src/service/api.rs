@@ -11,9 +11,6 @@ use super::{Inner, Machine, Node, chain, locked, stopping, to_the_end, wrong_sta
 use crate::group::{Command, Inspected};
 use crate::store::{StoreError, unix_ms};
 
-/// Longest label of a token.
-const LABEL_MAX: usize = 64;
-
 fn store_error(error: &StoreError) -> ApiError {
     match error {
         StoreError::Full { .. } => ApiError::new(ErrorCode::LimitReached, error.to_string(), "remove one first"),
@@ -425,7 +422,7 @@ impl BoxService for Node {
     }
 
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, ApiError> {
-        if request.label.trim().is_empty() || request.label.chars().count() > LABEL_MAX {
+        if request.label.trim().is_empty() || request.label.chars().count() > TOKEN_LABEL_CHARS_MAX {
             let text = "a label has 1 to 64 characters";
             return Err(ApiError::new(ErrorCode::BadRequest, text, "say in a few words what the token is for"));
         }

@@ -96,6 +96,8 @@ pub(super) struct Entry {
     pub(super) dial: Option<(String, DialHandle)>,
     pub(super) meter: Meter,
     pub(super) leaving: BTreeSet<String>,
+    /// It was made for a volume that is not there yet: without it, it goes again.
+    pub(super) provisional: bool,
     pub(super) copy_job: Option<JobHandle>,
     /// Limit of the first copy that its thread was told last, bytes a second; 0 for none.
     pub(super) copy_rate: Option<u64>,
@@ -150,6 +152,7 @@ impl Entry {
             dial: None,
             meter: Meter::default(),
             leaving: BTreeSet::new(),
+            provisional: false,
             copy_job: None,
             copy_rate: None,
             cache_full: false,
@@ -393,11 +396,37 @@ impl Inner {
         }
     }
 
-    /// The group, made if there is none of this name.
+    /// The group, made if there is none of this name: then provisional. To be called with `change` held.
     pub(super) async fn group_or_new(self: &Arc<Self>, name: &Name) -> Result<Running, ApiError> {
         match self.group(name) {
-            Err(error) if error.code == ErrorCode::NotFound => self.create_group(name).await,
+            Err(error) if error.code == ErrorCode::NotFound => {
+                let group = self.create_group(name).await?;
+                self.set_provisional(group.id, true);
+                Ok(group)
+            }
             other => other,
+        }
+    }
+
+    pub(super) fn set_provisional(&self, id: GroupId, provisional: bool) {
+        if let Some(entry) = locked(&self.groups).get_mut(&id) {
+            entry.provisional = provisional;
+        }
+    }
+
+    /// Takes a provisional group away again, unless another volume is being made in it. To be called with `change` held.
+    pub(super) async fn withdraw_group(self: &Arc<Self>, group: &Running) {
+        let provisional = locked(&self.groups).get(&group.id).is_some_and(|entry| entry.provisional);
+        let wanted = locked(&self.preparing).iter().any(|p| p.group == group.id);
+        if !provisional || wanted || !group.now().meta.volumes.is_empty() {
+            return;
+        }
+        match self.delete_group(&group.name).await {
+            // Nothing was ever written there.
+            Ok(held) => self.pool.allocator().free(&held),
+            Err(error) => {
+                tracing::warn!(group = %group.name, %error, "the group of a volume that could not be made stays");
+            }
         }
     }
 
@@ -448,8 +477,13 @@ impl Inner {
     ) -> Result<Running, ApiError> {
         let inner = self.clone();
         let running = blocking(move || {
+            let id = meta.group;
             let opened = inner.pool.create_group(meta).map_err(|e| pool_error(&e))?;
-            inner.spawn_group(opened, homes).map_err(|e| ApiError::internal(format!("start the group: {e}")))
+            inner.spawn_group(opened, homes).map_err(|e| {
+                let left = inner.pool.delete_group(id).err();
+                tracing::warn!(group = %id, left = left.map(|e| chain(&e)), "a group that does not start is taken away");
+                ApiError::internal(format!("start the group: {e}"))
+            })
         })
         .await?;
         running.shown(|s| s.ready).await;
@@ -457,16 +491,18 @@ impl Inner {
         Ok(running)
     }
 
-    /// Stops a group's thread and forgets it here, not in the pool.
-    pub(super) async fn stop_group(&self, id: GroupId) {
-        let Some(entry) = locked(&self.groups).remove(&id) else { return };
+    /// Stops a group's thread and forgets it here, not in the pool. Gives the segments that the thread held.
+    pub(super) async fn stop_group(&self, id: GroupId) -> Vec<SegmentId> {
+        let Some(entry) = locked(&self.groups).remove(&id) else { return Vec::new() };
         self.publish_targets();
-        if let Some(running) = entry.running() {
-            stop_thread(running).await;
-        }
+        let held = match entry.running() {
+            Some(running) => stop_thread(running).await,
+            None => None,
+        };
         if let Some(job) = &entry.copy_job {
             job.end(Err(wrong_state("the mirror was removed", "")));
         }
+        held.unwrap_or_default()
     }
 
     pub(super) async fn stop_groups(&self) {
@@ -477,8 +513,9 @@ impl Inner {
         }
     }
 
-    /// Takes an empty group, or the image of a group that is mirrored here, away. To be called with `change` held.
-    pub(super) async fn delete_group(self: &Arc<Self>, name: &Name) -> Result<(), ApiError> {
+    /// Takes an empty group, or the image of a group that is mirrored here, away. To be called with `change` held. Gives
+    /// the segments it held, which are free after the next start.
+    pub(super) async fn delete_group(self: &Arc<Self>, name: &Name) -> Result<Vec<SegmentId>, ApiError> {
         let group = self.group(name)?;
         let meta = group.now().meta;
         self.board.event(Told::new(
@@ -488,7 +525,7 @@ impl Inner {
             format!("Group {name} is taken away."),
             "",
         ));
-        self.stop_group(group.id).await;
+        let held = self.stop_group(group.id).await;
         let inner = self.clone();
         blocking(move || {
             inner.pool.delete_group(group.id).map_err(|e| pool_error(&e))?;
@@ -499,7 +536,7 @@ impl Inner {
         })
         .await?;
         self.board.clear_subject(&format!("group {name}"));
-        Ok(())
+        Ok(held)
     }
 
     /// Status of all groups, by name.

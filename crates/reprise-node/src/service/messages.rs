@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use anyhow::Context;
-use reprise_api::{Alert, ApiError, ErrorCode, Name, NotifySettings, NotifyTest, RECEIVERS_MAX, Severity};
+use reprise_api::{
+    Alert, ApiError, ErrorCode, MAIL_CHARS_MAX, Name, NotifySettings, NotifyTest, RECEIVERS_MAX, Severity,
+    URL_CHARS_MAX,
+};
 
 use super::board::{Board, Told};
 use super::locked;
 use super::notify::{Change, Failure, Notifier};
 use crate::store::write_secret;
-
-/// Longest address of a webhook, characters.
-const URL_CHARS_MAX: usize = 1024;
-/// Longest other field of the mail settings, characters: as long as an address of mail can be.
-const FIELD_CHARS_MAX: usize = 320;
 
 /// Settings, and what sends by them.
 pub(crate) struct Messages {
@@ -119,7 +117,7 @@ fn check(settings: &NotifySettings) -> Result<(), ApiError> {
         return bad(format!("mail needs 1 to {RECEIVERS_MAX} receivers"), "name them in `to`");
     }
     for text in [&mail.server, &mail.from].into_iter().chain(&mail.to) {
-        if text.is_empty() || text.chars().count() > FIELD_CHARS_MAX || text.chars().any(char::is_control) {
+        if text.is_empty() || text.chars().count() > MAIL_CHARS_MAX || text.chars().any(char::is_control) {
             return bad(format!("{text:?} is no name or address"), "write NAME@HOST, or the name of the server");
         }
     }

@@ -253,11 +253,11 @@ impl Inner {
                 available: ByteLen::from_raw(available),
             });
         }
+        let random = random16().map_err(|e| refused(RefusalReason::Io, &e.message))?;
         let (inner, group, volumes) = (self.clone(), name.to_string(), create.volumes.clone());
         let made = blocking(move || make_homes(inner.pool.data(), &group, &volumes)).await;
         let (volumes, homes) = made.map_err(|e| refused(reason_of(&e), &e.message))?;
         let legs: Vec<Leg> = volumes.iter().flat_map(|v| v.legs.iter().cloned()).collect();
-        let random = random16().map_err(|e| refused(RefusalReason::Io, &e.message))?;
         let meta = mirror_meta(&create, volumes, peer, random);
         if let Err(error) = self.make_group(meta, homes).await {
             legs.iter().for_each(|leg| self.remove_home(&leg.path, &leg.identity));
@@ -304,7 +304,7 @@ impl Inner {
         let io = |e: ApiError| refused(RefusalReason::Io, &e.message);
         // An image that has begun is never given up by the other box's word alone.
         if !delete.keep_image && group.now().meta.branches.is_empty() {
-            return self.delete_group(&group.name).await.map_err(io);
+            return self.delete_group(&group.name).await.map(drop).map_err(io);
         }
         set_paused(&group, true).await.map_err(io)?;
         let subject = format!("group {}", group.name);

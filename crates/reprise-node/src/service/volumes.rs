@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_api::{
-    ApiError, BlockSize, ErrorCode, Job, JobKind, Name, Severity, VolumeAdopt, VolumeCreate, VolumeKind, VolumeResize,
-    VolumeSet, VolumeStarted, VolumeState, VolumeStatus,
+    ApiError, BlockSize, ErrorCode, Job, JobKind, Name, Severity, VOLUME_GRAIN, VolumeAdopt, VolumeCreate, VolumeKind,
+    VolumeResize, VolumeSet, VolumeStarted, VolumeState, VolumeStatus,
 };
 use reprise_engine::{Leg, VolumeMeta};
 use reprise_format::link::{Command as BoxCommand, ReserveVolume, Volume};
-use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, Signature, grow_file};
+use reprise_media::{Content, Fill, Media, MediaError, MediaKind, MediaOptions, Signature, grow_file};
 use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
 
 use super::board::{JobHandle, Told};
@@ -20,10 +20,9 @@ use super::groups::{Entry, Running};
 use super::view::{naa, serial};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::Command;
-use crate::pool::{DataError, Home, HomeName, Make};
+use crate::pool::{DataError, DataHalf, Home, HomeName, Make};
+use crate::store::PeerRecord;
 
-/// Sizes of volumes are multiples of this, so that a host may use 4 KiB blocks.
-const SIZE_GRAIN: u64 = 4096;
 /// Longest wait for a mirror to give a home more room. Where it has to write zeros, a larger step takes longer: it goes on
 /// there, and a second try finds it done.
 const GROW_TIME: Duration = Duration::from_secs(120);
@@ -118,6 +117,21 @@ pub(super) fn data_error(error: &DataError) -> ApiError {
 fn made_only(volume: &Name, peer: &Name, error: ApiError) -> ApiError {
     let message = format!("volume {volume} is made, but not mirrored to {peer}: {}", error.message);
     ApiError { message, ..error }
+}
+
+/// Format of an image that is something else than the bytes that hosts see, and what to do. LUKS is both: hosts encrypt
+/// their volumes, so that it is a format in files from elsewhere only.
+fn not_raw(data: &DataHalf, media: &Media, content: &Content) -> Option<(&'static str, String)> {
+    let own = matches!(data, DataHalf::Folder(folder) if media.path().starts_with(folder));
+    let convert = "convert it first: qemu-img convert -O raw";
+    content.signatures.iter().find_map(|signature| match signature {
+        Signature::Image(format) => Some((*format, format!("{convert} -f {format}"))),
+        Signature::Encrypted("luks") if media.kind() == MediaKind::File && !own => {
+            let what = "if hosts shall decrypt it, adopt it by a loop device: losetup -f --show; or";
+            Some(("luks", format!("{what} {convert} --image-opts driver=luks,...")))
+        }
+        _ => None,
+    })
 }
 
 /// How the bytes of an area are reached without the box.
@@ -262,21 +276,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes a volume in the data half.
+    /// Makes a volume in the data half. What fails leaves nothing behind, also not the group that was made for it.
     pub(super) async fn create_volume(self: Arc<Self>, request: VolumeCreate) -> Result<VolumeStarted, ApiError> {
         let _command = self.commands.lock().await;
+        let mirror = request.mirror.as_ref().map(|peer| self.peer_named(peer)).transpose()?;
+        if let Some(peer) = &mirror {
+            self.may_come_to_a_mirror(&request)?;
+            // A peer that does not answer now is known before anything is made.
+            self.peer_info(peer.id).await?;
+        }
         let change = self.change.lock().await;
         let size = request.size.bytes();
-        if size == 0 || !size.is_multiple_of(SIZE_GRAIN) || i64::try_from(size).is_err() {
+        if size == 0 || !size.is_multiple_of(VOLUME_GRAIN) || i64::try_from(size).is_err() {
             let text = format!("{size} bytes is no size of a volume");
             return Err(ApiError::new(ErrorCode::BadRequest, text, "give a multiple of 4096 bytes, such as 10G"));
         }
         self.check_new_name(&request.name)?;
-        let mirror = request.mirror.as_ref().map(|peer| self.peer_named(peer)).transpose()?;
-        if mirror.is_some() && request.local_only {
-            let text = "a volume that stays on this box cannot be mirrored";
-            return Err(ApiError::new(ErrorCode::BadRequest, text, "leave one of the two out"));
-        }
         let room = self.data_room()?;
         if request.thin && self.pool.data().is_raw() {
             return Err(data_error(&DataError::Thin { path: self.pool.data().path().to_owned() }));
@@ -285,31 +300,67 @@ impl Inner {
             return Err(no_space(size, room));
         }
         let group = self.group_or_new(&request.group).await?;
-        self.takes_volumes(&group)?;
-        let id = VolumeId::from_raw(random16()?);
+        let made = self.make_volume(&group, &request, mirror.clone()).await;
+        if made.is_err() {
+            self.withdraw_group(&group).await;
+        }
+        drop(change);
+        let started = made?;
+        if let (None, Some(peer)) = (&started.job, mirror) {
+            self.begin_mirror(&group, &peer).await.map_err(|e| made_only(&request.name, &peer.name, e))?;
+            return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
+        }
+        Ok(started)
+    }
+
+    /// What is known before the volume is made of why its group could not be mirrored after.
+    fn may_come_to_a_mirror(&self, request: &VolumeCreate) -> Result<(), ApiError> {
+        if request.local_only {
+            let text = "a volume that stays on this box cannot be mirrored";
+            return Err(ApiError::new(ErrorCode::BadRequest, text, "leave one of the two out"));
+        }
+        let Ok(group) = self.group(&request.group) else { return Ok(()) };
+        let local = group.now().meta.volumes.iter().find(|v| v.local_only).map(|v| v.name.clone());
+        local.map_or(Ok(()), |name| Err(super::refused(reprise_engine::CommandError::LocalOnly { name })))
+    }
+
+    /// The same, in a group that is there: at once if thin, else by a job, which mirrors the group as well. With `change`
+    /// held.
+    async fn make_volume(
+        self: &Arc<Self>,
+        group: &Running,
+        request: &VolumeCreate,
+        mirror: Option<PeerRecord>,
+    ) -> Result<VolumeStarted, ApiError> {
+        self.takes_volumes(group)?;
+        let (id, size) = (VolumeId::from_raw(random16()?), request.size.bytes());
         let home = HomeName { group: request.group.as_str(), volume: request.name.as_str(), id };
         let path = self.pool.data().planned(home);
         let kind = if request.thin { VolumeKind::Thin } else { VolumeKind::Thick };
-        let (mut status, reserved) = self.reserve(&group, &request.name, size, kind, request.local_only, &path, id);
+        let (mut status, reserved) = self.reserve(group, &request.name, size, kind, request.local_only, &path, id);
         (status.block_size, status.read_only) = (request.block_size, request.read_only);
         if request.thin {
             self.fill_and_add(group.clone(), status, None, reserved).await?;
-            drop(change);
-            if let Some(peer) = mirror {
-                self.begin_mirror(&group, &peer).await.map_err(|e| made_only(&request.name, &peer.name, e))?;
-            }
             return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
         }
         let subject = format!("volume {}", request.name);
         let job = self.board.begin_job(JobKind::VolumeCreate, subject, Some(size), true)?;
-        let (inner, handle, volume) = (self.clone(), job.clone(), status.clone());
+        let (inner, group, handle, volume) = (self.clone(), group.clone(), job.clone(), status.clone());
         tokio::spawn(async move {
             let name = volume.name.clone();
             let mut result = inner.fill_and_add(group.clone(), volume, Some(handle.clone()), reserved).await;
-            if let (Ok(()), Some(peer)) = (&result, mirror) {
-                let _command = inner.commands.lock().await;
-                let begun = inner.begin_mirror(&group, &peer).await;
-                result = begun.map(|_| ()).map_err(|e| made_only(&name, &peer.name, e));
+            match (&result, mirror) {
+                (Ok(()), Some(peer)) => {
+                    let _command = inner.commands.lock().await;
+                    let begun = inner.begin_mirror(&group, &peer).await;
+                    result = begun.map(|_| ()).map_err(|e| made_only(&name, &peer.name, e));
+                }
+                (Ok(()), None) => {}
+                (Err(_), _) => {
+                    let _command = inner.commands.lock().await;
+                    let _change = inner.change.lock().await;
+                    inner.withdraw_group(&group).await;
+                }
             }
             handle.end(result);
         });
@@ -383,6 +434,7 @@ impl Inner {
         let media = home.media.clone();
         let slot = ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;
         group.shown(|s| s.meta.volume(slot).is_some()).await;
+        self.set_provisional(group.id, false);
         self.board.event(Told::new(
             "volume-added",
             Severity::Info,
@@ -475,7 +527,7 @@ impl Inner {
         let _command = self.commands.lock().await;
         let (group, volume) = self.volume(&request.name)?;
         let (size, before) = (request.size.bytes(), volume.sectors.bytes().get());
-        if !size.is_multiple_of(SIZE_GRAIN) || size <= before || i64::try_from(size).is_err() {
+        if !size.is_multiple_of(VOLUME_GRAIN) || size <= before || i64::try_from(size).is_err() {
             let text = format!("volume {} has {before} bytes and can only grow", request.name);
             return Err(ApiError::new(
                 ErrorCode::BadRequest,
@@ -590,19 +642,32 @@ impl Inner {
             let message = format!("{text} has {size} bytes, which is no multiple of 512");
             return Err(bad(message, "grow it to a multiple of 512 bytes: truncate -s %4096"));
         }
-        if let Some(Signature::Image(format)) = content.signatures.iter().find(|s| matches!(s, Signature::Image(_))) {
+        if let Some((format, what)) = not_raw(self.pool.data(), &media, &content) {
             let message = format!("{text} is a {format} image; a volume is taken as it is, byte for byte");
-            return Err(bad(message, "convert it first: qemu-img convert -O raw"));
+            return Err(bad(message, &what));
         }
-        let group = self.group_or_new(&request.group).await?;
-        self.takes_volumes(&group)?;
-        let id = VolumeId::from_raw(random16()?);
-        let kind = VolumeKind::Adopted;
-        let (status, reserved) =
-            self.reserve(&group, &request.name, size.get(), kind, request.local_only, &request.path, id);
         let home = Home { path: text, identity: media.identity().to_string(), media };
-        self.add_volume(&group, &status, true, &home).await?;
-        drop(reserved);
+        self.take_home(&request, VolumeKind::Adopted, &home).await
+    }
+
+    /// Makes a volume of a home as it is. With `change` held.
+    async fn take_home(
+        self: &Arc<Self>,
+        request: &VolumeAdopt,
+        kind: VolumeKind,
+        home: &Home,
+    ) -> Result<VolumeStarted, ApiError> {
+        let (group, id) = (self.group_or_new(&request.group).await?, random16());
+        let added = async {
+            self.takes_volumes(&group)?;
+            let (id, size, path) = (VolumeId::from_raw(id?), home.media.size().get(), PathBuf::from(&home.path));
+            let (status, _reserved) = self.reserve(&group, &request.name, size, kind, request.local_only, &path, id);
+            self.add_volume(&group, &status, kind == VolumeKind::Adopted, home).await
+        };
+        if let Err(error) = added.await {
+            self.withdraw_group(&group).await;
+            return Err(error);
+        }
         Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
     }
 
@@ -615,15 +680,7 @@ impl Inner {
             let text = format!("{} is the home of volume {owner} already", home.path);
             return Err(ApiError::new(ErrorCode::InUse, text, "use that volume, or remove it first"));
         }
-        let group = self.group_or_new(&request.group).await?;
-        self.takes_volumes(&group)?;
-        let (id, size) = (VolumeId::from_raw(random16()?), home.media.size().get());
-        let path = PathBuf::from(&home.path);
-        let (status, reserved) =
-            self.reserve(&group, &request.name, size, VolumeKind::Thick, request.local_only, &path, id);
-        self.add_volume(&group, &status, false, &home).await?;
-        drop(reserved);
-        Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
+        self.take_home(&request, VolumeKind::Thick, &home).await
     }
 
     /// Name of the volume whose home is this area.

@@ -214,6 +214,33 @@ pub(super) fn single(binary: &Path, dir: &Path, size: u64) -> Result<(Process, S
     Ok((process, served))
 }
 
+/// A box whose API is served over HTTPS as well.
+pub(super) struct Secure {
+    _process: Process,
+    pub(super) api: Api,
+    /// `https://ADDRESS`.
+    pub(super) url: String,
+}
+
+/// A box without a peer and without a volume, with a pool of that size and the API over HTTPS.
+pub(super) fn with_https(binary: &Path, dir: &Path, size: u64) -> Result<Secure> {
+    std::fs::create_dir_all(dir)?;
+    let (portal, link, https) = (free_address()?, free_address()?, free_address()?);
+    let (at, socket, config) = (dir.display(), dir.join("api.sock"), dir.join("box.toml"));
+    let settings = format!(
+        "name = \"single\"\nstate_dir = \"{at}/state\"\n[pool]\ndir = \"{at}/pool\"\nsize = \"{}\"\n\
+         [iscsi]\nlisten = [\"{portal}\"]\n[link]\nlisten = \"{link}\"\n\
+         [api]\nsocket = \"{}\"\nhttps = \"{https}\"\n",
+        2 * (size + (1 << 30)),
+        socket.display()
+    );
+    std::fs::write(&config, settings)?;
+    let process = start_box(binary, &config)?;
+    let api = Api { binary: binary.to_owned(), socket };
+    until("the box starts", || api.answers().then_some(()))?;
+    Ok(Secure { _process: process, api, url: format!("https://{https}") })
+}
+
 /// `reprise run`, with its log beside its settings.
 pub(super) fn start_box(binary: &Path, config: &Path) -> Result<Process> {
     start(Command::new(binary).arg("run").arg("--config").arg(config), &config.with_extension("log"))

@@ -4,6 +4,7 @@
 //! that it is built in seconds and cannot be broken by them.
 #![forbid(unsafe_code)]
 
+mod api_tester;
 mod appliance;
 mod bench;
 mod boxes;
@@ -27,6 +28,7 @@ cargo xtask COMMAND
 
   setup                          install what the others need (Debian, as root), or say what is missing
   test [--only STEP[,STEP]]      all tests; --long has the full depth, --list says what both hold, --help the rest
+  api-test [--seed N]            requests from the OpenAPI document, right and wrong ones, by schemathesis
   guest-test [--short]           the Linux kernel's initiator against a pair, in a QEMU guest; --help lists the options
   image [OPTIONS]                the appliance's disk image; --help lists the options
   appliance-test [--short]       the image in QEMU: BIOS, UEFI, Secure Boot, faults; --help lists the options
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         "setup" => setup::run(),
         "test" => test::run(rest),
+        "api-test" => api_tester::run(rest),
         "guest-test" => guest::run(rest),
         "image" => image::run(rest),
         "appliance-test" => appliance::run(rest),

@@ -7,6 +7,10 @@ use utoipa::ToSchema;
 pub const PASSWORD_CHARS_MIN: usize = 10;
 /// Longest password, bytes: bounds what a login makes the box hash.
 pub const PASSWORD_BYTES_MAX: usize = 256;
+/// Longest address of a webhook, characters.
+pub const URL_CHARS_MAX: usize = 1024;
+/// Longest name of a mail server or address of mail, characters.
+pub const MAIL_CHARS_MAX: usize = 320;
 /// Most webhooks, and most receivers of mail.
 pub const RECEIVERS_MAX: usize = 8;
 
@@ -25,6 +29,7 @@ pub struct PasswordSet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
     /// The new one, 10 characters to 256 bytes.
+    #[schema(min_length = 10, max_length = 256)]
     pub new: String,
     /// True: without the one so far, for whoever has the box in hands.
     #[serde(default)]
@@ -58,6 +63,7 @@ impl std::fmt::Debug for Login {
 #[serde(default, deny_unknown_fields)]
 pub struct NotifySettings {
     /// Called with a JSON body, at most 8.
+    #[schema(max_items = 8)]
     pub webhooks: Vec<Webhook>,
     /// Mail; off if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,17 +75,26 @@ pub struct NotifySettings {
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// `https://...` or `http://...`, at most 1024 characters.
+    #[schema(pattern = "^https?://[!-~]+$", max_length = 1024)]
     pub url: String,
 }
+
+/// Address of mail: a schema and nothing else.
+#[derive(ToSchema)]
+#[schema(pattern = "^[!-?A-~]+@[!-~]+$", max_length = 320)]
+#[expect(dead_code, reason = "its schema alone is used")]
+struct MailAddress(String);
 
 /// How mail is sent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MailSettings {
-    /// Name or address of the server.
+    /// Name or address of the server, at most 320 characters.
+    #[schema(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", max_length = 320)]
     pub server: String,
     /// Its port: 465 for `tls`, 587 for `starttls`, 25 for `none` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 65535)]
     pub port: Option<u16>,
     /// How the way there is protected.
     #[serde(default)]
@@ -90,9 +105,11 @@ pub struct MailSettings {
     /// Its password. Never shown: an empty one keeps the one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// Sender.
+    /// Sender, `NAME@HOST` of at most 320 characters.
+    #[schema(pattern = "^[!-?A-~]+@[!-~]+$", max_length = 320)]
     pub from: String,
-    /// Receivers, 1 to 8.
+    /// Receivers, 1 to 8, each `NAME@HOST` of at most 320 characters.
+    #[schema(value_type = Vec<MailAddress>, min_items = 1, max_items = 8)]
     pub to: Vec<String>,
 }
 

@@ -1,10 +1,13 @@
 //! Requests and answers of the commands. Requests refuse fields they do not know.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use reprise_types::{BoxId, RecordKind, Seq};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 pub use crate::admin::{AdminStatus, Login, NotifySettings, NotifyTest, PasswordSet};
 use crate::event::{Alert, Event, Job};
@@ -25,6 +28,8 @@ pub const PAGE_MAX: u32 = 1000;
 pub const PAGE_DEFAULT: u32 = 100;
 /// Longest wait for an event, seconds: below the server's own time limit.
 pub const EVENT_WAIT_SECS_MAX: u32 = 25;
+/// Longest label of a token, characters.
+pub const TOKEN_LABEL_CHARS_MAX: usize = 64;
 /// Longest life of a pairing code, seconds.
 pub const PAIR_SECS_MAX: u32 = 3600;
 
@@ -77,6 +82,7 @@ pub struct VolumeCreate {
     /// The group it joins; made if there is none of this name.
     pub group: Name,
     /// Its size; a multiple of 4096 bytes.
+    #[schema(value_type = VolumeSize)]
     pub size: ByteSize,
     /// Sparse instead of written fully.
     #[serde(default)]
@@ -95,6 +101,34 @@ pub struct VolumeCreate {
     pub mirror: Option<Name>,
 }
 
+/// Sizes of volumes are multiples of this, so that a host may use 4 KiB blocks.
+pub const VOLUME_GRAIN: u64 = 4096;
+
+/// Size of a volume: a schema and nothing else.
+struct VolumeSize;
+
+impl PartialSchema for VolumeSize {
+    fn schema() -> RefOr<Schema> {
+        let largest = i64::MAX as u64 / VOLUME_GRAIN * VOLUME_GRAIN;
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(VOLUME_GRAIN))
+            .maximum(Some(largest))
+            .multiple_of(Some(VOLUME_GRAIN));
+        OneOfBuilder::new()
+            .item(number)
+            .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[1-9][0-9]{0,5}[mMgGtT]([iI][bB])?$")))
+            .description(Some("Bytes, a multiple of 4096, as a number or as text with a binary unit, such as \"10G\"."))
+            .into()
+    }
+}
+
+impl ToSchema for VolumeSize {
+    fn name() -> Cow<'static, str> {
+        "VolumeSize".into()
+    }
+}
+
 /// More room for a volume, while hosts use it. A mirrored one grows on both boxes, which have to be connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +136,7 @@ pub struct VolumeResize {
     /// The volume.
     pub name: Name,
     /// Its new size; a multiple of 4096 bytes, more than it has.
+    #[schema(value_type = VolumeSize)]
     pub size: ByteSize,
 }
 
@@ -124,7 +159,7 @@ pub struct VolumeAdopt {
     /// The group it joins; made if there is none of this name.
     pub group: Name,
     /// The block device or image file, an absolute path on the box.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^/")]
     pub path: PathBuf,
     /// Stays on this box: never sent to a mirror.
     #[serde(default)]
@@ -146,7 +181,6 @@ pub struct VolumeStarted {
 pub struct VolumeQuery {
     /// Only those of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
     pub group: Option<Name>,
 }
 
@@ -162,7 +196,6 @@ pub struct VolumeList {
 #[serde(deny_unknown_fields)]
 pub struct ByName {
     /// The name.
-    #[param(value_type = String)]
     pub name: Name,
 }
 
@@ -179,6 +212,7 @@ pub struct PeerList {
 pub struct PairListen {
     /// Life of the code, seconds, 30 to 3600.
     #[serde(default = "default_pair_secs")]
+    #[schema(minimum = 30, maximum = 3600)]
     pub valid_secs: u32,
 }
 
@@ -214,8 +248,10 @@ impl std::fmt::Debug for PairOffer {
 #[serde(deny_unknown_fields)]
 pub struct PairDial {
     /// Its link address, `ADDRESS:PORT`.
+    #[schema(min_length = 1)]
     pub address: String,
     /// The code it shows.
+    #[schema(pattern = "^[0-9a-zA-Z -]+$")]
     pub code: String,
 }
 
@@ -308,9 +344,13 @@ pub struct EventQuery {
     pub after: Option<u64>,
     /// At most so many, up to 1000; 100 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// Where there is none: wait so many seconds for one, up to 25. Needs `after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 25)]
+    #[param(maximum = 25)]
     pub wait_secs: Option<u32>,
 }
 
@@ -358,7 +398,8 @@ pub struct JobList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCreate {
-    /// What it is for, at most 64 characters.
+    /// What it is for, 1 to 64 characters, not only spaces.
+    #[schema(min_length = 1, max_length = 64, pattern = "[!-~]")]
     pub label: String,
     /// What it allows.
     pub rights: Rights,
@@ -399,13 +440,14 @@ pub struct TokenRef {
 #[serde(deny_unknown_fields)]
 pub struct InspectQuery {
     /// The group.
-    #[param(value_type = String)]
     pub group: Name,
     /// From this Seq on; from the oldest in the journal if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_seq: Option<u64>,
     /// At most so many, up to 1000; 100 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
 }
 

@@ -4,7 +4,7 @@ pub use reprise_types::IpNetwork;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::value::{ByteSize, ChapSecret, InitiatorName, Name};
+use crate::value::{ByteSize, ChapSecret, InitiatorName, IpNetworkText, Name};
 
 /// Initiators a box knows, at most. Each is looked at in every login.
 pub const INITIATORS_MAX: usize = 1024;
@@ -16,16 +16,16 @@ pub const RULES_MAX: usize = 64;
 #[serde(deny_unknown_fields)]
 pub struct ChapRule {
     /// The initiator's CHAP name, 1 to 255 bytes.
+    #[schema(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,255}$")]
     pub user: String,
     /// Its secret, 12 to 255 bytes. Microsoft's initiator takes 12 to 16 only.
-    #[schema(value_type = String)]
     pub secret: ChapSecret,
     /// The box's CHAP name, for mutual CHAP. Goes with `mutual_secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,255}$")]
     pub mutual_user: Option<String>,
     /// The box's secret; another one than `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
     pub mutual_secret: Option<ChapSecret>,
 }
 
@@ -51,14 +51,14 @@ impl ChapRule {
 #[serde(deny_unknown_fields)]
 pub struct InitiatorAdd {
     /// Its iSCSI name.
-    #[schema(value_type = String)]
     pub name: InitiatorName,
-    /// The groups it may use; empty: all.
+    /// The groups it may use, at most 64; empty: all.
     #[serde(default)]
+    #[schema(max_items = 64)]
     pub groups: Vec<Name>,
-    /// The addresses or networks it may come from, such as `192.0.2.0/24`; empty: from anywhere.
+    /// The addresses or networks it may come from, such as `192.0.2.0/24`, at most 64; empty: from anywhere.
     #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<IpNetworkText>, max_items = 64)]
     pub addresses: Vec<IpNetwork>,
     /// What it has to prove; nothing if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,14 +76,14 @@ pub struct InitiatorAdd {
 #[serde(deny_unknown_fields)]
 pub struct InitiatorSet {
     /// Its iSCSI name.
-    #[schema(value_type = String)]
     pub name: InitiatorName,
-    /// The groups it may use; empty: all.
+    /// The groups it may use, at most 64; empty: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64)]
     pub groups: Option<Vec<Name>>,
     /// The addresses or networks it may come from; empty: from anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<IpNetworkText>>, max_items = 64)]
     pub addresses: Option<Vec<IpNetwork>>,
     /// What it has to prove from the next login on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,6 @@ pub struct InitiatorSet {
 #[serde(deny_unknown_fields)]
 pub struct InitiatorRef {
     /// Its iSCSI name.
-    #[schema(value_type = String)]
     pub name: InitiatorName,
 }
 
@@ -112,7 +111,6 @@ pub struct InitiatorRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InitiatorStatus {
     /// Its iSCSI name.
-    #[schema(value_type = String)]
     pub name: InitiatorName,
     /// True for one that stands in the settings file: it may use everything, and commands do not change it.
     pub from_settings: bool,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ArrayItems, KnownFormat, Schema, SchemaFormat};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr, Required,
@@ -19,6 +19,8 @@ use crate::route::{
     METRICS_PATH, OPENAPI_PATH, Rights, Route, Verb, appliance_commands, route, server_commands, service_commands,
 };
 use crate::status::*;
+use crate::system::LogSource;
+use crate::value::Name;
 
 struct Builder {
     paths: Paths,
@@ -52,17 +54,13 @@ impl Builder {
                     .content("application/json", ContentBuilder::new().schema(Some(answer)).build())
                     .build(),
             )
-            .response(
-                "default",
-                ResponseBuilder::new()
-                    .description("Refused.")
-                    .content("application/json", ContentBuilder::new().schema(Some(error)).build())
-                    .build(),
-            )
+            .refusals(error)
     }
 
     fn get<Req: IntoParams, Resp: ToSchema>(&mut self, route: &Route) {
-        let operation = self.operation::<Resp>(route).parameters(Some(Req::into_params(|| Some(ParameterIn::Query))));
+        let mut parameters = Req::into_params(|| Some(ParameterIn::Query));
+        parameters.iter_mut().filter_map(|parameter| parameter.schema.as_mut()).for_each(with_bounds);
+        let operation = self.operation::<Resp>(route).parameters(Some(parameters));
         self.add(route, HttpMethod::Get, operation);
     }
 
@@ -94,8 +92,54 @@ impl Builder {
             .response(
                 "200",
                 ResponseBuilder::new().description("Done.").content(media_type, ContentBuilder::new().build()).build(),
-            );
+            )
+            .refusals(self.reference::<ApiError>());
         self.paths.paths.insert(path.to_owned(), PathItem::new(HttpMethod::Get, operation));
+    }
+}
+
+/// What is the same for every route that refuses something.
+trait Refusals {
+    /// Answers of a server that refuses: 401 and 403 for the lack of a right, and all others.
+    fn refusals(self, error: Ref) -> Self;
+}
+
+impl Refusals for OperationBuilder {
+    fn refusals(self, error: Ref) -> Self {
+        let refusal = |description: &str| {
+            let content = ContentBuilder::new().schema(Some(error.clone())).build();
+            ResponseBuilder::new().description(description).content("application/json", content).build()
+        };
+        self.response("401", refusal("No token, or one that the box does not know."))
+            .response("403", refusal("The caller's right does not cover the command."))
+            .response("default", refusal("Refused."))
+    }
+}
+
+/// Says of integers how large they may be: their format says it as well, but not to every reader.
+fn with_bounds(schema: &mut RefOr<Schema>) {
+    let RefOr::T(schema) = schema else { return };
+    match schema {
+        Schema::Object(object) => {
+            let max = match (&object.format, object.minimum.is_some(), object.maximum.is_some()) {
+                (Some(SchemaFormat::KnownFormat(KnownFormat::Int32)), true, false) => Some(u64::from(u32::MAX)),
+                (Some(SchemaFormat::KnownFormat(KnownFormat::Int64)), true, false) => Some(u64::MAX),
+                _ => None,
+            };
+            if let Some(max) = max {
+                object.maximum = Some(max.into());
+            }
+            object.properties.values_mut().for_each(with_bounds);
+        }
+        Schema::Array(array) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                with_bounds(items);
+            }
+        }
+        Schema::OneOf(of) => of.items.iter_mut().for_each(with_bounds),
+        Schema::AllOf(of) => of.items.iter_mut().for_each(with_bounds),
+        Schema::AnyOf(of) => of.items.iter_mut().for_each(with_bounds),
+        _ => {}
     }
 }
 
@@ -111,11 +155,15 @@ macro_rules! add_operations {
 /// The document.
 pub fn document() -> OpenApi {
     let mut builder = Builder { paths: Paths::new(), schemas: BTreeMap::new() };
+    // Types of query parameters, which bring no schemas with them.
+    builder.reference::<Name>();
+    builder.reference::<LogSource>();
     service_commands!(add_operations builder);
     appliance_commands!(add_operations builder);
     server_commands!(add_operations builder);
     builder.text(OPENAPI_PATH, "application/json", "This document.");
     builder.text(METRICS_PATH, "text/plain; version=0.0.4", "Prometheus metrics.");
+    builder.schemas.values_mut().for_each(with_bounds);
     let info = InfoBuilder::new()
         .title("reprise")
         .version(env!("CARGO_PKG_VERSION"))

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::command::Done;
 use crate::error::ApiError;
-use crate::value::Name;
+use crate::value::{IpAddressText, Name};
 
 /// Seconds a network change has to be kept in, before the earlier settings come back.
 pub const NETWORK_KEEP_SECS: u32 = 120;
@@ -111,6 +111,7 @@ pub enum ClockState {
 #[serde(deny_unknown_fields)]
 pub struct TimeSet {
     /// Names or addresses of NTP servers, at most 8; none: the clock is set by hand.
+    #[schema(max_items = 8)]
     pub servers: Vec<String>,
     /// Sets the clock now, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,10 +156,11 @@ pub struct InterfaceStatus {
 pub struct NetworkSettings {
     /// By name, at most 32.
     #[serde(default)]
+    #[schema(max_items = 32)]
     pub interfaces: Vec<InterfaceSettings>,
     /// Name servers, at most 8; none: those that DHCP names.
     #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<IpAddressText>, max_items = 8)]
     pub nameservers: Vec<IpAddr>,
 }
 
@@ -167,6 +169,7 @@ pub struct NetworkSettings {
 #[serde(deny_unknown_fields)]
 pub struct InterfaceSettings {
     /// Its name, at most 15 characters.
+    #[schema(min_length = 1, max_length = 15)]
     pub name: String,
     /// What it is.
     #[serde(default)]
@@ -179,6 +182,7 @@ pub struct InterfaceSettings {
     pub ipv6: AddressMethod,
     /// Largest packet, 1280 to 9216 bytes; what the driver says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1280, maximum = 9216)]
     pub mtu: Option<u32>,
 }
 
@@ -194,11 +198,13 @@ pub enum InterfaceKind {
         /// The interface below.
         parent: String,
         /// Its number, 1 to 4094.
+        #[schema(minimum = 1, maximum = 4094)]
         id: u16,
     },
     /// Several cards as one (IEEE 802.1AX, or active-backup).
     Bond {
         /// The cards, at most 8.
+        #[schema(max_items = 8)]
         members: Vec<String>,
         /// How they share the work.
         mode: BondMode,
@@ -226,10 +232,11 @@ pub enum AddressMethod {
     /// Those named here.
     Static {
         /// Addresses with prefix lengths, such as `192.0.2.7/24`; 1 to 8.
+        #[schema(min_items = 1, max_items = 8)]
         addresses: Vec<String>,
         /// The default gateway.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>)]
+        #[schema(value_type = Option<IpAddressText>)]
         gateway: Option<IpAddr>,
     },
     /// Only a link-local address.
@@ -363,10 +370,11 @@ pub struct NameSet {
 pub struct LogQuery {
     /// Whose.
     #[serde(default)]
-    #[param(value_type = String)]
     pub source: LogSource,
     /// The last so many lines, up to 2000; 200 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2000)]
+    #[param(minimum = 1, maximum = 2000)]
     pub lines: Option<u32>,
 }
 

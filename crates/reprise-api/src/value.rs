@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Longest name. An iSCSI name holds 223 bytes; ours carries a prefix and a group name, with ample room left.
@@ -74,6 +74,7 @@ impl PartialSchema for Name {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some("^[a-z0-9][a-z0-9.-]{0,47}$"))
+            .max_length(Some(NAME_LEN_MAX))
             .description(Some("Name of a group, a volume or a box."))
             .into()
     }
@@ -138,6 +139,23 @@ impl<'de> Deserialize<'de> for InitiatorName {
     }
 }
 
+impl PartialSchema for InitiatorName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^([iI][qQ][nN]|[eE][uU][iI]|[nN][aA][aA])\\.[!-~]+$"))
+            .max_length(Some(ISCSI_NAME_LEN_MAX))
+            .description(Some("iSCSI name of an initiator; kept in lower case."))
+            .into()
+    }
+}
+
+impl ToSchema for InitiatorName {
+    fn name() -> Cow<'static, str> {
+        "InitiatorName".into()
+    }
+}
+
 /// Shortest secret of CHAP, bytes (RFC 7143, section 9.2.1).
 const SECRET_LEN_MIN: usize = 12;
 /// Longest secret of CHAP, bytes.
@@ -185,6 +203,69 @@ impl Serialize for ChapSecret {
 impl<'de> Deserialize<'de> for ChapSecret {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl PartialSchema for ChapSecret {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[^\\u0000-\\u001f\\u007f-\\u009f]{12,255}$"))
+            .description(Some("A secret of CHAP, 12 to 255 bytes without control characters. Never in an answer."))
+            .into()
+    }
+}
+
+impl ToSchema for ChapSecret {
+    fn name() -> Cow<'static, str> {
+        "ChapSecret".into()
+    }
+}
+
+/// An IP address as text: a schema and nothing else.
+pub(crate) struct IpAddressText;
+/// An IP address or network as text, such as `192.0.2.0/24`: a schema and nothing else.
+pub(crate) struct IpNetworkText;
+
+/// What IPv4 and IPv6 addresses look like, each with what follows it.
+fn address_pattern(behind_v4: &str, behind_v6: &str) -> String {
+    let octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    let part = "[0-9a-fA-F]{1,4}";
+    let mut v6 = vec![format!("({part}:){{7}}{part}")];
+    for left in 0..=7usize {
+        // `::` stands for at least one part; both sides together have seven at most.
+        let right = 7 - left;
+        let left = if left == 0 { String::new() } else { format!("{part}(:{part}){{{}}}", left - 1) };
+        let right = if right == 0 { String::new() } else { format!("({part}(:{part}){{0,{}}})?", right - 1) };
+        v6.push(format!("{left}::{right}"));
+    }
+    format!("^(({octet}\\.){{3}}{octet}{behind_v4}|({}){behind_v6})$", v6.join("|"))
+}
+
+impl PartialSchema for IpAddressText {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(address_pattern("", "")));
+        text.description(Some("An IPv4 or IPv6 address.")).into()
+    }
+}
+
+impl ToSchema for IpAddressText {
+    fn name() -> Cow<'static, str> {
+        "IpAddress".into()
+    }
+}
+
+impl PartialSchema for IpNetworkText {
+    fn schema() -> RefOr<Schema> {
+        let pattern = address_pattern("(/(3[0-2]|[12]?[0-9]))?", "(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?");
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        text.description(Some("An address, or a network such as 192.0.2.0/24.")).into()
+    }
+}
+
+impl ToSchema for IpNetworkText {
+    fn name() -> Cow<'static, str> {
+        "IpNetwork".into()
     }
 }
 
@@ -289,9 +370,13 @@ impl<'de> Deserialize<'de> for ByteSize {
 
 impl PartialSchema for ByteSize {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .description(Some("Bytes. As input also text with a binary unit, such as \"64M\"."))
+        // 20 bits below the largest number that fits, whatever the unit.
+        let text = "^([0-9]{1,19}|[0-9]{1,7}(\\.[0-9]{1,6})?[kKmMgGtT]([iI][bB])?)$";
+        let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0u64)).maximum(Some(u64::MAX));
+        OneOfBuilder::new()
+            .item(number)
+            .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some(text)))
+            .description(Some("Bytes: a number, or text with a binary unit, such as \"64M\"."))
             .into()
     }
 }

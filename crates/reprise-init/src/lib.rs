@@ -24,6 +24,8 @@ const SYSTEM: &str = "system";
 /// # Errors
 /// It was started by somebody who is not the kernel.
 pub fn main() -> anyhow::Result<()> {
+    // What this process and its children make is read by root alone, whoever else there may be.
+    nix::sys::stat::umask(nix::sys::stat::Mode::S_IRWXG | nix::sys::stat::Mode::S_IRWXO);
     let name = std::env::args_os().next().unwrap_or_default();
     if std::path::Path::new(&name).file_name().is_some_and(|n| n == system::HOOK_NAME) {
         return system::hook_main();

@@ -36,7 +36,8 @@ const KEEP_FREE: u64 = 16 << 20;
 /// Bytes between two syncs, so that a long filling does not pile up dirty pages where direct I/O is refused.
 const SYNC_EVERY: u64 = 256 << 20;
 
-/// Creates `path` with `size` bytes of zeros, durable when this returns. It appears under its name only when complete.
+/// Creates `path` with `size` bytes of zeros, durable when this returns. It appears under its name only when complete,
+/// and nobody but its owner may read it.
 /// Blocks the thread for as long as writing takes; `progress` is called about every MiB and may stop it.
 pub fn create_file(
     path: &Path,
@@ -160,7 +161,8 @@ fn check_size(path: &Path, size: ByteLen, least: ByteLen) -> Result<(), MediaErr
 }
 
 fn open_new(path: &Path) -> Result<File, MediaError> {
-    let open = |flags| OpenOptions::new().read(true).write(true).create_new(true).custom_flags(flags).open(path);
+    let open =
+        |flags| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(path);
     match open(libc::O_DIRECT) {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             // Linux may have created the file before it refused the flag.

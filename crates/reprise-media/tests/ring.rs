@@ -270,6 +270,10 @@ fn files_are_locked_created_once_grown_and_cancelled() {
         let thin = dir.path().join("thin");
         create_file(&thin, size(64 * MIB), Fill::Sparse, go).unwrap();
         assert!(blocks(&thin) < MIB);
+        for path in [&path, &thin] {
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap());
+            assert_eq!(mode & 0o777, 0o600, "others may read {}", path.display());
+        }
         media.write_blocking(0, &[0x11; 512]).unwrap();
         assert!(media.probe_blocking().unwrap().is_foreign());
     }

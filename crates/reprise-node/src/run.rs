@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use nix::sys::stat::{Mode, umask};
 use reprise_api::client::certificate_fingerprint;
 use reprise_api::server::{Waiting, bind_unix, serve_https, serve_metrics, serve_unix};
 use reprise_api::settings::PoolLayout;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::net::{LinkNet, NetConfig};
-use crate::pool::{DataHalf, DataPlace, Pool, PoolConfig};
+use crate::pool::{DataHalf, DataPlace, Pool, PoolConfig, make_folder};
 use crate::portal;
 use crate::service::{GROUP_BUFFERS_MIN, Inner, Machine, Node, Parts, QUEUE_MAX};
 use crate::store::{Identity, Store, write_secret};
@@ -42,6 +43,8 @@ const OPEN_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 /// What keeps it from serving: settings, identity, pool, addresses in use.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     abort_on_panic();
+    // Volumes, cache, keys and logs are nobody else's to read.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     start_log(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -106,7 +109,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (config, data_limit) = pool_config(&settings)?;
     let identity = Identity::open(&state).context("open the box's identity")?;
     if let Some(dir) = config.cache.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        make_folder(dir).with_context(|| format!("make {}", dir.display()))?;
     }
     // The lock on the cache comes first: a second daemon on the same pool ends here and touches nothing else.
     let box_id = identity.box_id;

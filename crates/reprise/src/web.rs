@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use nix::sys::stat::{Mode, umask};
 use reprise_console::web::{self, SessionLimits, WebConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +30,7 @@ pub(crate) struct WebArgs {
 
 /// Serves the console until it is told to stop.
 pub(crate) fn run(args: WebArgs, socket: PathBuf) -> anyhow::Result<()> {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A line for which there is no room, or no reader, is lost; to say so on the same stream would end the process.
     tracing_subscriber::fmt()

@@ -20,6 +20,7 @@ use reprise_media::{Fill, Media, MediaError, MediaOptions, Progress, create_file
 use reprise_types::{ByteLen, PoolId, VolumeId};
 
 use super::layout::{PoolError, read_copies, write_superblock};
+use super::make_folder;
 
 /// Room that stays free in a folder: the file system's own needs.
 pub const KEEP_FREE: u64 = 16 << 20;
@@ -256,7 +257,7 @@ fn create_in_folder(
 ) -> Result<Home, DataError> {
     let text = path.to_str().ok_or_else(|| DataError::NotText { path: path.to_owned() })?.to_owned();
     if let Some(dir) = path.parent() {
-        io("make", dir, fs::create_dir_all(dir))?;
+        io("make", dir, make_folder(dir))?;
     }
     let fill = if make == Make::Zeroed { Fill::Zeroed } else { Fill::Sparse };
     create_file(path, size, fill, progress)?;

@@ -1,7 +1,6 @@
 //! The pool on disk: superblocks, groups, recovery.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +18,7 @@ use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId, Role, Seq};
 
 use super::Allocator;
 use super::data::{DataHalf, RawHalf};
+use super::private;
 use super::prove::Lost;
 
 /// Segments of a cache, at least: below it the reserve would be most of it.
@@ -368,6 +368,9 @@ impl Pool {
         if owner != this_box {
             return Err(PoolError::Moved { path, owner, this_box });
         }
+        if whole.kind() == MediaKind::File {
+            private::close(&path);
+        }
         if !body.segment_len.is_power_of_two() || !(MIB..=64 * MIB).contains(&body.segment_len) {
             return Err(malformed("segment_len"));
         }
@@ -418,10 +421,15 @@ impl Pool {
                     check_blank(&half, config)?;
                     clear_tail(&half)?;
                 }
+                if half.kind() == MediaKind::File {
+                    private::close(at);
+                }
                 Self::raw_half(&half, at, 0, &mut version, &mut body, &cache)?
             }
             DataPlace::At(folder) => {
-                io("make the data folder", folder, fs::create_dir_all(folder))?;
+                io("make the data folder", folder, private::make_folder(folder))?;
+                private::close_data(folder);
+                private::close_around(&path, folder);
                 DataHalf::Folder(folder.clone())
             }
         };

@@ -4,6 +4,7 @@
 //! `e2e: N passed, N failed`. What a failed test leaves behind stays in the directory.
 #![forbid(unsafe_code)]
 
+mod access;
 mod adopt;
 mod bad_input;
 mod blocks;
@@ -62,9 +63,10 @@ const BLOWS: (u32, u32) = (40, 20);
 const BLOWS_LONG: (u32, u32) = (500, 100);
 
 /// In the order they run.
-const GROUPS: [&str; 17] = [
+const GROUPS: [&str; 18] = [
     "bad-input",
     "convert",
+    "access",
     "adopt",
     "disk",
     "both-ways",
@@ -219,6 +221,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "faults" => faults::run(setup).await,
         "older" => vec![Part { name, outcome: older::run(setup).await }],
         "power" => power::run(setup).await,
+        "access" => access::run(setup).await,
         "adopt" => vec![Part { name, outcome: adopt::run(setup).await }],
         _ => vec![Part { name, outcome: chaos::run(setup).await }],
     }

@@ -15,30 +15,64 @@ pub const MAIL_CHARS_MAX: usize = 320;
 pub const RECEIVERS_MAX: usize = 8;
 
 /// The administrator's password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AdminStatus {
-    /// False until somebody sets one: the first login of the web console does.
+    /// False until somebody sets one, with the code that the box shows.
     pub password_set: bool,
+    /// Another one each time the password changes or all sessions are ended. A session of the web console belongs to the
+    /// generation in which it began, and ends with it.
+    pub generation: String,
 }
 
-/// Sets the administrator's password.
+/// What proves that somebody stands at the box, while it has no password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdminCode {
+    /// The code that sets the first password, such as `4F7-K2M-9TX`: until it is used, the box starts again, or a thousand
+    /// wrong ones were tried. Null where a password is set.
+    pub code: Option<String>,
+}
+
+impl std::fmt::Debug for AdminCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminCode").finish_non_exhaustive()
+    }
+}
+
+/// Sets the administrator's password, by the one so far or, while there is none, by the code that the box shows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PasswordSet {
-    /// The one so far. Not needed while there is none, and on the serial console, where whoever stands there has the box.
+    /// The one so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
+    /// The code that the box shows while it has no password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// The new one, 10 characters to 256 bytes.
     #[schema(min_length = 10, max_length = 256)]
     pub new: String,
-    /// True: without the one so far, for whoever has the box in hands.
-    #[serde(default)]
-    pub at_the_box: bool,
+    /// Where it was typed, such as the address of a browser; tries are counted by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl std::fmt::Debug for PasswordSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PasswordSet").field("at_the_box", &self.at_the_box).finish_non_exhaustive()
+        f.debug_struct("PasswordSet").field("from", &self.from).finish_non_exhaustive()
+    }
+}
+
+/// Sets the administrator's password without the one so far: for whoever has the box in hands.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PasswordReset {
+    /// The new one, 10 characters to 256 bytes.
+    pub new: String,
+}
+
+impl std::fmt::Debug for PasswordReset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordReset").finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-pub use crate::admin::{AdminStatus, Login, NotifySettings, NotifyTest, PasswordSet};
+pub use crate::admin::{AdminCode, AdminStatus, Login, NotifySettings, NotifyTest, PasswordReset, PasswordSet};
 use crate::event::{Alert, Event, Job};
 pub use crate::initiator::{InitiatorAdd, InitiatorChanged, InitiatorList, InitiatorRef, InitiatorSet};
 use crate::route::Rights;
@@ -613,7 +613,8 @@ subject! {
     DiskTake: |r| format!("disk {}", r.path);
     LogQuery: |_r| String::new();
     Power: |r| match r.action { PowerAction::Reboot => "reboot".to_owned(), PowerAction::PowerOff => "power off".to_owned() };
-    PasswordSet: |_r| "administrator".to_owned();
+    PasswordSet: |r| match &r.from { Some(from) => format!("administrator from {from}"), None => "administrator".to_owned() };
+    PasswordReset: |_r| "administrator".to_owned();
     Login: |r| format!("administrator from {}", r.from);
     NotifySettings: |r| format!("{} webhooks{}", r.webhooks.len(), if r.mail.is_some() { " and mail" } else { "" });
     GroupCreate: |r| format!("group {}", r.name);

@@ -41,10 +41,11 @@ impl Builder {
         let answer = self.reference::<Resp>();
         let error = self.reference::<ApiError>();
         let tag = route.path.split('/').nth(3).unwrap_or("box");
+        let place = if route.is_at_the_box() { " and a caller on the box itself" } else { "" };
         OperationBuilder::new()
             .operation_id(Some(route.name))
             .summary(Some(route.summary))
-            .description(Some(format!("Needs the right `{}`.", route.right)))
+            .description(Some(format!("Needs the right `{}`{place}.", route.right)))
             .tag(tag)
             .security(SecurityRequirement::new("token", [route.right.as_str()]))
             .response(

@@ -86,6 +86,16 @@ pub struct Route {
     pub summary: &'static str,
 }
 
+/// Commands for whoever has the box in hands: over HTTPS they are refused, whatever the token.
+const AT_THE_BOX: [&str; 2] = ["admin_password_reset", "admin_code"];
+
+impl Route {
+    /// True where it is carried out only for a caller on the box itself.
+    pub fn is_at_the_box(&self) -> bool {
+        AT_THE_BOX.contains(&self.name)
+    }
+}
+
 /// Path of the OpenAPI document; needs the read-only right.
 pub const OPENAPI_PATH: &str = "/api/v1/openapi.json";
 /// Path of the Prometheus metrics; needs the read-only right where the API is served, none at the metrics port.
@@ -192,10 +202,16 @@ macro_rules! appliance_commands {
         post system_power "/api/v1/system/power" Admin Power => Done;
         "Whether the administrator has a password."
         get admin_status "/api/v1/admin" ReadOnly Nothing => AdminStatus;
-        "Sets the administrator's password."
-        post admin_password "/api/v1/admin/password" Admin PasswordSet => Done;
+        "Sets the administrator's password, by the one so far or by the code."
+        post admin_password "/api/v1/admin/password" Admin PasswordSet => AdminStatus;
+        "Sets the administrator's password without the one so far; at the box only."
+        post admin_password_reset "/api/v1/admin/password/reset" Admin PasswordReset => AdminStatus;
+        "The code that sets the first password; at the box only."
+        get admin_code "/api/v1/admin/code" ReadOnly Nothing => AdminCode;
+        "Ends every session of the web console."
+        post admin_sessions_end "/api/v1/admin/sessions/end" Admin Nothing => AdminStatus;
         "Says whether a password is the administrator's; too many wrong ones from one place are refused for a while."
-        post admin_login "/api/v1/admin/login" Admin Login => Done;
+        post admin_login "/api/v1/admin/login" Admin Login => AdminStatus;
         "Who is told what happens, without passwords."
         get notify_show "/api/v1/notify" ReadOnly Nothing => NotifySettings;
         "Says who is told what happens."
@@ -282,6 +298,11 @@ mod tests {
             }
         }
         assert!(Rights::Admin > Rights::ReadOnly);
+    }
+
+    #[test]
+    fn what_needs_the_box_in_hands_is_in_the_table() {
+        assert_eq!(routes().filter(|r| r.is_at_the_box()).count(), AT_THE_BOX.len());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use reprise_api::server::Waiting;
 use reprise_api::{BoxService, PoolPlace};
 use reprise_console::serial::field::{FIELDS, Field};
-use reprise_console::serial::menu::{Act, DISKS, Go, HOME, Menu, NETWORK, VOLUMES};
+use reprise_console::serial::menu::{ADMIN, Act, DISKS, Go, HOME, Menu, NETWORK, VOLUMES};
 use reprise_console::serial::{Options, run};
 use serial_double::{CODE, Double, FOREIGN_SERIAL, Served, serve};
 
@@ -461,11 +461,13 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
                 Good("New password", "correct horse"),
                 Bad("New password again", "correct house", "another one"),
                 Good("New password again", "correct horse"),
+                See("Sessions of the web page end."),
                 Word("yes"),
                 See("The password is set."),
             ],
-            vec!["password correct horse at the box true"],
+            vec!["password correct horse"],
         ),
+        Act::SessionsEnd => (vec![Word("yes"), See("All sessions are ended.")], vec!["end sessions"]),
         Act::Name => (
             vec![
                 Bad("Name of the box", "Lyon 2", "no name"),
@@ -670,6 +672,24 @@ fn a_cable_plugged_in_shows_something_within_five_seconds_and_nobody_has_to_know
     t.key(b"\x0c");
     t.see("turin2: Status");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn the_code_of_the_first_password_is_shown_until_it_is_used() {
+    let double = Double::new();
+    double.world().code = Some("K7M-3PQ-9TX".into());
+    let served = serve(double);
+    let mut t = Terminal::start(&served, false);
+    t.see("in a browser it is set with the code K7M-3PQ-9TX");
+    t.line("13");
+    t.at_menu(&ADMIN);
+    t.see("NOT SET: in a browser it is set with the code K7M-3PQ-9TX");
+    served.service.world().code = None;
+    t.line("0");
+    t.at_menu(&HOME);
+    t.line("13");
+    t.at_menu(&ADMIN);
+    t.see("Password   set");
 }
 
 #[test]

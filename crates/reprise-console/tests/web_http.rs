@@ -17,7 +17,7 @@ use reprise_console::web::{Console, SessionLimits, WebConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use web_double::Double;
+use web_double::{CODE, Double};
 
 const PASSWORD: &str = "correct horse battery";
 /// What must never reach a page as it stands.
@@ -61,6 +61,9 @@ async fn bench() -> Bench {
 impl Bench {
     async fn logged_in(&self) -> Browser {
         let mut browser = Browser::new(self.address);
+        if self.double.world().password.is_none() {
+            self.double.world().set_password(PASSWORD);
+        }
         let answer = browser.log_in(PASSWORD).await;
         assert_eq!((answer.status, answer.location()), (303, "/"), "{}", answer.body);
         self.double.taken();
@@ -98,6 +101,7 @@ const PAGES: &[&str] = &[
     "/settings/network/interface?kind=bond",
     "/settings/network/interface?name=eth0",
     "/settings/password",
+    "/settings/sessions",
     "/settings/messages",
     "/settings/disks",
     "/settings/logs",
@@ -234,7 +238,7 @@ const FORMS: &[Case] = &[
         "/settings/password",
         &[("current", PASSWORD), ("new", "another password"), ("again", "another password")],
         "admin_password",
-        || json!({"current": PASSWORD, "new": "another password", "at_the_box": false}),
+        || json!({"current": PASSWORD, "new": "another password", "from": "127.0.0.1"}),
     ),
     (
         "/settings/messages",
@@ -294,12 +298,13 @@ fn pattern(path: &str) -> String {
 #[test]
 fn the_tables_of_this_test_name_every_path() {
     let looked: BTreeSet<_> = PAGES.iter().map(|p| pattern(p)).collect();
-    let by_themselves = ["/login", "/live", "/assets/style.css", "/assets/app.js", "/assets/icon.svg"];
+    let by_themselves = ["/login", "/login/first", "/live", "/assets/style.css", "/assets/app.js", "/assets/icon.svg"];
     let missing: Vec<_> =
         routes("get").into_iter().filter(|p| !looked.contains(p) && !by_themselves.contains(&p.as_str())).collect();
     assert!(missing.is_empty(), "{missing:?}");
     let sent: BTreeSet<_> = FORMS.iter().map(|(p, ..)| pattern(p)).collect();
-    let by_themselves = ["/login", "/login/first", "/logout", "/confirm/do"];
+    let sessions = ["/settings/sessions/end", "/settings/sessions/end-others"];
+    let by_themselves = [&["/login", "/login/first", "/logout", "/confirm/do"], &sessions[..]].concat();
     let missing: Vec<_> =
         routes("post").into_iter().filter(|p| !sent.contains(p) && !by_themselves.contains(&p.as_str())).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -362,49 +367,71 @@ fn check_page(path: &str, answer: &Answer) {
     }
 }
 
+/// Whoever came first owned the box, also after a reset of its settings.
 #[tokio::test]
-async fn the_first_login_sets_the_password_and_later_ones_need_it() {
+async fn the_first_password_needs_the_code_and_later_logins_the_password() {
     let bench = bench().await;
     let mut browser = Browser::new(bench.address);
-    let page = browser.get("/login").await;
-    check_page("/login", &page);
-    assert!(page.body.contains("no password yet"));
-    let token = field(&page.body, "form");
-    for (new, again, told) in [
-        ("short", "short", "at least 10 characters"),
-        ("long enough", "long enougH", "not the same"),
-        (&*"x".repeat(257), &*"x".repeat(257), "at most 256 bytes"),
+    // A stranger sees the same pages before and after, and nobody asks the box for them.
+    let strangers = async || {
+        let mut pages = Vec::new();
+        for path in ["/login", "/login/first"] {
+            let mut stranger = Browser::new(bench.address);
+            let page = stranger.get(path).await;
+            check_page(path, &page);
+            pages.push(page.body.replace(&field(&page.body, "form"), ""));
+        }
+        pages
+    };
+    let before = strangers().await;
+    let token = browser.form("/login/first").await;
+    for (code, new, again, told) in [
+        (CODE, "short", "short", "at least 10 characters"),
+        (CODE, "long enough", "long enougH", "not the same"),
+        (CODE, &*"x".repeat(257), &*"x".repeat(257), "at most 256 bytes"),
+        (" ", PASSWORD, PASSWORD, "The code is missing"),
     ] {
-        let answer = browser.post("/login/first", &[("form", &token), ("new", new), ("again", again)]).await;
+        let fields = [("form", token.as_str()), ("code", code), ("new", new), ("again", again)];
+        let answer = browser.post("/login/first", &fields).await;
         assert_eq!(answer.status, 400);
         assert!(answer.body.contains(told), "{}", answer.body);
         assert!(!answer.body.contains(&format!("value=\"{new}\"")), "a password came back");
         check_page("/login/first", &answer);
     }
     assert!(bench.double.taken().is_empty());
+    let fields = [("form", token.as_str()), ("code", CODE), ("new", PASSWORD), ("again", PASSWORD)];
     // A form that another browser was sent.
     let mut other = Browser::new(bench.address);
-    let answer = other.post("/login/first", &[("form", &token), ("new", PASSWORD), ("again", PASSWORD)]).await;
-    assert_eq!(answer.status, 403);
+    assert_eq!(other.post("/login/first", &fields).await.status, 403);
     other.get("/login").await;
-    let answer = other.post("/login/first", &[("form", &token), ("new", PASSWORD), ("again", PASSWORD)]).await;
-    assert_eq!(answer.status, 403);
+    assert_eq!(other.post("/login/first", &fields).await.status, 403);
     assert!(bench.double.taken().is_empty());
+    // A stranger without the code.
+    let evil =
+        [("form", token.as_str()), ("code", "000-000-000"), ("new", "evil evil evil"), ("again", "evil evil evil")];
+    let refused = browser.post("/login/first", &evil).await;
+    assert_eq!((refused.status, bench.double.world().password.clone()), (403, None));
+    assert!(refused.body.contains("this is not the code"), "{}", refused.body);
+    check_page("/login/first", &refused);
 
-    let fields = [("form", token.as_str()), ("new", PASSWORD), ("again", PASSWORD), ("next", "/volumes")];
-    let answer = browser.post("/login/first", &fields).await;
+    let answer = browser.post("/login/first", &[&fields[..], &[("next", "/volumes")]].concat()).await;
     assert_eq!((answer.status, answer.location()), (303, "/volumes"));
+    let said = bench.double.taken().pop().unwrap();
+    assert_eq!(said, ("admin_password".into(), json!({"code": CODE, "new": PASSWORD, "from": "127.0.0.1"})));
+    assert_eq!(strangers().await, before);
     assert_eq!(browser.get("/").await.status, 200);
-    assert_eq!(browser.get("/login").await.location(), "/");
-    assert_eq!(browser.get("/login?next=/jobs").await.location(), "/jobs");
-    assert_eq!(browser.get("/login?next=//evil.example/").await.location(), "/");
+    for path in ["/login", "/login/first"] {
+        assert_eq!(browser.get(path).await.location(), "/");
+        assert_eq!(browser.get(&format!("{path}?next=/jobs")).await.location(), "/jobs");
+        assert_eq!(browser.get(&format!("{path}?next=//evil.example/")).await.location(), "/");
+    }
 
-    // The second browser cannot set it again, and has to know it.
-    let token = field(&other.get("/login").await.body, "form");
-    let answer =
-        other.post("/login/first", &[("form", &token), ("new", "evil evil evil"), ("again", "evil evil evil")]).await;
-    assert_eq!(answer.status, 400);
-    assert!(answer.body.contains("has a password already"), "{}", answer.body);
+    // The second browser cannot set it again, is told what a wrong code is told, and has to know the password.
+    let token = other.form("/login/first").await;
+    let evil = [("form", token.as_str()), ("code", CODE), ("new", "evil evil evil"), ("again", "evil evil evil")];
+    let again = other.post("/login/first", &evil).await;
+    assert_eq!(again.status, refused.status);
+    assert!(again.body.contains("this is not the code"), "{}", again.body);
     assert_eq!(bench.double.world().password.as_deref(), Some(PASSWORD));
     let answer = other.post("/login", &[("form", &token), ("password", "wrong password")]).await;
     assert_eq!(answer.status, 403);
@@ -447,6 +474,73 @@ async fn a_new_password_ends_every_other_login() {
     assert_eq!(one.submit("/settings/password", &fields).await.location(), "/settings");
     assert!(one.get("/settings").await.body.contains("The password is changed."));
     assert_eq!(two.get("/").await.location(), "/login");
+}
+
+/// Somebody had taken a cookie. The password was set anew at the serial console, twice, and the cookie went on.
+#[tokio::test]
+async fn sessions_end_when_the_password_changes_anywhere() {
+    let bench = bench().await;
+    let (mut taken, mut reading) = (bench.logged_in().await, bench.logged_in().await);
+    let csrf = taken.token().await;
+    let live = reading.request("GET", "/live").body(Full::default()).unwrap();
+    let mut live = reading.open(live).await.into_body();
+    assert!(live.frame().await.is_some());
+    bench.double.world().set_password("set at the serial console");
+    bench.double.taken();
+    let answer = taken.post("/hosts/new", &[("csrf", &csrf), ("name", "iqn.2026-01.com.example:evil")]).await;
+    assert_eq!(answer.status, 401, "{}", answer.body);
+    assert!(bench.double.taken().is_empty(), "nothing was done");
+    for path in PAGES {
+        assert!(taken.get(path).await.location().starts_with("/login"), "{path}");
+    }
+    // A page that is open is told, and gets no figures any more.
+    let told = tokio::time::timeout(Duration::from_secs(20), async {
+        while let Some(Ok(frame)) = live.frame().await {
+            if frame.into_data().is_ok_and(|data| data.starts_with(b"event: gone")) {
+                return true;
+            }
+        }
+        false
+    });
+    assert!(told.await.unwrap(), "the stream ended without a word");
+    assert_eq!(reading.get("/").await.location(), "/login");
+    let mut owner = Browser::new(bench.address);
+    assert_eq!(owner.log_in("set at the serial console").await.location(), "/");
+    assert_eq!(owner.get("/volumes").await.status, 200);
+    // The end of all sessions is such a change, too.
+    bench.double.world().generation += 1;
+    assert_eq!(owner.get("/volumes").await.location(), "/login?next=%2Fvolumes");
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_can_be_ended() {
+    let bench = bench().await;
+    let (mut own, mut two, mut three) = (bench.logged_in().await, bench.logged_in().await, bench.logged_in().await);
+    let agent = "Mozilla/5.0 <b>two</b>";
+    let request = two.request("GET", "/").header("user-agent", agent).body(Full::default()).unwrap();
+    assert_eq!(two.send(request).await.status, 200);
+    let page = own.get("/settings/sessions").await;
+    check_page("/settings/sessions", &page);
+    assert_eq!(page.body.matches("127.0.0.1").count(), 3 + 2, "three rows, and two buttons that name theirs");
+    assert_eq!(page.body.matches("(this one)").count(), 1);
+    assert!(page.body.contains("Mozilla/5.0 &lt;b&gt;two&lt;/b&gt;"), "{}", page.body);
+    let row = page.body.split("<tr>").find(|row| row.contains("two&lt;")).unwrap();
+    let id = field(row, "id");
+    let secrets = |b: &Browser| b.cookies["__Host-reprise"].clone();
+    assert!(!page.body.contains(&secrets(&two)) && !page.body.contains(&secrets(&three)));
+    // Not without the token of this login.
+    for path in ["/settings/sessions/end", "/settings/sessions/end-others"] {
+        assert_eq!(own.post(path, &[("id", &id), ("csrf", "x")]).await.status, 403);
+    }
+    assert_eq!(two.get("/").await.status, 200);
+    assert_eq!(own.submit("/settings/sessions/end", &[("id", &id)]).await.location(), "/settings/sessions");
+    assert!(own.get("/settings/sessions").await.body.contains("The session is ended."));
+    assert_eq!((two.get("/").await.status, three.get("/").await.status), (303, 200));
+    own.submit("/settings/sessions/end", &[("id", "nothing")]).await;
+    assert!(own.get("/settings/sessions").await.body.contains("That session had ended."));
+    own.submit("/settings/sessions/end-others", &[]).await;
+    assert_eq!((own.get("/").await.status, three.get("/").await.status), (200, 303));
+    assert!(!own.get("/settings/sessions").await.body.contains("End all others"));
 }
 
 #[tokio::test]
@@ -992,7 +1086,9 @@ async fn a_box_that_is_away_or_has_no_disk_is_told() {
         assert!(answer.body.contains("does not answer") && answer.body.contains("http-equiv=\"refresh\""), "{path}");
         check_page(path, &answer);
     }
-    assert_eq!(Browser::new(bench.address).get("/login").await.status, 503);
+    let mut stranger = Browser::new(bench.address);
+    let form = stranger.form("/login").await;
+    assert_eq!(stranger.post("/login", &[("form", &form), ("password", PASSWORD)]).await.status, 503);
     let answer = browser.post("/groups/new", &[("csrf", &token), ("name", "g")]).await;
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("value=\"g\""), "what was typed is kept");

@@ -134,8 +134,11 @@ pub(crate) enum Command {
     /// The machine under the box: firmware, clock, network, disks
     #[command(subcommand)]
     System(crate::system::SystemCommand),
-    /// Set the password of the web console
-    Password,
+    /// Set the password of the web console, on the box itself
+    Password {
+        #[command(subcommand)]
+        command: Option<crate::system::PasswordCommand>,
+    },
     /// Who is told what happens
     #[command(subcommand)]
     Notify(crate::system::NotifyCommand),

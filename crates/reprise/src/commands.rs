@@ -57,7 +57,7 @@ pub(crate) async fn run(client: &Client, json: bool, command: Command) -> anyhow
         Command::Token(command) => token(client, json, command).await,
         Command::Inspect { group, from, limit } => inspect(client, group, from, limit).await,
         Command::System(command) => system::run(client, json, command).await,
-        Command::Password => system::password(client, json).await,
+        Command::Password { command } => system::password(client, json, command).await,
         Command::Notify(command) => system::notify(client, json, command).await,
         Command::Openapi => {
             let text = client.openapi().await?;

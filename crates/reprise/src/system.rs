@@ -79,6 +79,14 @@ pub(crate) enum SystemCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum PasswordCommand {
+    /// Show the code that sets the first password in a browser
+    Code,
+    /// End all sessions of the web console; the password stays
+    EndSessions,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum NotifyCommand {
     /// Who is told
     Show,
@@ -144,14 +152,27 @@ pub(crate) async fn run(client: &Client, json: bool, command: SystemCommand) -> 
     }
 }
 
-/// Sets the administrator's password; whoever reaches the local socket needs no old one.
-pub(crate) async fn password(client: &Client, json: bool) -> anyhow::Result<()> {
+/// The administrator's password; whoever reaches the local socket needs no old one.
+pub(crate) async fn password(client: &Client, json: bool, command: Option<PasswordCommand>) -> anyhow::Result<()> {
+    match command {
+        None => set_password(client, json).await,
+        Some(PasswordCommand::Code) => show(json, &client.admin_code(&Nothing {}).await?, |code| match &code.code {
+            Some(code) => format!("{}\n", plain(code)),
+            None => "A password is set; it needs no code. To set another one here: reprise password\n".to_owned(),
+        }),
+        Some(PasswordCommand::EndSessions) => {
+            show(json, &client.admin_sessions_end(&Nothing {}).await?, |_| "All sessions are ended.\n".to_owned())
+        }
+    }
+}
+
+async fn set_password(client: &Client, json: bool) -> anyhow::Result<()> {
     let new = ask::password("New password")?;
     if ask::password("Once more")? != new {
         anyhow::bail!("the two are not the same; nothing is changed");
     }
-    let request = PasswordSet { current: None, new, at_the_box: true };
-    show(json, &client.admin_password(&request).await?, |_| "The password is set.\n".to_owned())
+    let done = client.admin_password_reset(&PasswordReset { new }).await?;
+    show(json, &done, |_| "The password is set. Sessions of the web console end.\n".to_owned())
 }
 
 pub(crate) async fn notify(client: &Client, json: bool, command: NotifyCommand) -> anyhow::Result<()> {

@@ -69,10 +69,14 @@ fn a_box_without_a_disk_serves_what_needs_none() {
     let daemon = Daemon::start();
     let refused = daemon.cli(&["status"], "");
     assert!(!refused.status.success() && says(&refused).contains("no disk for its pool"), "{}", says(&refused));
+    let code = daemon.cli(&["password", "code"], "");
+    assert!(code.status.success() && says(&code).trim().len() == "4F7-K2M-9TX".len(), "{}", says(&code));
     let unequal = daemon.cli(&["password"], "correct horse\nbattery staple\n");
     assert!(!unequal.status.success() && says(&unequal).contains("not the same"), "{}", says(&unequal));
     let set = daemon.cli(&["password"], "correct horse\ncorrect horse\n");
     assert!(set.status.success(), "{}", says(&set));
+    let code = daemon.cli(&["password", "code"], "");
+    assert!(code.status.success() && says(&code).contains("A password is set"), "{}", says(&code));
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = Client::new(Target::Socket(daemon.socket()));

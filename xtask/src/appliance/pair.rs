@@ -278,8 +278,13 @@ pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
     b.switch_on(world, &link)?;
     a.serves()?;
     b.serves()?;
+    let mut codes = Vec::new();
     for station in [&mut a, &mut b] {
-        station.person()?.sees("169.254.", START)?;
+        let person = station.person()?;
+        person.sees("169.254.", START)?;
+        person.sees("it is set with the code", START)?;
+        let password = person.value("Password")?;
+        codes.push(password.rsplit(' ').next().unwrap_or_default().to_owned());
     }
     // As the step `web` builds it, so that nothing is built twice.
     let mut test = cargo(&["test", "--workspace", "--locked", "--features", BROWSER_FEATURES]);
@@ -292,6 +297,7 @@ pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
         "appliances::two_appliances_are_paired_in_a_browser",
     ]);
     test.env("REPRISE_BOXES", format!("https://127.0.0.1:{} https://127.0.0.2:{}", a.web, b.web));
+    test.env("REPRISE_CODES", codes.join(" "));
     run_command(&mut test)?;
     let mirrored = begin.elapsed();
     a.person()?.sees_line(&["data", "source", "ordered"], ORDER)?;

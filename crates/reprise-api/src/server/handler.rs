@@ -57,6 +57,8 @@ struct Shared<S> {
 struct Known {
     who: String,
     rights: Rights,
+    /// On the box itself, and not over a network.
+    at_the_box: bool,
 }
 
 fn itself<S: BoxService>(service: &S) -> &S {
@@ -188,7 +190,7 @@ impl Claim {
 async fn identify<S: BoxService>(service: &S, claim: &Claim) -> Result<Known, ApiError> {
     match &claim.caller {
         Some(Caller::Local { uid, own_uid }) if *uid == 0 || uid == own_uid => {
-            Ok(Known { who: format!("uid {uid}"), rights: Rights::Admin })
+            Ok(Known { who: format!("uid {uid}"), rights: Rights::Admin, at_the_box: true })
         }
         Some(Caller::Local { uid, .. }) => Err(ApiError::new(
             ErrorCode::Forbidden,
@@ -203,7 +205,7 @@ async fn identify<S: BoxService>(service: &S, claim: &Claim) -> Result<Known, Ap
             if known.is_some() {
                 claim.place.iter().for_each(|place| place.settle());
             }
-            known.map(|(id, rights)| Known { who: format!("token {id}"), rights }).ok_or_else(|| {
+            known.map(|(id, rights)| Known { who: format!("token {id}"), rights, at_the_box: false }).ok_or_else(|| {
                 ApiError::new(
                     ErrorCode::Unauthorized,
                     "no token, or one this box does not know",
@@ -228,6 +230,19 @@ fn allow(known: &Known, right: Rights) -> Result<(), ApiError> {
     ))
 }
 
+/// The right that a route needs, and the place.
+fn allow_route(known: &Known, route: &Route) -> Result<(), ApiError> {
+    allow(known, route.right)?;
+    if route.is_at_the_box() && !known.at_the_box {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "this is for whoever is at the box itself, whatever the token",
+            "use the serial console or the screen of the box; on a Linux of your own, reprise on it",
+        ));
+    }
+    Ok(())
+}
+
 /// Who calls, whether they may, and what they want; or the refusal.
 async fn admit<S: BoxService, Req: DeserializeOwned>(
     service: &S,
@@ -248,7 +263,7 @@ async fn admit<S: BoxService, Req: DeserializeOwned>(
             return Err(refuse(&error));
         }
     };
-    if let Err(error) = allow(&known, route.right) {
+    if let Err(error) = allow_route(&known, route) {
         tracing::warn!(target: AUDIT_TARGET, who = %known.who, what = route.name, code = %error.code, "refused");
         return Err(refuse(&error));
     }

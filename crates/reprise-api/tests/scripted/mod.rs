@@ -67,6 +67,10 @@ fn bare() -> ApiError {
     ApiError::new(ErrorCode::NotSupported, "no appliance", "use the image")
 }
 
+fn admin() -> AdminStatus {
+    AdminStatus { password_set: true, generation: "1".into() }
+}
+
 impl Appliance for Scripted {
     async fn authenticate(&self, token: &str) -> Option<(String, Rights)> {
         match token {
@@ -124,16 +128,28 @@ impl Appliance for Scripted {
     }
 
     async fn admin_status(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
-        Ok(AdminStatus { password_set: true })
+        Ok(admin())
     }
 
-    async fn admin_password(&self, _: PasswordSet) -> Result<Done, ApiError> {
-        Ok(Done {})
+    async fn admin_password(&self, _: PasswordSet) -> Result<AdminStatus, ApiError> {
+        Ok(admin())
     }
 
-    async fn admin_login(&self, r: Login) -> Result<Done, ApiError> {
+    async fn admin_password_reset(&self, _: PasswordReset) -> Result<AdminStatus, ApiError> {
+        Ok(admin())
+    }
+
+    async fn admin_code(&self, _: Nothing) -> Result<AdminCode, ApiError> {
+        Ok(AdminCode { code: Some("4F7-K2M-9TX".into()) })
+    }
+
+    async fn admin_sessions_end(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
+        Ok(admin())
+    }
+
+    async fn admin_login(&self, r: Login) -> Result<AdminStatus, ApiError> {
         self.note(format!("login from {}", r.from));
-        Ok(Done {})
+        Ok(admin())
     }
 
     async fn notify_show(&self, _: Nothing) -> Result<NotifySettings, ApiError> {

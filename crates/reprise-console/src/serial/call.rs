@@ -117,8 +117,9 @@ calls! {
     Logs system_logs(LogQuery) -> LogLines, Look;
     Support system_support(Nothing) -> SupportBundle, Harmless;
     Power system_power(Power) -> Done, Change;
-    AdminStatus admin_status(Nothing) -> AdminStatus, Look;
-    Password admin_password(PasswordSet) -> Done, Change;
+    AdminCode admin_code(Nothing) -> AdminCode, Look;
+    Password admin_password_reset(PasswordReset) -> AdminStatus, Change;
+    SessionsEnd admin_sessions_end(Nothing) -> AdminStatus, Change;
     NotifyShow notify_show(Nothing) -> NotifySettings, Look;
     NotifySet notify_set(NotifySettings) -> NotifySettings, Change;
     NotifyTest notify_test(Nothing) -> NotifyTest, Change;

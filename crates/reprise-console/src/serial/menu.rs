@@ -75,7 +75,7 @@ acts! {
     WebhookAdd, WebhookRemove, MailSet, MailOff, MessageTest,
     LogDaemon, LogSystem, LogKernel,
     SupportHow, SupportWrite,
-    Password, Name,
+    Password, SessionsEnd, Name,
     Reboot, PowerOff,
     ResetSettings, ResetForget, ResetWipe,
     Plain, Help, Quit,
@@ -267,7 +267,11 @@ pub static ADMIN: Menu = Menu {
     title: "Name and password",
     about: About::Admin,
     columns: 2,
-    items: &[act("1", "Password of the administrator", Act::Password), act("2", "Name of the box", Act::Name)],
+    items: &[
+        act("1", "Password of the administrator", Act::Password),
+        act("2", "Name of the box", Act::Name),
+        act("3", "End all sessions of the web page", Act::SessionsEnd),
+    ],
 };
 
 /// Power.

@@ -127,6 +127,7 @@ pub(crate) async fn watch_box(app: Arc<App>, stop: watch::Receiver<bool>) {
             () = stopped(stop.clone()) => return,
         }
         look += 1;
+        app.end_stale_sessions().await;
         let before = app.live.now();
         let mut system = before.system.clone();
         if look >= system_from {
@@ -158,9 +159,9 @@ pub(crate) async fn watch_box(app: Arc<App>, stop: watch::Receiver<bool>) {
     }
 }
 
-type Answer<T> = Option<Result<T, ClientError>>;
+pub(crate) type Answer<T> = Option<Result<T, ClientError>>;
 
-async fn in_time<T>(call: impl Future<Output = Result<T, ClientError>>) -> Answer<T> {
+pub(crate) async fn in_time<T>(call: impl Future<Output = Result<T, ClientError>>) -> Answer<T> {
     tokio::time::timeout(Duration::from_secs(LOOK_SECS_MAX), call).await.ok()
 }
 

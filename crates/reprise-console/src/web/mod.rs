@@ -33,11 +33,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use reprise_api::client::certificate_fingerprint;
-use reprise_api::{Client, Target};
+use reprise_api::{Client, Nothing, Target};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
 pub use session::SessionLimits;
 
@@ -79,11 +79,29 @@ pub struct Console {
 pub(crate) struct App {
     pub(crate) client: Client,
     pub(crate) sessions: Mutex<session::Sessions>,
+    /// Held to write while a session changes the password, so that it is not ended before it has the new generation.
+    pub(crate) generation: RwLock<()>,
     pub(crate) live: live::Live,
     pub(crate) pairing: Mutex<pages::pairing::Memory>,
     pub(crate) logins: Semaphore,
     /// SHA-256 of the certificate, hexadecimal.
     pub(crate) fingerprint: String,
+}
+
+impl App {
+    /// Ends the sessions of generations of the password that are over. While the box cannot be asked they stay: nothing
+    /// can be done then either, and at the first answer they end.
+    pub(crate) async fn end_stale_sessions(&self) {
+        let _turn = self.generation.read().await;
+        let mut over = lock(&self.sessions).generations();
+        if over.is_empty() {
+            return;
+        }
+        if let Some(Ok(status)) = live::in_time(self.client.admin_status(&Nothing {})).await {
+            over.remove(&status.generation);
+            lock(&self.sessions).end_generations(&over);
+        }
+    }
 }
 
 /// A poisoned lock guards data that is whole: every change under these locks is one assignment or one call of a collection.
@@ -155,6 +173,7 @@ impl Console {
             live: live::Live::default(),
             client,
             sessions: Mutex::new(session::Sessions::new(config.sessions)),
+            generation: RwLock::default(),
             pairing: Mutex::default(),
             logins: Semaphore::new(LOGINS_AT_A_TIME),
             fingerprint,

@@ -1,9 +1,9 @@
 //! Who is logged in. The table lives in memory: a restart of the console logs everybody out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reprise_api::Action;
 use subtle::ConstantTimeEq;
@@ -16,6 +16,8 @@ const PENDING_MAX: usize = 8;
 const STREAMS_MAX: usize = 8;
 /// Longest message kept for the next page, characters.
 const FLASH_CHARS_MAX: usize = 600;
+/// What is kept of how a browser calls itself, characters: it ends behind the part that tells browsers apart.
+const BROWSER_CHARS_MAX: usize = 160;
 
 /// How long a login holds.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +61,42 @@ impl SessionKey {
         out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, cookie.as_bytes()).as_ref());
         Self(out)
     }
+
+    /// What a page calls the session by. It leads to no cookie.
+    fn id(&self) -> String {
+        hex::encode(&self.0[..8])
+    }
+}
+
+/// Who uses a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Visitor {
+    /// Address of the browser.
+    pub(crate) address: String,
+    /// How it calls itself; printable.
+    pub(crate) browser: String,
+}
+
+impl Visitor {
+    pub(crate) fn new(address: String, browser: &str) -> Self {
+        let browser = browser.chars().filter(|c| !c.is_control()).take(BROWSER_CHARS_MAX).collect();
+        Self { address, browser }
+    }
+}
+
+/// A session as the list has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) id: String,
+    pub(crate) key: SessionKey,
+    pub(crate) since_unix_ms: u64,
+    pub(crate) used_unix_ms: u64,
+    pub(crate) visitor: Visitor,
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An action that was previewed and not yet confirmed. The API's token stays on the box.
@@ -86,8 +124,14 @@ impl Drop for Stream {
 #[derive(Debug)]
 struct Session {
     csrf: String,
+    /// The generation of the password in which it began.
+    generation: String,
     begun: Instant,
     used: Instant,
+    begun_unix_ms: u64,
+    used_unix_ms: u64,
+    /// Who used it last.
+    visitor: Visitor,
     flash: Option<String>,
     pending: Vec<Pending>,
     streams: Arc<AtomicUsize>,
@@ -113,7 +157,7 @@ impl Sessions {
     }
 
     /// Begins a session; gives its cookie.
-    pub(crate) fn begin(&mut self, now: Instant) -> Result<String, NoRandom> {
+    pub(crate) fn begin(&mut self, now: Instant, generation: &str, visitor: Visitor) -> Result<String, NoRandom> {
         self.sweep(now);
         if self.table.len() >= SESSIONS_MAX {
             let oldest = self.table.iter().min_by_key(|(_, s)| s.used).map(|(key, _)| *key);
@@ -122,8 +166,12 @@ impl Sessions {
         let cookie = secret()?;
         let session = Session {
             csrf: secret()?,
+            generation: generation.to_owned(),
             begun: now,
             used: now,
+            begun_unix_ms: unix_ms(),
+            used_unix_ms: unix_ms(),
+            visitor,
             flash: None,
             pending: Vec::new(),
             streams: Arc::default(),
@@ -140,14 +188,52 @@ impl Sessions {
     }
 
     /// The session of a cookie. `touch`: a person asked for something, so it stays for longer.
-    pub(crate) fn find(&mut self, now: Instant, cookie: &str, touch: bool) -> Option<Found> {
+    pub(crate) fn find(&mut self, now: Instant, cookie: &str, touch: Option<Visitor>) -> Option<Found> {
         self.sweep(now);
         let key = SessionKey::of(cookie);
         let session = self.table.get_mut(&key)?;
-        if touch {
-            session.used = now;
+        if let Some(visitor) = touch {
+            (session.used, session.used_unix_ms, session.visitor) = (now, unix_ms(), visitor);
         }
         Some(Found { key, csrf: session.csrf.clone() })
+    }
+
+    /// Generations of the password that there are sessions of.
+    pub(crate) fn generations(&self) -> BTreeSet<String> {
+        self.table.values().map(|s| s.generation.clone()).collect()
+    }
+
+    /// Ends the sessions of these generations.
+    pub(crate) fn end_generations(&mut self, over: &BTreeSet<String>) {
+        self.table.retain(|_, s| !over.contains(&s.generation));
+    }
+
+    /// Takes a session into another generation: the password was changed in it.
+    pub(crate) fn renew(&mut self, key: SessionKey, generation: &str) {
+        if let Some(session) = self.table.get_mut(&key) {
+            session.generation = generation.to_owned();
+        }
+    }
+
+    /// Every session, the one used last first.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let listed = |(key, s): (&SessionKey, &Session)| Listed {
+            id: key.id(),
+            key: *key,
+            since_unix_ms: s.begun_unix_ms,
+            used_unix_ms: s.used_unix_ms,
+            visitor: s.visitor.clone(),
+        };
+        let mut all: Vec<_> = self.table.iter().map(listed).collect();
+        all.sort_by_key(|s| std::cmp::Reverse(s.used_unix_ms));
+        all
+    }
+
+    /// Ends the session that a page calls so; false where there is none.
+    pub(crate) fn end_by_id(&mut self, id: &str) -> bool {
+        let before = self.table.len();
+        self.table.retain(|key, _| key.id() != id);
+        self.table.len() < before
     }
 
     /// True while it holds. Does not make it last.
@@ -160,7 +246,7 @@ impl Sessions {
         self.table.remove(&key);
     }
 
-    /// Ends every session but one: the password is another.
+    /// Ends every session but one.
     pub(crate) fn end_others(&mut self, key: SessionKey) {
         self.table.retain(|k, _| *k == key);
     }
@@ -216,33 +302,38 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    fn visitor() -> Visitor {
+        Visitor::new("192.0.2.1".into(), "a browser")
+    }
+
     #[test]
     fn a_session_ends_by_idling_and_by_age() {
         let t0 = Instant::now();
         let min = |n: u64| t0 + Duration::from_secs(n * 60);
         let mut sessions = Sessions::new(SessionLimits::default());
-        let cookie = sessions.begin(t0).unwrap();
-        assert!(sessions.find(min(29), &cookie, true).is_some());
-        assert!(sessions.find(min(58), &cookie, false).is_some());
-        assert!(sessions.find(min(59), &cookie, false).is_none(), "a look that no person asked for does not count");
-        let cookie = sessions.begin(t0).unwrap();
+        let cookie = sessions.begin(t0, "1", visitor()).unwrap();
+        assert!(sessions.find(min(29), &cookie, Some(visitor())).is_some());
+        assert!(sessions.find(min(58), &cookie, None).is_some());
+        assert!(sessions.find(min(59), &cookie, None).is_none(), "a look that no person asked for does not count");
+        let cookie = sessions.begin(t0, "1", visitor()).unwrap();
         for n in (20..720).step_by(20) {
-            assert!(sessions.find(min(n), &cookie, true).is_some(), "{n}");
+            assert!(sessions.find(min(n), &cookie, Some(visitor())).is_some(), "{n}");
         }
-        assert!(sessions.find(min(720), &cookie, true).is_none());
-        assert!(sessions.find(t0, "", true).is_none());
+        assert!(sessions.find(min(720), &cookie, Some(visitor())).is_none());
+        assert!(sessions.find(t0, "", Some(visitor())).is_none());
     }
 
     #[test]
     fn the_table_and_what_hangs_on_it_are_bounded() {
         let t0 = Instant::now();
         let mut sessions = Sessions::new(SessionLimits::default());
-        let first = sessions.begin(t0).unwrap();
-        let cookies: Vec<_> =
-            (1..=SESSIONS_MAX as u64).map(|n| sessions.begin(t0 + Duration::from_secs(n)).unwrap()).collect();
+        let first = sessions.begin(t0, "1", visitor()).unwrap();
+        let cookies: Vec<_> = (1..=SESSIONS_MAX as u64)
+            .map(|n| sessions.begin(t0 + Duration::from_secs(n), "1", visitor()).unwrap())
+            .collect();
         let now = t0 + Duration::from_secs(100);
-        assert!(sessions.find(now, &first, true).is_none(), "the one unused for longest went");
-        let key = sessions.find(now, &cookies[0], true).unwrap().key;
+        assert!(sessions.find(now, &first, Some(visitor())).is_none(), "the one unused for longest went");
+        let key = sessions.find(now, &cookies[0], Some(visitor())).unwrap().key;
         let streams: Vec<_> = (0..STREAMS_MAX).map(|_| sessions.stream(key).unwrap()).collect();
         assert!(sessions.stream(key).is_none());
         drop(streams);
@@ -264,7 +355,38 @@ mod tests {
         assert_eq!(sessions.take_message(key).unwrap().len(), FLASH_CHARS_MAX);
         assert!(sessions.take_message(key).is_none());
         sessions.end_others(key);
-        assert!(sessions.find(now, &cookies[1], true).is_none());
-        assert!(sessions.find(now, &cookies[0], true).is_some());
+        assert!(sessions.find(now, &cookies[1], Some(visitor())).is_none());
+        assert!(sessions.find(now, &cookies[0], Some(visitor())).is_some());
+    }
+
+    /// A cookie that somebody had taken went on for twelve hours after the password was set anew at the serial console.
+    #[test]
+    fn sessions_end_with_their_generation_and_one_by_one() {
+        let t0 = Instant::now();
+        let mut sessions = Sessions::new(SessionLimits::default());
+        let mut begin = |generation: &str, browser: &str| {
+            let cookie = sessions.begin(t0, generation, Visitor::new("192.0.2.1".into(), browser)).unwrap();
+            (SessionKey::of(&cookie), cookie)
+        };
+        let (own, own_cookie) = begin("1", "own");
+        let (_, taken) = begin("1", "taken\u{1b}[2J");
+        let over = sessions.generations();
+        // The password is changed in one of them, and somebody logs in with it before the others are ended.
+        sessions.renew(own, "2");
+        let later = sessions.begin(t0, "2", visitor()).unwrap();
+        sessions.end_generations(&over);
+        assert!(sessions.find(t0, &taken, None).is_none());
+        assert!(sessions.find(t0, &own_cookie, None).is_some() && sessions.find(t0, &later, None).is_some());
+        let long = "x".repeat(1000);
+        let hostile =
+            sessions.begin(t0, "2", Visitor::new("192.0.2.2".into(), &format!("a\r\n\u{1b}[2J{long}"))).unwrap();
+        let list = sessions.list();
+        assert_eq!(list.len(), 3);
+        let shown = list.iter().find(|s| s.key == SessionKey::of(&hostile)).unwrap();
+        assert_eq!(shown.visitor.browser.chars().count(), BROWSER_CHARS_MAX);
+        assert!(shown.visitor.browser.starts_with("a[2Jx"));
+        let id = shown.id.clone();
+        assert!(sessions.end_by_id(&id) && !sessions.end_by_id(&id) && !sessions.end_by_id(""));
+        assert!(sessions.find(t0, &hostile, None).is_none());
     }
 }

@@ -13,7 +13,7 @@ use reprise_api::strangers::Place;
 use super::form::Form;
 use super::guard::{self, BODY_BYTES_MAX};
 use super::problem::Problem;
-use super::session::{SessionKey, same};
+use super::session::{SessionKey, Visitor, same};
 use super::{App, lock, page};
 
 /// The cookie of a session. The prefix makes browsers refuse it from any other host, without TLS or for a part of the paths.
@@ -36,6 +36,8 @@ pub(crate) struct Signed {
     pub(crate) host: String,
     /// The path of this page.
     pub(crate) path: String,
+    /// The address of the browser.
+    pub(crate) address: String,
 }
 
 /// The value of a cookie.
@@ -51,12 +53,26 @@ pub(crate) fn peer(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<Arc<Place>>().map(|place| place.address())
 }
 
+/// Whose request it is, as the list of sessions has it.
+pub(crate) fn visitor(address: String, headers: &HeaderMap) -> Visitor {
+    let browser = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    Visitor::new(address, browser)
+}
+
 impl FromRequestParts<Arc<App>> for Signed {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
         let refresh = parts.headers.contains_key(REFRESH_HEADER);
-        let found = cookie(&parts.headers, COOKIE).and_then(|c| lock(&app.sessions).find(Instant::now(), c, !refresh));
+        let address = peer(parts).map(|p| p.to_string()).unwrap_or_default();
+        let find =
+            |touch| cookie(&parts.headers, COOKIE).and_then(|c| lock(&app.sessions).find(Instant::now(), c, touch));
+        let mut found = find(None);
+        if found.is_some() {
+            // The password may have changed since: at the serial console, on the command line, in another browser.
+            app.end_stale_sessions().await;
+            found = find((!refresh).then(|| visitor(address.clone(), &parts.headers)));
+        }
         let Some(found) = found else {
             return Err(log_in(&parts.method, parts.uri.path_and_query().map_or("/", |p| p.as_str())));
         };
@@ -73,6 +89,7 @@ impl FromRequestParts<Arc<App>> for Signed {
             flash,
             host: host.unwrap_or_default().to_owned(),
             path: parts.uri.path().to_owned(),
+            address,
         })
     }
 }

@@ -3,17 +3,20 @@
 use crate::driver::{Driver, Page};
 use crate::{STORY_TIME, first_login, within};
 
-/// From the first visit of two flashed boxes to a mirrored volume. `REPRISE_BOXES` names their pages: `https://... https://...`.
+/// From the first visit of two flashed boxes to a mirrored volume. `REPRISE_BOXES` names their pages: `https://... https://...`;
+/// `REPRISE_CODES` has the codes that their screens show for the first password.
 #[test]
 #[ignore = "needs two machines: cargo xtask appliance-test --only pair-browser"]
 fn two_appliances_are_paired_in_a_browser() {
     let boxes = std::env::var("REPRISE_BOXES").expect("REPRISE_BOXES names the pages of two boxes");
     let [url_a, url_b] = boxes.split_whitespace().collect::<Vec<_>>().try_into().expect("two pages");
+    let codes = std::env::var("REPRISE_CODES").expect("REPRISE_CODES has the codes of two boxes");
+    let [code_a, code_b] = codes.split_whitespace().collect::<Vec<_>>().try_into().expect("two codes");
     within(STORY_TIME, async {
         let driver = Driver::start();
         let (a, b) = (driver.browser(url_a, true).await, driver.browser(url_b, true).await);
-        first_login(&a).await;
-        first_login(&b).await;
+        first_login(&a, code_a).await;
+        first_login(&b, code_b).await;
         pair(&a, &b).await;
         mirrored_volume(&a).await;
         for page in [a, b] {

@@ -100,6 +100,12 @@ impl OneBox {
         Self { url: format!("https://{listen}"), daemon, _web: web, program, dir: dir.to_owned() }
     }
 
+    /// What sets the first password, as the box shows it.
+    pub(crate) async fn code(&self) -> String {
+        let client = Client::new(Target::Socket(self.dir.join("api")));
+        client.admin_code(&Nothing {}).await.unwrap().code.expect("no password is set")
+    }
+
     pub(crate) async fn start_daemon(&mut self) {
         self.daemon = daemon(&self.program, &self.dir).await;
     }

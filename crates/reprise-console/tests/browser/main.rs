@@ -44,6 +44,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/settings/disks", "disks"),
     ("/settings/logs", "logs"),
     ("/settings/password", "password"),
+    ("/settings/sessions", "sessions"),
     ("/settings/power", "power"),
     ("/settings/reset", "reset"),
 ];
@@ -57,8 +58,8 @@ fn two_boxes_are_set_up_in_a_browser() {
         let a = driver.browser(&pair.a.url, true).await;
         let b = driver.browser(&pair.b.url, true).await;
 
-        first_login(&a).await;
-        pair_by_keyboard(&a, &b).await;
+        first_login(&a, &pair.a.code().await).await;
+        pair_by_keyboard(&a, &b, &pair.b.code().await).await;
         make_a_mirrored_volume(&a).await;
         let (wide, wide_dark, narrow) = (look::Kind::Light, look::Kind::Dark, look::Kind::Phone);
         for kind in [wide, wide_dark, narrow] {
@@ -90,11 +91,17 @@ fn within(limit: Duration, story: impl Future<Output = ()>) {
 }
 
 /// The first login, with the keyboard alone.
-async fn first_login(page: &Page) {
+async fn first_login(page: &Page, code: &str) {
     page.go("/").await;
     assert!(page.url().await.ends_with("/login"), "{}", page.url().await);
-    look::at(page, "/login", "first-login", look::Kind::Phone).await;
-    look::at(page, "/login", "first-login", look::Kind::Light).await;
+    look::at(page, "/login", "login", look::Kind::Light).await;
+    page.tab_to("main a[href='/login/first']").await;
+    page.keys("\u{e007}").await;
+    page.until("the page of the first password", "return location.pathname === '/login/first'").await;
+    look::at(page, "/login/first", "first-login", look::Kind::Phone).await;
+    look::at(page, "/login/first", "first-login", look::Kind::Light).await;
+    page.tab_to("#code").await;
+    page.keys(code).await;
     page.tab_to("#new").await;
     page.keys(PASSWORD).await;
     page.tab_to("#again").await;
@@ -108,7 +115,7 @@ async fn first_login(page: &Page) {
 }
 
 /// Pairing on both boxes without touching a mouse.
-async fn pair_by_keyboard(a: &Page, b: &Page) {
+async fn pair_by_keyboard(a: &Page, b: &Page, first_code: &str) {
     a.go("/").await;
     // The skip link is the first stop and leads into the content.
     a.press("\u{e004}").await;
@@ -127,7 +134,7 @@ async fn pair_by_keyboard(a: &Page, b: &Page) {
     let address = a.js("return document.querySelector('dd code').textContent").await;
     let port = address.rsplit(':').next().unwrap();
 
-    first_login(b).await;
+    first_login(b, first_code).await;
     b.tab_to("nav a[href='/pair']").await;
     b.press("\u{e007}").await;
     b.until("the pairing page", "return location.pathname === '/pair'").await;

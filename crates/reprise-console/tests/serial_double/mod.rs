@@ -16,6 +16,8 @@ pub struct World {
     pub notify: NotifySettings,
     pub pair_looks: u32,
     pub status: Status,
+    /// What sets the first password, while there is none.
+    pub code: Option<String>,
 }
 
 /// The box.
@@ -130,7 +132,14 @@ impl Double {
                 to: vec!["admin@example.com".into()],
             }),
         };
-        Self(Mutex::new(World { calls: Vec::new(), system: system(), notify, pair_looks: 0, status: status() }))
+        Self(Mutex::new(World {
+            calls: Vec::new(),
+            system: system(),
+            notify,
+            pair_looks: 0,
+            status: status(),
+            code: None,
+        }))
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -148,6 +157,10 @@ impl Double {
     fn volume(&self, name: &Name) -> Result<VolumeStatus, ApiError> {
         let volumes: Vec<VolumeStatus> = self.world().status.groups.iter().flat_map(|g| g.volumes.clone()).collect();
         volumes.into_iter().find(|v| v.name == *name).ok_or_else(|| ApiError::not_found("volume", name))
+    }
+
+    fn admin(&self) -> AdminStatus {
+        AdminStatus { password_set: self.world().code.is_none(), generation: "1".into() }
     }
 
     fn job(&self) -> Job {
@@ -220,13 +233,23 @@ impl Appliance for Double {
         Ok(Done {})
     }
     async fn admin_status(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
-        Ok(AdminStatus { password_set: false })
+        Ok(self.admin())
     }
-    async fn admin_password(&self, r: PasswordSet) -> Result<Done, ApiError> {
-        self.note(format!("password {} at the box {}", r.new, r.at_the_box));
-        Ok(Done {})
+    async fn admin_password(&self, _: PasswordSet) -> Result<AdminStatus, ApiError> {
+        unused()
     }
-    async fn admin_login(&self, _: Login) -> Result<Done, ApiError> {
+    async fn admin_password_reset(&self, r: PasswordReset) -> Result<AdminStatus, ApiError> {
+        self.note(format!("password {}", r.new));
+        Ok(self.admin())
+    }
+    async fn admin_code(&self, _: Nothing) -> Result<AdminCode, ApiError> {
+        Ok(AdminCode { code: self.world().code.clone() })
+    }
+    async fn admin_sessions_end(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
+        self.note("end sessions".into());
+        Ok(self.admin())
+    }
+    async fn admin_login(&self, _: Login) -> Result<AdminStatus, ApiError> {
         unused()
     }
     async fn notify_show(&self, _: Nothing) -> Result<NotifySettings, ApiError> {

@@ -170,16 +170,17 @@ impl Browser {
         self.post(path, &fields).await
     }
 
-    /// Sets the first password, or logs in.
-    pub(crate) async fn log_in(&mut self, password: &str) -> Answer {
-        let page = self.get("/login").await;
+    /// The token of the login's forms.
+    pub(crate) async fn form(&mut self, path: &str) -> String {
+        let page = self.get(path).await;
         assert_eq!(page.status, 200, "{}", page.body);
-        let token = field(&page.body, "form");
-        if page.body.contains("action=\"/login/first\"") {
-            self.post("/login/first", &[("form", &token), ("new", password), ("again", password)]).await
-        } else {
-            self.post("/login", &[("form", &token), ("password", password)]).await
-        }
+        field(&page.body, "form")
+    }
+
+    /// Logs in.
+    pub(crate) async fn log_in(&mut self, password: &str) -> Answer {
+        let token = self.form("/login").await;
+        self.post("/login", &[("form", &token), ("password", password)]).await
     }
 }
 

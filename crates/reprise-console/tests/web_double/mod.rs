@@ -27,6 +27,8 @@ pub(crate) struct World {
     /// None: a Linux of one's own.
     pub system: Option<SystemStatus>,
     pub password: Option<String>,
+    /// Of the sessions: grows with each password.
+    pub generation: u64,
     pub pool: bool,
     /// Answers in place of the usual ones, by command.
     pub refuse: BTreeMap<String, ApiError>,
@@ -34,6 +36,9 @@ pub(crate) struct World {
     pub bundle: SupportBundle,
     previews: BTreeMap<String, Action>,
 }
+
+/// What sets the first password.
+pub(crate) const CODE: &str = "K7M-3PQ-9TX";
 
 /// The box.
 #[derive(Clone)]
@@ -113,6 +118,7 @@ impl Double {
             notify: NotifySettings::default(),
             system: Some(system()),
             password: None,
+            generation: 1,
             pool: true,
             refuse: BTreeMap::new(),
             log: vec!["a line of the log".into()],
@@ -204,6 +210,18 @@ impl Double {
     }
 }
 
+fn administrator(w: &World) -> AdminStatus {
+    AdminStatus { password_set: w.password.is_some(), generation: w.generation.to_string() }
+}
+
+impl World {
+    /// As the serial console and the command line of the box do it.
+    pub fn set_password(&mut self, new: &str) {
+        self.password = Some(new.to_owned());
+        self.generation += 1;
+    }
+}
+
 fn look(w: &World, command: &str, asked: &Asked) -> Result<Value, ApiError> {
     match command {
         "status" => give(&w.status),
@@ -248,7 +266,7 @@ fn look(w: &World, command: &str, asked: &Asked) -> Result<Value, ApiError> {
             let lines = asked.read::<LogQuery>()?.lines.unwrap_or(200) as usize;
             give(LogLines { lines: w.log.iter().rev().take(lines).rev().cloned().collect() })
         }
-        "admin_status" => give(AdminStatus { password_set: w.password.is_some() }),
+        "admin_status" => give(administrator(w)),
         "notify_show" => give(&w.notify),
         other => panic!("the console does not ask for {other}"),
     }
@@ -363,18 +381,22 @@ fn change(w: &mut World, command: &str, asked: &Asked) -> Result<Value, ApiError
         }
         "admin_password" => {
             let r: PasswordSet = asked.read()?;
-            if w.password.is_some() && w.password != r.current {
-                return Err(ApiError::new(ErrorCode::Forbidden, "the password so far is another", "type it again"));
+            let wrong = |why: &str| Err(ApiError::new(ErrorCode::Forbidden, why, "type it again"));
+            if r.code.as_deref().is_some_and(|code| w.password.is_some() || code != CODE) {
+                return wrong("this is not the code of the box");
             }
-            w.password = Some(r.new);
-            give(Done {})
+            if r.code.is_none() && (w.password.is_none() || w.password != r.current) {
+                return wrong("the password so far is another");
+            }
+            w.set_password(&r.new);
+            give(administrator(w))
         }
         "admin_login" => {
             let r: Login = asked.read()?;
             if w.password.as_ref() != Some(&r.password) {
                 return Err(ApiError::new(ErrorCode::Forbidden, "this is not the password", "try again"));
             }
-            give(Done {})
+            give(administrator(w))
         }
         "action_preview" => {
             let action = asked.read::<PreviewRequest>()?.action;

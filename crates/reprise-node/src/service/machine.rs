@@ -47,6 +47,11 @@ impl Machine {
         Ok(Self { store, socket, administrator, messages, status, fingerprint })
     }
 
+    /// True on an appliance, whose web console any browser reaches, while nobody has set a password.
+    pub(crate) fn lacks_password(&self) -> bool {
+        self.socket.is_some() && !self.administrator.status().password_set
+    }
+
     /// Who is told what happens.
     pub(crate) fn messages(&self) -> &Arc<Messages> {
         &self.messages
@@ -67,7 +72,7 @@ impl Machine {
         if self.socket.is_none() {
             return Err(no_appliance());
         }
-        let mut losses = vec!["Network, clock, name, password and messages are as on a new box.".to_owned()];
+        let mut losses = vec!["Network, clock, name, password and messages are as on a new box; the first password needs the code that its consoles show.".to_owned()];
         if level >= ResetLevel::Forget {
             losses.push(
                 "Identity, peers, initiators, groups and volumes are forgotten; what volumes hold is lost.".into(),
@@ -189,19 +194,31 @@ impl Appliance for Machine {
     }
 
     async fn admin_status(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
-        Ok(AdminStatus { password_set: self.administrator.has_password() })
+        Ok(self.administrator.status())
     }
 
-    async fn admin_password(&self, request: PasswordSet) -> Result<Done, ApiError> {
+    async fn admin_password(&self, request: PasswordSet) -> Result<AdminStatus, ApiError> {
         let administrator = self.administrator.clone();
-        super::blocking(move || administrator.set(&request)).await?;
-        Ok(Done {})
+        super::blocking(move || administrator.set(&request)).await
     }
 
-    async fn admin_login(&self, request: Login) -> Result<Done, ApiError> {
+    async fn admin_password_reset(&self, request: PasswordReset) -> Result<AdminStatus, ApiError> {
         let administrator = self.administrator.clone();
-        super::blocking(move || administrator.login(&request)).await?;
-        Ok(Done {})
+        super::blocking(move || administrator.reset(&request.new)).await
+    }
+
+    async fn admin_code(&self, _: Nothing) -> Result<AdminCode, ApiError> {
+        self.administrator.code()
+    }
+
+    async fn admin_sessions_end(&self, _: Nothing) -> Result<AdminStatus, ApiError> {
+        let administrator = self.administrator.clone();
+        super::blocking(move || administrator.end_sessions()).await
+    }
+
+    async fn admin_login(&self, request: Login) -> Result<AdminStatus, ApiError> {
+        let administrator = self.administrator.clone();
+        super::blocking(move || administrator.login(&request)).await
     }
 
     async fn notify_show(&self, _: Nothing) -> Result<NotifySettings, ApiError> {

@@ -290,6 +290,12 @@ impl Inner {
         if full || index_used < index_limit / 10 * 9 {
             self.board.settle(full, told, "index-full", "box");
         }
+        let told = || {
+            let text = "The box has no password: its web console serves nobody.";
+            let what = "Set one in a browser, with the code that the serial console and the screen of the box show.";
+            Told::new("no-password", Severity::Warning, "box", text, what)
+        };
+        self.board.settle(self.machine.lacks_password(), told, "no-password", "box");
         for entry in locked(&self.groups).values() {
             let Some(snapshot) = entry.running().map(Running::now) else { continue };
             let subject = group_subject(entry);

@@ -1,7 +1,7 @@
 //! Clock, name, password, power and reset.
 
 use reprise_api::{
-    Action, ClockState, ClockStatus, NameSet, Nothing, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordSet, Power,
+    Action, ClockState, ClockStatus, NameSet, Nothing, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordReset, Power,
     PowerAction, ResetLevel, SystemStatus, TimeSet,
 };
 
@@ -63,12 +63,16 @@ pub(super) async fn time_by_hand(ui: &Ui) -> Talk {
 
 /// Name and password as they are.
 pub(super) async fn about(ui: &Ui) -> Result<Vec<String>, Refusal> {
-    let set = ui.get(call::admin_status(Nothing {})).await?.password_set;
+    let code = ui.get(call::admin_code(Nothing {})).await?.code;
     let mut lines = labelled("Name", &box_name(ui).await);
-    let password = if set { "set" } else { "NOT SET: the first who opens the web page sets it" };
-    lines.extend(labelled("Password", password));
+    lines.extend(labelled("Password", &password_state(code.as_deref())));
     lines.extend(wrap("The password is for the web page. This console asks for none: who is here has the box.", 2));
     Ok(lines)
+}
+
+/// Whether there is a password, and what sets the first one in a browser.
+pub(super) fn password_state(code: Option<&str>) -> String {
+    code.map_or_else(|| "set".to_owned(), |code| format!("NOT SET: in a browser it is set with the code {code}"))
 }
 
 fn password_check(text: &str) -> Result<String, String> {
@@ -91,8 +95,18 @@ pub(super) async fn password(ui: &Ui) -> Talk {
     .await?;
     form.say("Sessions of the web page end.");
     let confirmed = form.confirm("yes").await?;
-    ui.change(call::admin_password(PasswordSet { current: None, new, at_the_box: true }), &confirmed).await?;
+    ui.change(call::admin_password_reset(PasswordReset { new }), &confirmed).await?;
     ui.say_line("The password is set.");
+    Ok(())
+}
+
+/// Ends the sessions of the web console.
+pub(super) async fn sessions_end(ui: &Ui) -> Talk {
+    let mut form = Form::new(ui, "End all sessions of the web page");
+    form.say("Every browser has to log in again. The password stays as it is.");
+    let confirmed = form.confirm("yes").await?;
+    ui.change(call::admin_sessions_end(Nothing {}), &confirmed).await?;
+    ui.say_line("All sessions are ended.");
     Ok(())
 }
 

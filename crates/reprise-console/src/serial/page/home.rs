@@ -1,10 +1,11 @@
 //! The status page: the box at a glance.
 
 use reprise_api::{
-    Alert, ClockState, ConfigState, ErrorCode, GroupState, GroupStatus, InterfaceStatus, LinkState, Nothing, PoolPlace,
-    Severity, Slot, Status, SystemStatus,
+    AdminCode, Alert, ClockState, ConfigState, ErrorCode, GroupState, GroupStatus, InterfaceStatus, LinkState, Nothing,
+    PoolPlace, Severity, Slot, Status, SystemStatus,
 };
 
+use super::admin::password_state;
 use super::{Refusal, Talk};
 use crate::serial::call;
 use crate::serial::menu::{HOME, Item};
@@ -23,6 +24,8 @@ const PROMPT: &str = "Number, then Enter (? help): ";
 struct Seen {
     system: Option<Result<SystemStatus, Refusal>>,
     status: Option<Result<Status, Refusal>>,
+    /// What sets the first password, while there is none.
+    code: Option<String>,
 }
 
 /// Shows the status page until something is chosen.
@@ -31,16 +34,18 @@ pub(super) async fn home(ui: &Ui) -> &'static Item {
     let mut note = ui.take_note();
     let mut system: Option<Waiting<SystemStatus>> = None;
     let mut status: Option<Waiting<Status>> = None;
+    let mut code: Option<Waiting<AdminCode>> = None;
     let mut next_look_ms = ui.now_ms();
     // A plain terminal is written to when somebody wants to see something, and not by itself.
     let mut wanted = true;
     let fixed = HOME.lines();
     ui.draw(HOME.title, &["Asking the box ...".to_owned()], &fixed, &note, PROMPT);
     loop {
-        if ui.now_ms() >= next_look_ms && system.is_none() && status.is_none() {
+        if ui.now_ms() >= next_look_ms && system.is_none() && status.is_none() && code.is_none() {
             next_look_ms = ui.now_ms() + LOOK_MS;
             system = Some(ui.start(call::system_show(Nothing {})));
             status = Some(ui.start(call::status(Nothing {})));
+            code = Some(ui.start(call::admin_code(Nothing {})));
         }
         match ui.event().await {
             Event::Answer(id, result) => {
@@ -48,8 +53,10 @@ pub(super) async fn home(ui: &Ui) -> &'static Item {
                     seen.system = Some(waiting.answer(result));
                 } else if let Some(waiting) = status.take_if(|w| w.is(id)) {
                     seen.status = Some(waiting.answer(result));
+                } else if let Some(waiting) = code.take_if(|w| w.is(id)) {
+                    seen.code = waiting.answer(result).ok().and_then(|c| c.code);
                 }
-                if system.is_none() && status.is_none() {
+                if system.is_none() && status.is_none() && code.is_none() {
                     if let Some(name) = seen.name() {
                         ui.set_box_name(&name);
                     }
@@ -108,6 +115,9 @@ impl Seen {
             }
             Some(Err(refusal)) => lines.extend(labelled("Machine", &refusal.message)),
             None => {}
+        }
+        if let Some(code) = &self.code {
+            lines.extend(labelled("Password", &password_state(Some(code))));
         }
         match &self.status {
             Some(Ok(status)) => lines.extend(storage(status)),

@@ -151,6 +151,7 @@ async fn dialog(ui: &Ui, act: Act) -> Talk {
         Act::SupportHow => logs::support_how(ui).await,
         Act::SupportWrite => logs::support_write(ui).await,
         Act::Password => admin::password(ui).await,
+        Act::SessionsEnd => admin::sessions_end(ui).await,
         Act::Name => admin::name(ui).await,
         Act::Reboot => admin::power(ui, reprise_api::PowerAction::Reboot).await,
         Act::PowerOff => admin::power(ui, reprise_api::PowerAction::PowerOff).await,

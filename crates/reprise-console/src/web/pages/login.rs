@@ -1,4 +1,7 @@
 //! The first password, and the login.
+//!
+//! Both pages are the same for everybody, whether or not the box has a password: a stranger learns nothing of it. The first
+//! password needs the code that the box shows to whoever is at it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +10,14 @@ use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
-use reprise_api::{ErrorCode, Login, Nothing, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordSet};
+use reprise_api::{AdminStatus, ErrorCode, Login, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordSet};
 use serde::Deserialize;
 
 use crate::web::form::Form;
 use crate::web::guard::local_path;
 use crate::web::problem::Problem;
-use crate::web::session::{same, secret};
-use crate::web::signed::{COOKIE, Posted, Signed, cookie, peer, read_form};
+use crate::web::session::{Visitor, same, secret};
+use crate::web::signed::{COOKIE, Posted, Signed, cookie, peer, read_form, visitor};
 use crate::web::ui::{Fields, Text};
 use crate::web::{App, lock, page, units};
 
@@ -67,22 +70,48 @@ pub(crate) fn new_password_fields(fields: &Fields<'_>) -> Markup {
     }
 }
 
+/// Which of the two forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    LogIn,
+    First,
+}
+
 /// `GET /login`.
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Query(query): Query<Next>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (mut parts, _) = request.into_parts();
-    let next = local_path(&query.next).unwrap_or("/").to_owned();
-    if Signed::from_request_parts(&mut parts, &app).await.is_ok() {
-        return Ok(Redirect::to(&next).into_response());
-    }
-    form_page(&app, &parts.headers, &next, None).await
+    show_form(&app, Which::LogIn, &query, request).await
 }
 
-async fn form_page(app: &App, headers: &HeaderMap, next: &str, problem: Option<&Problem>) -> Result<Response, Problem> {
-    let set = app.client.admin_status(&Nothing {}).await?.password_set;
+/// `GET /login/first`.
+pub(crate) async fn show_first(
+    State(app): State<Arc<App>>,
+    Query(query): Query<Next>,
+    request: Request,
+) -> Result<Response, Problem> {
+    show_form(&app, Which::First, &query, request).await
+}
+
+async fn show_form(app: &Arc<App>, which: Which, query: &Next, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let next = local_path(&query.next).unwrap_or("/").to_owned();
+    if Signed::from_request_parts(&mut parts, app).await.is_ok() {
+        return Ok(Redirect::to(&next).into_response());
+    }
+    form_page(app, which, &parts.headers, &next, None)
+}
+
+fn form_page(
+    app: &App,
+    which: Which,
+    headers: &HeaderMap,
+    next: &str,
+    problem: Option<&Problem>,
+) -> Result<Response, Problem> {
+    let first = which == Which::First;
     let token = match cookie(headers, FORM_COOKIE) {
         Some(token) => token.to_owned(),
         None => secret()?,
@@ -96,16 +125,25 @@ async fn form_page(app: &App, headers: &HeaderMap, next: &str, problem: Option<&
                 @if !problem.what_to_do().is_empty() { p { (problem.what_to_do()) } }
             }
         }
-        @if !set {
-            p { "This box has no password yet. Whoever sets it now is its administrator." }
+        @if first {
+            p { "The first password of a box, also after a reset of its settings, needs the code that its serial console \
+                 and its screen show. On a Linux of your own: " code { "reprise password code" } "." }
             p { "Your browser warns about the certificate of the box, since the box made it itself. Compare it with the \
                  fingerprint on the serial console or on the screen of the box before you type a password:" }
             p { code class="fingerprint" { (units::fingerprint(&app.fingerprint)) } }
         }
-        form method="post" action=(if set { "/login" } else { "/login/first" }) {
+        form method="post" action=(if first { "/login/first" } else { "/login" }) {
             input type="hidden" name="form" value=(token);
             input type="hidden" name="next" value=(next);
-            @if set {
+            @if first {
+                (fields.text(Text {
+                    name: "code", label: "Code", required: true, autocomplete: "one-time-code",
+                    hint: "Nine letters and digits, such as 4F7-K2M-9TX. Small or capital does not matter.",
+                    ..Text::default()
+                }))
+                (new_password_fields(&fields))
+                button type="submit" { "Set the password and log in" }
+            } @else {
                 // Password keepers want a name to keep the password by.
                 input class="hidden" type="text" name="user" value="admin" autocomplete="username" tabindex="-1"
                     aria-hidden="true" readonly;
@@ -114,17 +152,19 @@ async fn form_page(app: &App, headers: &HeaderMap, next: &str, problem: Option<&
                     autocomplete: "current-password", ..Text::default()
                 }))
                 button type="submit" { "Log in" }
-            } @else {
-                (new_password_fields(&fields))
-                button type="submit" { "Set the password and log in" }
             }
         }
-        @if set {
+        @if first {
+            p class="quiet" { a href="/login" { "Log in" } " with a password that is set." }
+        } @else {
+            p class="quiet" {
+                "A new box, or one whose settings were reset? " a href="/login/first" { "Set its first password" } "."
+            }
             p class="quiet" { "Forgotten? On the serial console or the screen of the box it can be set again." }
         }
     };
     let status = problem.map_or(StatusCode::OK, Problem::status);
-    let title = if set { "Log in" } else { "Set the password" };
+    let title = if first { "Set the first password" } else { "Log in" };
     let mut response = page::plain(status, title, &content);
     set_cookie(&mut response, FORM_COOKIE, &token, "; Max-Age=3600");
     Ok(response)
@@ -155,9 +195,9 @@ async fn asked(request: Request) -> Result<Asked, Response> {
     Ok(Asked { form, headers, from, next })
 }
 
-/// Begins a session and goes on.
-fn begin(app: &App, next: &str) -> Result<Response, Problem> {
-    let session = lock(&app.sessions).begin(Instant::now())?;
+/// Begins a session and goes on. `status`: as the box gave it to this login.
+fn begin(app: &App, next: &str, status: &AdminStatus, visitor: Visitor) -> Result<Response, Problem> {
+    let session = lock(&app.sessions).begin(Instant::now(), &status.generation, visitor)?;
     let mut response = Redirect::to(next).into_response();
     set_cookie(&mut response, COOKIE, &session, "");
     set_cookie(&mut response, FORM_COOKIE, "", "; Max-Age=0");
@@ -174,16 +214,16 @@ pub(crate) async fn log_in(State(app): State<Arc<App>>, request: Request) -> Res
     // A longer one is nobody's, and is not worth the hash.
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         let problem = Problem::field("password", "This is not the password.");
-        return form_page(&app, &headers, &next, Some(&problem)).await;
+        return form_page(&app, Which::LogIn, &headers, &next, Some(&problem));
     }
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN_TIME_MAX, app.logins.acquire()).await else {
         let problem = Problem::input("Too many people are logging in at this moment. Try again.");
-        return form_page(&app, &headers, &next, Some(&problem)).await;
+        return form_page(&app, Which::LogIn, &headers, &next, Some(&problem));
     };
     match app.client.admin_login(&Login { password, from: from.clone() }).await {
-        Ok(_) => {
+        Ok(status) => {
             tracing::info!(%from, "logged in");
-            begin(&app, &next)
+            begin(&app, &next, &status, visitor(from, &headers))
         }
         Err(error) => {
             let problem = Problem::from(error);
@@ -191,7 +231,7 @@ pub(crate) async fn log_in(State(app): State<Arc<App>>, request: Request) -> Res
                 return Err(problem);
             }
             tracing::info!(%from, code = problem.code().map_or("none", ErrorCode::as_str), "login refused");
-            form_page(&app, &headers, &next, Some(&problem)).await
+            form_page(&app, Which::LogIn, &headers, &next, Some(&problem))
         }
     }
 }
@@ -204,26 +244,27 @@ pub(crate) async fn first(State(app): State<Arc<App>>, request: Request) -> Resu
     };
     let new = match new_password(&form) {
         Ok(new) => new,
-        Err(problem) => return form_page(&app, &headers, &next, Some(&problem)).await,
+        Err(problem) => return form_page(&app, Which::First, &headers, &next, Some(&problem)),
     };
-    // Asked before, since to the box this would be a wrong password: a stranger could use up the tries of whoever wants to
-    // change it. Whoever is second in the same moment is refused by the box.
-    if app.client.admin_status(&Nothing {}).await?.password_set {
-        let problem = Problem::input("The box has a password already. Log in with it.");
-        return form_page(&app, &headers, &next, Some(&problem)).await;
+    let code = Some(form.raw("code").to_owned());
+    if form.raw("code").trim().is_empty() {
+        let problem = Problem::field("code", "The code is missing.");
+        return form_page(&app, Which::First, &headers, &next, Some(&problem));
     }
-    match app.client.admin_password(&PasswordSet { current: None, new, at_the_box: false }).await {
-        Ok(_) => {
+    let set = PasswordSet { current: None, code, new, from: Some(from.clone()) };
+    match app.client.admin_password(&set).await {
+        Ok(status) => {
             tracing::info!(%from, "first password set");
             lock(&app.sessions).end_all();
-            begin(&app, &next)
+            begin(&app, &next, &status, visitor(from, &headers))
         }
         Err(error) => {
             let problem = Problem::from(error);
             if problem.is_away() {
                 return Err(problem);
             }
-            form_page(&app, &headers, &next, Some(&problem)).await
+            tracing::info!(%from, code = problem.code().map_or("none", ErrorCode::as_str), "first password refused");
+            form_page(&app, Which::First, &headers, &next, Some(&problem))
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 fn open() -> Router<Arc<App>> {
     Router::new()
         .route("/login", get(login::show).post(login::log_in))
-        .route("/login/first", post(login::first))
+        .route("/login/first", get(login::show_first).post(login::first))
         .route("/assets/style.css", get(assets::style))
         .route("/assets/app.js", get(assets::script))
         .route("/assets/icon.svg", get(assets::icon))
@@ -105,6 +105,9 @@ fn machine() -> Router<Arc<App>> {
         .route("/settings/network/nameservers", post(network::nameservers))
         .route("/settings/network/keep", post(network::keep))
         .route("/settings/password", get(account::form).post(account::change))
+        .route("/settings/sessions", get(account::sessions))
+        .route("/settings/sessions/end", post(account::end_session))
+        .route("/settings/sessions/end-others", post(account::end_other_sessions))
         .route("/settings/messages", get(messages::form).post(messages::set))
         .route("/settings/messages/test", post(messages::test))
         .route("/settings/disks", get(disks::show))

@@ -21,6 +21,7 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("/settings/time", "Time", "time servers, or by hand"),
     ("/settings/name", "Name", "how this box is called"),
     ("/settings/password", "Password", "of this console"),
+    ("/settings/sessions", "Sessions", "who is logged in to this console, and an end to it"),
     ("/settings/messages", "Messages", "webhooks and mail for alerts"),
     ("/settings/disks", "Disks", "what they are used for; a disk for the pool"),
     ("/settings/logs", "Logs", "of the service, the system and the kernel"),

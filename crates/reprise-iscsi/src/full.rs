@@ -5,6 +5,7 @@ use reprise_scsi::{Action, Cdb, DataOut, Payload, ScsiError, ScsiResponse, Statu
 use reprise_types::{Mono, PoolBuf};
 
 use crate::conn::{CloseReason, Connection, Output, PendingCommand, Phase, SessionType, TASKS_EXTRA, WINDOW_MAX};
+use crate::discovery;
 use crate::keys::{Negotiation, Params};
 use crate::pdu::{Bhs, Reject, TAG_NONE, op, sn_before};
 use crate::portal::Admission;
@@ -45,10 +46,6 @@ fn announces_one_direction(bhs: &Bhs) -> bool {
         (true, true) => bhs.get32(20) == 0 && bhs.ahs_len() == 0,
         _ => true,
     }
-}
-
-fn on_loopback(address: &str) -> bool {
-    address.parse::<core::net::SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
 /// Walks over the runs of a payload.
@@ -561,8 +558,6 @@ impl Connection {
             (SessionType::Normal, _) => return,
         };
         let portal = &self.config.portal;
-        // To a host elsewhere, loopback is itself.
-        let from_here = on_loopback(&self.config.local_address);
         for target in &portal.targets {
             let asked_for = wanted.is_none_or(|name| target.name.eq_ignore_ascii_case(name));
             let admission = target.acl.admit(&info.initiator, self.config.from);
@@ -570,9 +565,7 @@ impl Connection {
                 continue;
             }
             text::push(out, "TargetName", &target.name);
-            let own = std::slice::from_ref(&self.config.local_address);
-            let addresses = if target.addresses.is_empty() { own } else { &target.addresses };
-            for address in addresses.iter().filter(|address| from_here || !on_loopback(address)) {
+            for address in discovery::addresses(&self.config.local_address, &target.addresses) {
                 text::push(out, "TargetAddress", &format!("{address},{}", portal.group_tag));
             }
         }

@@ -10,6 +10,7 @@
 
 mod chap;
 mod conn;
+mod discovery;
 mod full;
 mod fuzz;
 pub mod keys;

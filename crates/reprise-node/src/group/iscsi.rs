@@ -486,7 +486,12 @@ impl Server {
 
 /// Serves an initiator from its first byte on.
 pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream, visit: Visit) {
-    let address = stream.peer_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
+    // A host of IPv4 is shown as one, also where a socket of IPv6 took it.
+    let shown = |a: std::net::SocketAddr| match a.ip().to_canonical() {
+        std::net::IpAddr::V4(v4) => format!("{v4}:{}", a.port()),
+        std::net::IpAddr::V6(_) => a.to_string(),
+    };
+    let address = stream.peer_addr().map_or_else(|_| String::from("?"), shown);
     let local = stream.local_addr().map_or_else(|_| String::from("?"), |a| a.to_string());
     let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
         Ok(stream) => stream,

@@ -28,7 +28,7 @@ use crate::command::*;
 use crate::error::ApiError;
 use crate::event::{Alert, Job};
 use crate::route::{Verb, appliance_commands, server_commands, service_commands, verb};
-use crate::status::{GroupStatus, Status, VolumeStatus};
+use crate::status::{GroupStatus, PeerStatus, Status, VolumeStatus};
 
 /// Largest answer taken: a full page of journal records or a status with thousands of volumes stays far below.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

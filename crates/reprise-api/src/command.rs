@@ -150,6 +150,16 @@ pub struct VolumeSet {
     pub read_only: bool,
 }
 
+/// Where a paired box is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSet {
+    /// The peer.
+    pub peer: Name,
+    /// `HOST` or `HOST:PORT`, tried before what it says itself; empty: where it says itself.
+    pub address: String,
+}
+
 /// An existing device or image becomes a volume as it is: nothing is written by this, and it can be taken out again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -621,6 +631,7 @@ subject! {
     VolumeCreate: |r| format!("volume {} in group {}", r.name, r.group);
     VolumeResize: |r| format!("volume {} to {} bytes", r.name, r.size.bytes());
     VolumeSet: |r| format!("volume {}{}", r.name, if r.read_only { " read-only" } else { " writable" });
+    PeerSet: |r| format!("peer {} at {:?}", r.peer, r.address);
     VolumeAdopt: |r| format!("volume {} in group {} from {}", r.name, r.group, r.path.display());
     VolumeQuery: |r| r.group.as_ref().map(|g| format!("group {g}")).unwrap_or_default();
     ByName: |r| r.name.to_string();

@@ -136,6 +136,8 @@ macro_rules! service_commands {
         post initiator_remove "/api/v1/initiators/remove" Admin InitiatorRef => Done;
         "The paired boxes."
         get peer_list "/api/v1/peers" ReadOnly Nothing => PeerList;
+        "Says where a peer is reached, or that it is where it says itself."
+        post peer_set "/api/v1/peers/set" Admin PeerSet => PeerStatus;
         "Where the pairing stands."
         get pair_status "/api/v1/pairing" ReadOnly Nothing => PairStatus;
         "Shows a code and waits for another box."

@@ -482,6 +482,33 @@ pub struct LinkStatus {
     pub state_secs: f64,
     /// Connections lost since the daemon started.
     pub reconnects: u64,
+    /// What is wrong at the mirror although it may go on receiving, as it told last; on the source only, empty when
+    /// nothing is.
+    #[serde(default)]
+    pub mirror_troubles: Vec<MirrorTrouble>,
+}
+
+/// Something wrong at the mirror of a group, as its source knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MirrorTrouble {
+    /// What.
+    pub kind: MirrorTroubleKind,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+/// What can be wrong at a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MirrorTroubleKind {
+    /// A home failed: what is received stays in the mirror's cache and is not applied.
+    HomeDetached,
+    /// A part of the mirror's journal cannot be read.
+    JournalRotten,
+    /// A write of the mirror's journal failed: it receives nothing.
+    Fenced,
+    /// The mirror's box has the group and does not run it.
+    NotOpen,
 }
 
 /// The first copy of a group.
@@ -557,6 +584,9 @@ pub struct PeerStatus {
     pub key_fingerprint: String,
     /// Where it is reached, `ADDRESS:PORT`; null where only it can reach us.
     pub address: Option<String>,
+    /// Where it says it is, where a person has given another address: both are tried.
+    #[serde(default)]
+    pub learned_address: Option<String>,
     /// True while a connection stands.
     pub connected: bool,
     /// Version of its software; null before the first contact.

@@ -202,6 +202,18 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
             ),
             vec!["remove peer turin"],
         ),
+        Act::PeerAddress => (
+            with(
+                pick("Number of the box", "1"),
+                vec![
+                    Bad("Address of the other box", "192.0.2", "no address"),
+                    Good("Address of the other box", "192.0.2.9:4000"),
+                    Word("yes"),
+                    See("is tried at 192.0.2.9:4000 first."),
+                ],
+            ),
+            vec!["peer turin at 192.0.2.9:4000"],
+        ),
         Act::VolumeMirrored => (
             vec![
                 Bad("Name of the volume", "Mail!", "no name"),

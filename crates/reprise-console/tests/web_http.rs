@@ -145,6 +145,12 @@ const FORMS: &[Case] = &[
         "volume_set",
         || json!({"name": "pg-data", "read_only": true}),
     ),
+    (
+        "/peers/turin/address",
+        &[("address", "192.0.2.9")],
+        "peer_set",
+        || json!({"peer": "turin", "address": "192.0.2.9:3261"}),
+    ),
     ("/groups/new", &[("name", "g")], "group_create", || json!({"name": "g"})),
     ("/groups/pg/mirror", &[("peer", "turin")], "mirror_add", || json!({"group": "pg", "peer": "turin"})),
     ("/groups/pg/pause", &[("peer", "turin")], "mirror_pause", || json!({"group": "pg", "peer": "turin"})),

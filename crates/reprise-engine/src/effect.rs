@@ -147,7 +147,10 @@ impl CacheFill {
 #[expect(clippy::large_enum_variant, reason = "moved a few times per batch, never kept in numbers")]
 pub enum LinkInput {
     /// A connection to the peer was made and greeted.
-    Connected,
+    Connected {
+        /// This box dialled: it makes the offer. The end that was asked answers, whatever its role.
+        dialled: bool,
+    },
     /// A message, with its payload behind 64 bytes of room where it is a batch.
     Message(Message, Bytes),
     /// So many bytes of bulk have left the queue.

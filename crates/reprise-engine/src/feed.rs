@@ -1,13 +1,15 @@
-//! The feed of a mirror: the link.
+//! The feed of a mirror: the link. A source that is asked by another source answers here too, and takes no data.
 
 use bytes::Bytes;
-use reprise_format::link::{CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side, Volume};
+use reprise_format::link::{
+    Close, CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side, Volume,
+};
 use reprise_journal::{BodyError, Journal, JournalStart};
 use reprise_link::LinkError;
 use reprise_link::copy::{CopyMark, CopyRegion};
 use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
-use reprise_types::{Extent, Point, Seq, VolumeSlot};
+use reprise_types::{Extent, Point, Role, Seq, VolumeSlot};
 
 use crate::effect::{Effect, IoFault, LinkInput, Notice};
 use crate::group::{After, Group, Pending};
@@ -68,13 +70,14 @@ impl Group {
 
     pub(crate) fn feed_input(&mut self, input: LinkInput) {
         match input {
-            LinkInput::Connected => {
+            LinkInput::Connected { .. } => {
                 self.feed.disconnected();
                 let copied_to = self.meta.copy.is_none() || !self.home.is_detached();
                 let wanted = self.meta.peer.as_ref().is_some_and(|p| !p.paused);
                 if self.is_ready() && !self.is_fenced() && wanted && copied_to {
                     self.feed.session = Some(MirrorSession::new(self.now.mono, self.config.link_window));
                 } else {
+                    self.tell_not_ready();
                     self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
                 }
             }
@@ -87,6 +90,13 @@ impl Group {
             LinkInput::Sent(_) => {}
             LinkInput::Message(message, payload) => self.feed_message(message, payload),
         }
+    }
+
+    /// Says why the group takes nothing at this moment.
+    pub(crate) fn tell_not_ready(&mut self) {
+        let (trouble, detail) = (self.trouble(), self.home_fault().or(self.meta.fenced.as_deref()));
+        let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
+        self.effects.push_back(Effect::LinkSend(close.into(), Vec::new()));
     }
 
     fn feed_message(&mut self, message: Message, payload: Bytes) {
@@ -124,8 +134,10 @@ impl Group {
                     let what = "its volumes are not those that this mirror was made for";
                     return self.feed_fault(&LinkError::Contradiction { what });
                 }
+                let ours = self.meta.peer.as_ref().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
+                let fed = self.meta.role == Role::Mirror;
                 match (rule_of(row).consequence, start, &mut self.meta.peer) {
-                    (Consequence::Stream, Some(start), Some(peer)) => {
+                    (Consequence::Stream, Some(start), Some(peer)) if fed => {
                         peer.seen = Some(instance_seen);
                         peer.instance = reprise_link::instance::on_confirmed(peer.instance);
                         if let Some(offer) = offer.filter(|_| row == Row::StartCopy) {
@@ -139,6 +151,10 @@ impl Group {
                         self.notice(Notice::LinkUp(row));
                     }
                     _ => {
+                        // A source that was asked is told as the one that asked is: neither dials again.
+                        if ours && !fed {
+                            self.peer.stopped = Some(row);
+                        }
                         self.notice(Notice::LinkStopped(row));
                         self.link_close(CloseReason::Verdict);
                     }
@@ -223,12 +239,15 @@ impl Group {
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
         let asked = self.feed.offer.is_some() && !self.feed.answered;
-        if asked && self.journal.stalled() && self.rot.holds_home(self.meta.applied) && !has(Planted::StallKept) {
+        let fed = self.meta.role == Role::Mirror;
+        if asked && fed && self.journal.stalled() && self.rot.holds_home(self.meta.applied) && !has(Planted::StallKept)
+        {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
             self.journal.forget_undurable(self.meta.applied);
             self.units_forget();
         }
-        let settled = self.journal.durable().seq == self.journal.written() || has(Planted::AnswerUnsettled);
+        // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
+        let settled = self.journal.durable().seq == self.journal.written() || !fed || has(Planted::AnswerUnsettled);
         let settled = settled && !self.journal_held && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
@@ -291,8 +310,10 @@ impl Group {
         self.answer_offer();
         let free = u64::from(self.fill.free()) * self.config.journal.segment_len;
         let volumes: Vec<VolumeSlot> = self.meta.volumes.iter().map(|v| v.slot).collect();
+        let trouble = self.trouble();
         let Some(session) = &mut self.feed.session else { return };
         session.set_journal_free(free);
+        session.set_trouble(trouble);
         let mark = session.copy_flush_mark().filter(|_| !self.feed.flushing);
         let complete = session.copy_complete();
         if let Some(mark) = mark {

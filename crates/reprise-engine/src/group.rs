@@ -6,6 +6,10 @@ use bytes::Bytes;
 use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::{self, SUPERBLOCK_COPY_LEN, SuperblockKind, VOLUMES_MAX};
 use reprise_journal::{Grant, Journal, JournalConfig, JournalStart, JournalWrite, SegmentId, WriteToken};
+use reprise_link::copy::CopyProgress;
+use reprise_link::lag::LagMeter;
+use reprise_link::mirror::MirrorSession;
+use reprise_link::source::SourceSession;
 use reprise_types::{BoxId, ByteLen, Mono, Now, Point, Positions, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::effect::{CacheFill, Effect, Event, HostError, Io, IoFault, LinkInput, Notice, Token};
@@ -200,6 +204,8 @@ pub struct Group {
     pub(crate) journal_held: bool,
     /// Counts connections.
     pub(crate) link_life: u64,
+    /// This box dialled the connection that is there, or was there last.
+    link_dialled: bool,
     /// Messages wait: each end stores what instance of the other it saw before the other is told.
     pub(crate) link_held: bool,
     pub(crate) host: Host,
@@ -212,6 +218,10 @@ pub struct Group {
     pub(crate) verify: Verify,
     pub(crate) rot: Rot,
     pub(crate) units: Units,
+    /// Ages of the records that the peer lacks, of those that came since the group was opened.
+    pub(crate) lag: LagMeter,
+    /// The durable end when the group was opened.
+    opened_at: Seq,
 }
 
 impl Group {
@@ -226,6 +236,7 @@ impl Group {
         start: JournalStart,
     ) -> Self {
         meta.seal = start.end();
+        let opened_at = start.end().seq;
         let journal = Journal::new(config.journal, start, meta.applied);
         meta.incarnation = journal.incarnation();
         let mut group = Self {
@@ -250,6 +261,7 @@ impl Group {
             pace_until: Mono::default(),
             journal_held: true,
             link_life: 0,
+            link_dialled: false,
             link_held: false,
             host: Host::default(),
             home: Home::default(),
@@ -260,6 +272,8 @@ impl Group {
             verify: Verify::default(),
             rot: Rot::default(),
             units: Units::default(),
+            lag: LagMeter::new(opened_at),
+            opened_at,
         };
         group.units_replay(true);
         if has(Planted::ServedBeforeSeal) {
@@ -298,6 +312,33 @@ impl Group {
         };
         positions.assert_ordered();
         positions
+    }
+
+    /// Age of the oldest write that the peer lacks, in milliseconds, whatever the link does; 0 where it lacks none. What
+    /// was there before this box started is as old as the wall clock says.
+    pub fn lag_millis(&self, now: Now) -> u64 {
+        let peer = self.meta.peer.as_ref().filter(|_| self.meta.role == Role::Source);
+        let Some(proven) = peer.and_then(|p| p.durable) else { return 0 };
+        if proven.seq >= self.journal.durable().seq {
+            return 0;
+        }
+        let before = self.journal.wall_of(proven.seq.next()).filter(|_| proven.seq < self.opened_at);
+        let since_before = before.map_or(0, |wall| now.wall.get().saturating_sub(wall.get()) / 1000);
+        since_before.max(self.lag.lag_ms(now.mono))
+    }
+
+    /// How far a first copy is that is not complete, whether the link is up or not; none where none is left to do.
+    pub fn copy_progress(&self) -> Option<CopyProgress> {
+        let (cursor, session) = match (self.meta.role, &self.meta.peer) {
+            (Role::Source, Some(p)) if p.durable.is_none() || p.copy.is_some() => {
+                (p.copy.and_then(|c| c.cursor), self.peer.session.as_ref().and_then(SourceSession::copy_progress))
+            }
+            (Role::Source, _) => return None,
+            (Role::Mirror, _) => {
+                (self.meta.copy?.cursor, self.feed.session.as_ref().and_then(MirrorSession::copy_progress))
+            }
+        };
+        Some(session.unwrap_or_else(|| CopyProgress::of(&self.link_volumes(), cursor)))
     }
 
     /// The end of the durable history.
@@ -429,8 +470,9 @@ impl Group {
         }
         let now = self.now.mono;
         if let Some(session) = &mut self.peer.session {
-            session.set_durable(now, durable);
+            session.set_durable(durable);
         }
+        self.lag.note(now, durable.seq);
         if self.meta.role == Role::Source {
             self.pace_until = now.plus_millis(self.fill.pace_millis());
         }
@@ -589,7 +631,7 @@ impl Group {
         if has(Planted::SendBeforeDurable)
             && let Some(session) = &mut self.peer.session
         {
-            session.set_durable(self.now.mono, self.journal.packed());
+            session.set_durable(self.journal.packed());
         }
         let token = self.token(Pending::Journal(write.token));
         self.effects.push_back(Effect::WriteCache { token, at: write.at, bufs: write.bufs });
@@ -634,29 +676,34 @@ impl Group {
     }
 
     fn link_input(&mut self, input: LinkInput) {
-        if matches!(input, LinkInput::Connected | LinkInput::Disconnected) {
+        if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
             self.link_life += 1;
             self.link_held = false;
-        }
-        if matches!(input, LinkInput::Connected | LinkInput::Disconnected) {
             self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
         }
+        if let LinkInput::Connected { dialled } = input {
+            // One connection at a time, whoever dialled the one before.
+            self.peer.disconnected();
+            self.feed.disconnected();
+            self.link_dialled = dialled;
+        }
         let input = self.rot_input(input).and_then(|input| self.verify_input(input));
-        match (self.meta.role, input) {
+        match (self.link_dialled, input) {
             (_, None) => {}
-            (Role::Source, Some(input)) => self.peer_input(input),
-            (Role::Mirror, Some(input)) => self.feed_input(input),
+            (true, Some(input)) => self.peer_input(input),
+            (false, Some(input)) => self.feed_input(input),
         }
     }
 
     fn link_tick(&mut self) {
-        match self.meta.role {
-            Role::Source => self.peer_tick(),
-            Role::Mirror => self.feed_tick(),
-        }
+        self.peer_tick();
+        self.feed_tick();
     }
 
     pub(crate) fn link_close(&mut self, reason: CloseReason) {
+        if self.feed.session.is_some() && reason == CloseReason::NotReady {
+            self.tell_not_ready();
+        }
         if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
             self.effects.push_back(Effect::LinkClose(reason));
             self.notice(Notice::LinkDown);
@@ -773,6 +820,7 @@ impl Group {
             return Err(CommandError::LocalOnly { name: volume.name.clone() });
         }
         self.now = now;
+        self.lag = LagMeter::new(self.journal.durable().seq);
         self.meta.peer = Some(PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None });
         self.persist(After::Nothing);
         self.pump();

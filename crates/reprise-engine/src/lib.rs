@@ -27,4 +27,5 @@ pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoF
 pub use group::{CommandError, Group, GroupConfig, GroupStats};
 pub use home::ROUND_BYTES_MAX;
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
+pub use peer::PeerTrouble;
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

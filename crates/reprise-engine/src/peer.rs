@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reprise_format::link::{self, CloseReason, CopyNeed, GroupOffer, Message, Row, Side, Volume};
+use reprise_format::link::{self, CloseReason, CopyNeed, GroupOffer, Message, Row, Side, Trouble, Volume};
 use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
@@ -62,6 +62,15 @@ struct Region {
     data: Option<Vec<Bytes>>,
 }
 
+/// What is wrong at the mirror, as it told last. It holds until the mirror tells otherwise, also while it is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTrouble {
+    /// What.
+    pub what: Trouble,
+    /// Why, in the mirror's words; may be empty.
+    pub detail: String,
+}
+
 /// The cursor and its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Peer {
@@ -76,6 +85,7 @@ pub(crate) struct Peer {
     burst_at: Mono,
     /// No connection is wanted before: what the peer needs cannot be read here.
     retry_at: Mono,
+    trouble: Option<PeerTrouble>,
     /// The peer has stored our instance on this connection.
     confirmed: bool,
     life: u64,
@@ -163,9 +173,14 @@ impl Group {
         self.peer.session.as_ref()
     }
 
+    /// What is wrong at the mirror, as far as it has told.
+    pub fn peer_trouble(&self) -> Option<&PeerTrouble> {
+        self.peer.trouble.as_ref()
+    }
+
     pub(crate) fn peer_input(&mut self, input: LinkInput) {
         match input {
-            LinkInput::Connected => {
+            LinkInput::Connected { .. } => {
                 self.peer.disconnected();
                 if let Some(offer) = self.offer().filter(|_| self.wants_link()) {
                     self.peer.session = Some(SourceSession::new(self.now.mono, offer));
@@ -195,6 +210,9 @@ impl Group {
     }
 
     fn peer_fault(&mut self, error: &LinkError) {
+        if let LinkError::Closed { trouble: Some(what), detail, .. } = error {
+            self.peer.trouble = Some(PeerTrouble { what: *what, detail: detail.clone() });
+        }
         if matches!(error, LinkError::Diverged { .. }) {
             self.peer.stopped = Some(Row::Diverged);
             self.notice(Notice::LinkStopped(Row::Diverged));
@@ -214,6 +232,7 @@ impl Group {
                     (Consequence::Stream, Some(start)) => {
                         meta.seen = Some(instance_seen);
                         meta.durable = Some(start);
+                        self.lag.acked(start.seq);
                         if matches!(verdict.row, Row::StartCopy | Row::RestartCopy) {
                             meta.copy = Some(CopyState::default());
                         }
@@ -235,6 +254,11 @@ impl Group {
             }
             SourceEvent::Acked { durable, .. } => {
                 meta.durable = Some(durable);
+                self.lag.acked(durable.seq);
+                let trouble = self.peer.session.as_ref().and_then(SourceSession::trouble);
+                if trouble != self.peer.trouble.as_ref().map(|t| t.what) {
+                    self.peer.trouble = trouble.map(|what| PeerTrouble { what, detail: String::new() });
+                }
                 // The mirror acknowledges only after it has stored the instance that this box showed.
                 if !std::mem::replace(&mut self.peer.confirmed, true) {
                     meta.instance = reprise_link::instance::on_confirmed(meta.instance);

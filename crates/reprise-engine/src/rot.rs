@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reprise_format::link::{BatchAgain, BatchWanted, CloseReason, Message};
+use reprise_format::link::{BatchAgain, BatchWanted, CloseReason, Message, Rotten as RottenRecords, Trouble};
 use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_types::{Mono, Role, Seq};
 
@@ -83,6 +83,13 @@ impl Group {
     /// Records of the journal that cannot be read here, and whether they are lost.
     pub fn rotten(&self) -> Option<(Seq, Seq, bool)> {
         self.rot.rotten.map(|r| (r.place.first_seq, r.place.last_seq, r.stage == Stage::Lost))
+    }
+
+    /// What keeps this box from doing all of its work for the group; none where nothing does.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        let rotten = self.rotten().map(|(first, last, lost)| RottenRecords { first, last, lost });
+        let found = Trouble { home_detached: self.home_detached(), rotten, fenced: self.is_fenced(), not_open: false };
+        (found != Trouble::NONE).then_some(found)
     }
 
     /// The batch that holds `seq` cannot be read from the disk.

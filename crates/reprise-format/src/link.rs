@@ -19,8 +19,8 @@ pub use messages::{
     CopyCursor, CopyDone, CopyExtent, CopyNeed, CreateMirror, Credit, DeleteMirror, Done, ForgetPeer, GroupOffer,
     GroupState, Heartbeat, Hello, HelloKind, Instance, Membership, Message, MessageKind, Nonce, Outcome, PairCommit,
     PairCommitted, PairConfirm, PairRefusal, PairRefused, PairShare, PairStart, PauseNotice, RefusalReason, Refused,
-    Request, ReserveVolume, Response, Row, Side, Verdict, VerifyAsk, VerifyClose, VerifyFix, VerifyFixed, VerifyHashes,
-    VerifyOpen, VerifyReady, Volume,
+    Request, ReserveVolume, Response, Rotten, Row, Side, Trouble, Verdict, VerifyAsk, VerifyClose, VerifyFix,
+    VerifyFixed, VerifyHashes, VerifyOpen, VerifyReady, Volume,
 };
 pub use wire::MessageError;
 

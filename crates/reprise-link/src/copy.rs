@@ -136,6 +136,14 @@ pub struct CopyProgress {
     pub total: u64,
 }
 
+impl CopyProgress {
+    /// Of a copy of `volumes` of which everything before `cursor` is there; nothing is without one.
+    pub fn of(volumes: &[Volume], cursor: Option<CopyCursor>) -> Self {
+        let layout = Layout::new(volumes);
+        Self { done: cursor.map_or(0, |cursor| layout.before(cursor)), total: layout.total() }
+    }
+}
+
 /// The source's side.
 #[derive(Debug, Clone)]
 pub struct CopySource {

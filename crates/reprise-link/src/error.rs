@@ -1,6 +1,6 @@
 //! What ends a connection of a group.
 
-use reprise_format::link::{CloseReason, CopyCursor, MessageKind, Row};
+use reprise_format::link::{CloseReason, CopyCursor, MessageKind, Row, Trouble};
 use reprise_types::{GroupId, Seq};
 
 /// A connection cannot go on. None of these changes the state of a group by itself, except [`LinkError::Diverged`],
@@ -117,6 +117,8 @@ pub enum LinkError {
         reason: CloseReason,
         /// For people.
         detail: String,
+        /// What is wrong there, where it tells.
+        trouble: Option<Trouble>,
     },
 }
 

@@ -1,4 +1,5 @@
-//! Age of the oldest record that is not durable at the peer, by Seq and one clock only.
+//! Age of the oldest record that is not durable at the peer, by Seq and one clock only. It belongs to the group and not to a
+//! connection: records go on ageing while the link is down.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,7 @@ const GRAIN_FIRST_MS: u64 = 5;
 
 /// When records came to be. Lags are reported at most one grain too long, never too short.
 #[derive(Debug, Clone)]
-pub(crate) struct LagMeter {
+pub struct LagMeter {
     // (first record of the sample, when it was noted); a sample reaches to the next one's first record.
     samples: VecDeque<(Seq, Mono)>,
     last: Seq,
@@ -20,12 +21,13 @@ pub(crate) struct LagMeter {
 }
 
 impl LagMeter {
-    pub(crate) fn new(last: Seq) -> Self {
+    /// Counts the records after `last`.
+    pub fn new(last: Seq) -> Self {
         Self { samples: VecDeque::new(), last, grain_ms: GRAIN_FIRST_MS }
     }
 
     /// Records up to `last` are durable here.
-    pub(crate) fn note(&mut self, now: Mono, last: Seq) {
+    pub fn note(&mut self, now: Mono, last: Seq) {
         if last <= self.last {
             return;
         }
@@ -46,7 +48,7 @@ impl LagMeter {
     }
 
     /// Records up to `acked` are durable at the peer.
-    pub(crate) fn acked(&mut self, acked: Seq) {
+    pub fn acked(&mut self, acked: Seq) {
         while self.samples.get(1).is_some_and(|(first, _)| *first <= acked.next()) {
             self.samples.pop_front();
         }
@@ -57,7 +59,7 @@ impl LagMeter {
     }
 
     /// Age of the oldest record that is not durable at the peer; 0 if there is none.
-    pub(crate) fn lag_ms(&self, now: Mono) -> u64 {
+    pub fn lag_ms(&self, now: Mono) -> u64 {
         self.samples.front().map_or(0, |(_, at)| now.millis_since(*at))
     }
 }

@@ -12,7 +12,7 @@ pub mod backoff;
 pub mod copy;
 pub mod handshake;
 pub mod instance;
-mod lag;
+pub mod lag;
 pub mod mirror;
 pub mod mux;
 pub mod pairing;

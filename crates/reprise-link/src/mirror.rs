@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use reprise_format::link::{
     Ack, Close, CloseReason, CopyAck, CopyCursor, Credit, GroupOffer, GroupState, Heartbeat, Message, Nonce,
-    PAYLOAD_BYTES_MAX, Row,
+    PAYLOAD_BYTES_MAX, Row, Trouble,
 };
 use reprise_types::{Mono, Point, Sector, Seq, VolumeSlot};
 
@@ -91,6 +91,7 @@ pub struct MirrorSession {
     journal_free: u64,
     granted: Credit,
     ack_due: bool,
+    trouble: Option<Trouble>,
     copy: Option<CopyMirror>,
     copy_bytes: VecDeque<(CopyCursor, u64)>,
     copy_ack_due: bool,
@@ -118,6 +119,7 @@ impl MirrorSession {
             journal_free: 0,
             granted: Credit { bytes: 0, journal_bytes: 0 },
             ack_due: false,
+            trouble: None,
             copy: None,
             copy_bytes: VecDeque::new(),
             copy_ack_due: false,
@@ -138,7 +140,7 @@ impl MirrorSession {
                 self.on_heartbeat(now, &heartbeat);
                 Ok(None)
             }
-            Message::Close(Close { reason, detail }) => Err(LinkError::Closed { reason, detail }),
+            Message::Close(Close { reason, detail, trouble }) => Err(LinkError::Closed { reason, detail, trouble }),
             Message::GroupOffer(offer) if self.phase == Phase::AwaitOffer => {
                 handshake::check_offer(&offer)?;
                 self.phase = Phase::Answering;
@@ -256,6 +258,12 @@ impl MirrorSession {
         self.applied = self.applied.max(applied);
     }
 
+    /// What is wrong here, or nothing any more: the source is told at once, and with each acknowledgement.
+    pub fn set_trouble(&mut self, trouble: Option<Trouble>) {
+        self.ack_due |= trouble != self.trouble;
+        self.trouble = trouble;
+    }
+
     /// Free bytes of the journal for this group, not counting batches received and not yet durable. What was granted is
     /// not taken back, so at most one window may still come after the journal has become smaller: the reserve is for that.
     pub fn set_journal_free(&mut self, bytes: u64) {
@@ -343,7 +351,7 @@ impl MirrorSession {
         }
         if std::mem::take(&mut self.ack_due) {
             let applied = self.applied.min(self.durable.seq);
-            return Some(Ack { received: self.received, durable: self.durable, applied }.into());
+            return Some(Ack { received: self.received, durable: self.durable, applied, trouble: self.trouble }.into());
         }
         if let Some(copy) = self.copy.as_ref().filter(|_| self.copy_ack_due) {
             let cursor = copy.cursor();
@@ -367,7 +375,7 @@ impl MirrorSession {
     /// Ends the connection with a reason that the peer is told.
     pub fn close(&mut self, reason: CloseReason, detail: &str) {
         self.phase = Phase::Refused;
-        self.out.push_back(Close { reason, detail: detail.to_owned() }.into());
+        self.out.push_back(Close { reason, detail: detail.to_owned(), trouble: None }.into());
     }
 
     /// True while data flows.

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 
 use reprise_format::link::{
-    Close, CloseReason, CopyCursor, CopyDone, Credit, GroupOffer, Heartbeat, Message, PAYLOAD_BYTES_MAX, Row, Verdict,
+    Close, CloseReason, CopyCursor, CopyDone, Credit, GroupOffer, Heartbeat, Message, PAYLOAD_BYTES_MAX, Row, Trouble,
+    Verdict,
 };
 use reprise_types::{Mono, Point, Position, Seq};
 
 use crate::copy::{CopyProgress, CopyRegion, CopySource, REGION_SECTORS_MAX, REGIONS_OUTSTANDING_MAX};
 use crate::handshake::{self, Consequence, HistoryLookup};
-use crate::lag::LagMeter;
 use crate::planted::{Planted, has};
 use crate::pulse::Pulse;
 use crate::{LinkError, mirror};
@@ -67,11 +67,11 @@ pub struct SourceSession {
     received: Seq,
     acked: Point,
     applied: Seq,
+    trouble: Option<Trouble>,
     credit: Credit,
     sent_bytes: u64,
     sent_journal: u64,
     copy: Option<CopySource>,
-    lag: LagMeter,
 }
 
 /// Messages waiting to be taken. Heartbeats come once a second and echoes once per heartbeat of the peer; a peer that
@@ -91,11 +91,11 @@ impl SourceSession {
             received: Seq::ZERO,
             acked: Point::default(),
             applied: Seq::ZERO,
+            trouble: None,
             credit: Credit { bytes: 0, journal_bytes: 0 },
             sent_bytes: 0,
             sent_journal: 0,
             copy: None,
-            lag: LagMeter::new(durable.seq),
             offer,
         }
     }
@@ -119,10 +119,8 @@ impl SourceSession {
                 self.on_heartbeat(now, &heartbeat);
                 Ok(None)
             }
-            Message::Close(Close { reason, detail }) => Err(LinkError::Closed { reason, detail }),
-            Message::GroupState(state) if self.phase == Phase::AwaitState => {
-                self.on_state(now, &state, history).map(Some)
-            }
+            Message::Close(Close { reason, detail, trouble }) => Err(LinkError::Closed { reason, detail, trouble }),
+            Message::GroupState(state) if self.phase == Phase::AwaitState => self.on_state(&state, history).map(Some),
             Message::Ack(ack) if streaming => self.on_ack(&ack, history),
             Message::CopyAck(ack) if streaming => self.on_copy_ack(ack.cursor).map(Some),
             Message::Credit(credit) if streaming => {
@@ -149,7 +147,6 @@ impl SourceSession {
 
     fn on_state(
         &mut self,
-        now: Mono,
         state: &reprise_format::link::GroupState,
         history: &impl HistoryLookup,
     ) -> Result<SourceEvent, LinkError> {
@@ -169,9 +166,6 @@ impl SourceSession {
                 let cursor = if verdict.row == Row::ContinueCopy { state.copy_cursor } else { None };
                 self.copy = Some(CopySource::new(&self.offer.volumes, cursor));
             }
-            // What waits already counts from now on.
-            self.lag = LagMeter::new(start.seq);
-            self.lag.note(now, self.durable.seq);
         }
         Ok(SourceEvent::Verdict { verdict, instance_seen: state.instance.current })
     }
@@ -203,7 +197,7 @@ impl SourceSession {
             Some(_) => {}
         }
         (self.acked, self.received, self.applied) = (ack.durable, self.received.max(ack.received), ack.applied);
-        self.lag.acked(durable);
+        self.trouble = ack.trouble;
         Ok(Some(SourceEvent::Acked { received: self.received, durable: self.acked, applied: self.applied }))
     }
 
@@ -215,11 +209,10 @@ impl SourceSession {
     }
 
     /// Records up to `durable` are durable here.
-    pub fn set_durable(&mut self, now: Mono, durable: Point) {
+    pub fn set_durable(&mut self, durable: Point) {
         if durable.seq > self.durable.seq {
             self.durable = durable;
         }
-        self.lag.note(now, self.durable.seq);
     }
 
     /// The record with which the next batch to send begins; none where there is nothing to send, or it must wait for a
@@ -320,7 +313,7 @@ impl SourceSession {
     /// Ends the connection with a reason that the peer is told.
     pub fn close(&mut self, reason: CloseReason, detail: &str) {
         self.phase = Phase::Refused;
-        self.out.push_back(Close { reason, detail: detail.to_owned() }.into());
+        self.out.push_back(Close { reason, detail: detail.to_owned(), trouble: None }.into());
     }
 
     /// True while data flows.
@@ -338,15 +331,14 @@ impl SourceSession {
         (self.phase == Phase::Streaming).then_some(self.acked)
     }
 
+    /// What is wrong at the mirror, as its last acknowledgement says.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
     /// In the mirror's home.
     pub fn applied(&self) -> Seq {
         self.applied
-    }
-
-    /// Age of the oldest record noted on this connection that is not durable at the mirror. Records that were waiting
-    /// when the connection was made count from then; the group knows their real age.
-    pub fn lag_ms(&self, now: Mono) -> u64 {
-        self.lag.lag_ms(now)
     }
 
     /// Smoothed round trip.

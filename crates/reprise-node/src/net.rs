@@ -6,6 +6,7 @@
 
 mod compress;
 mod connection;
+mod dial;
 mod endpoint;
 mod handshake;
 mod pairing;

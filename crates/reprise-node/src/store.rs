@@ -168,6 +168,9 @@ pub struct PeerRecord {
     /// The address is what the peer tells about itself, and follows it; else a person has given it.
     #[serde(default)]
     pub address_told: bool,
+    /// Where the peer says it is, beside an address that a person has given.
+    #[serde(default)]
+    pub address_learned: Option<String>,
     /// Pairing is complete on both sides, as far as this box can know.
     pub paired: bool,
     /// When it was paired, milliseconds since 1970.
@@ -179,6 +182,37 @@ pub struct PeerRecord {
 }
 
 impl PeerRecord {
+    /// Where it may be, the likeliest first: what a person has given, then what it tells.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.address.iter().chain(&self.address_learned).cloned().collect();
+        all.dedup();
+        all
+    }
+
+    /// It says that it is there. An address that a person gave is kept beside it.
+    pub(crate) fn learn_address(&mut self, told: String) {
+        if self.address.is_none() || self.address_told {
+            (self.address, self.address_told, self.address_learned) = (Some(told), true, None);
+        } else {
+            self.address_learned = Some(told).filter(|a| self.address.as_ref() != Some(a));
+        }
+    }
+
+    /// A person says where it is; none: where it says itself.
+    pub(crate) fn give_address(&mut self, given: Option<String>) {
+        match given {
+            Some(given) => {
+                let told = if self.address_told { self.address.take() } else { self.address_learned.take() };
+                self.address_learned = told.filter(|a| *a != given);
+                (self.address, self.address_told) = (Some(given), false);
+            }
+            None => {
+                let told = self.address_learned.take();
+                (self.address, self.address_told) = (told.or(self.address.take()), true);
+            }
+        }
+    }
+
     fn peer(&self) -> Option<Peer> {
         let fingerprint: Fingerprint = hex::decode(&self.fingerprint).ok()?.try_into().ok()?;
         let standing = if self.paired { PeerStanding::Paired } else { PeerStanding::Prepared };
@@ -326,6 +360,7 @@ impl Store {
             fingerprint: hex::encode(peer.identity.fingerprint),
             address: known.as_ref().and_then(|k| k.address.clone()),
             address_told: known.as_ref().is_none_or(|k| k.address_told),
+            address_learned: known.as_ref().and_then(|k| k.address_learned.clone()),
             paired: peer.standing == PeerStanding::Paired,
             paired_unix_ms: known.as_ref().map_or_else(unix_ms, |k| k.paired_unix_ms),
             version: known.as_ref().and_then(|k| k.version.clone()),
@@ -541,8 +576,18 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let names: Vec<_> = store.peers().into_iter().map(|p| p.name.to_string()).collect();
         assert_eq!(names, ["turin", "turin-2"]);
-        let one = store.peer(BoxId::from_raw([1; 16])).unwrap();
+        let mut one = store.peer(BoxId::from_raw([1; 16])).unwrap();
         assert_eq!(one.address.as_deref(), Some("10.0.0.1:3261"));
+        assert_eq!(one.addresses(), ["10.0.0.1:3261"]);
+        // Given by nobody so far: it follows what the peer says. One that is given is kept beside that.
+        one.learn_address("10.0.0.2:3261".into());
+        assert_eq!((one.addresses(), one.address_told), (vec!["10.0.0.2:3261".into()], true));
+        one.give_address(Some("b.example:3261".into()));
+        assert_eq!(one.addresses(), ["b.example:3261", "10.0.0.2:3261"]);
+        one.learn_address("10.0.0.3:3261".into());
+        assert_eq!(one.addresses(), ["b.example:3261", "10.0.0.3:3261"]);
+        one.give_address(None);
+        assert_eq!((one.addresses(), one.address_told), (vec!["10.0.0.3:3261".into()], true));
         assert_eq!(store.by_key(&[2; 32]), Some(peer(2, "Turin")));
         assert_eq!(store.by_key(&[3; 32]), None);
         let host = store.initiators().unwrap().remove(0);

@@ -310,6 +310,12 @@ pub(crate) enum MirrorCommand {
 pub(crate) enum PeerCommand {
     /// List paired boxes
     List,
+    /// Say where a peer is reached, when it has moved or said it wrongly
+    SetAddress {
+        name: Name,
+        /// HOST or HOST:PORT; without one it is reached where it says itself
+        address: Option<String>,
+    },
     /// Forget a peer
     Remove {
         name: Name,
@@ -494,6 +500,8 @@ mod tests {
             "reprise group unfence db",
             "reprise group reattach db",
             "reprise peer replace turin --with milan --yes",
+            "reprise peer set-address turin 192.0.2.9:3261",
+            "reprise peer set-address turin",
             "reprise initiator add iqn.2026-01.com.example:h",
             "reprise initiator add iqn.2026-01.com.example:h --group a --group b --address 10.0.0.0/8 --chap u --mutual b --iops 9",
             "reprise initiator set iqn.2026-01.com.example:h --no-chap --all-groups --any-address --iops 5 --rate 1M",

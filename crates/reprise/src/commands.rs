@@ -181,6 +181,10 @@ async fn mirror(client: &Client, json: bool, command: MirrorCommand) -> anyhow::
 async fn peer(client: &Client, json: bool, command: PeerCommand) -> anyhow::Result<()> {
     match command {
         PeerCommand::List => show(json, &client.peer_list(&Nothing {}).await?, render::peers),
+        PeerCommand::SetAddress { name, address } => {
+            let request = PeerSet { peer: name, address: address.unwrap_or_default() };
+            show(json, &client.peer_set(&request).await?, |p| format!("{}\n", render::peer_address(p)))
+        }
         PeerCommand::Remove { name, sure, wait } => {
             act(client, json, Action::PeerRemove { peer: name }, sure, wait).await
         }

@@ -101,9 +101,17 @@ pub(crate) fn status(status: &Status) -> String {
     out
 }
 
+/// Where a peer is reached, in a sentence.
+pub(crate) fn peer_address(peer: &PeerStatus) -> String {
+    let at = peer.address.as_deref().unwrap_or("an address that it has yet to tell");
+    let says = peer.learned_address.as_ref().map(|a| format!("; it says that it is at {a}, which is tried too"));
+    plain(&format!("{} is reached at {at}{}.", peer.name, says.unwrap_or_default()))
+}
+
 fn peer_items(peer: &PeerStatus) -> Vec<String> {
     let mut items = vec![format!("{} {}", peer.name, if peer.connected { "connected" } else { "not connected" })];
     items.extend(peer.address.clone());
+    items.extend(peer.learned_address.as_ref().map(|a| format!("says it is at {a}")));
     items.extend(peer.version.as_ref().map(|v| format!("reprise {v}")));
     if let Some(offset) = peer.clock_offset_secs
         && offset.abs() >= 1.0
@@ -213,6 +221,10 @@ fn link_lines(out: &mut String, link: &LinkStatus) {
         items.push(format!("connections lost {}", link.reconnects));
     }
     field(out, "  link", &items);
+    if !link.mirror_troubles.is_empty() {
+        let troubles: Vec<String> = link.mirror_troubles.iter().map(|t| t.text.clone()).collect();
+        field(out, "  MIRROR", &troubles);
+    }
 }
 
 fn rates(out: &mut String, rates: &Rates) {

@@ -16,7 +16,7 @@ use crate::command::*;
 use crate::error::{ApiError, ErrorCode};
 use crate::event::{Alert, Job};
 use crate::route::{Rights, appliance_commands, service_commands};
-use crate::status::{GroupStatus, Status, VolumeStatus};
+use crate::status::{GroupStatus, PeerStatus, Status, VolumeStatus};
 use crate::strangers::Full;
 
 pub use handler::{AUDIT_TARGET, BODY_BYTES_MAX, COMMAND_SECS_MAX, Caller, router};

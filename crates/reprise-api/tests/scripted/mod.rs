@@ -235,6 +235,12 @@ impl BoxService for Scripted {
         Ok(VolumeStatus { name: r.name, read_only: r.read_only, ..volume() })
     }
 
+    async fn peer_set(&self, r: PeerSet) -> Result<PeerStatus, ApiError> {
+        self.note(format!("peer {} at {}", r.peer, r.address));
+        let found = sample().peers.into_iter().find(|p| p.name == r.peer);
+        found.ok_or_else(|| ApiError::not_found("peer", &r.peer))
+    }
+
     async fn volume_adopt(&self, r: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
         self.note(format!("adopt {}", r.path.display()));
         Ok(VolumeStarted { volume: VolumeStatus { name: r.name, group: r.group, ..volume() }, job: None })

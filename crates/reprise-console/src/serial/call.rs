@@ -127,6 +127,7 @@ calls! {
     PairListen pair_listen(PairListen) -> PairOffer, Harmless;
     PairDial pair_dial(PairDial) -> PairStatus, Change;
     PairCancel pair_cancel(Nothing) -> PairStatus, Harmless;
+    PeerSet peer_set(PeerSet) -> PeerStatus, Change;
     VolumeCreate volume_create(VolumeCreate) -> VolumeStarted, Change;
     VolumeResize volume_resize(VolumeResize) -> VolumeStarted, Change;
     VolumeSet volume_set(VolumeSet) -> VolumeStatus, Change;

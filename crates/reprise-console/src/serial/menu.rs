@@ -64,7 +64,7 @@ macro_rules! acts {
 }
 
 acts! {
-    PairListen, PairDial, PairCancel, PeerShow, PeerForget,
+    PairListen, PairDial, PairCancel, PeerShow, PeerAddress, PeerForget,
     VolumeMirrored, VolumeCreate, VolumeResize, VolumeAccess, VolumeAdopt, VolumeRemove, VolumeErase,
     MirrorAdd, MirrorPause, MirrorResume, MirrorEnd,
     DiskTake,
@@ -179,6 +179,7 @@ pub static PEERS: Menu = Menu {
         act("1", "Show all of one", Act::PeerShow),
         act("2", "Make the shown code void", Act::PairCancel),
         act("3", "Forget a box", Act::PeerForget),
+        act("4", "Say where one is", Act::PeerAddress),
     ],
 };
 

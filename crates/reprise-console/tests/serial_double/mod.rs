@@ -319,6 +319,12 @@ impl BoxService for Double {
         self.note(format!("set {} read-only {}", r.name, r.read_only));
         self.volume(&r.name)
     }
+    async fn peer_set(&self, r: PeerSet) -> Result<PeerStatus, ApiError> {
+        self.note(format!("peer {} at {}", r.peer, r.address));
+        let found = self.status(Nothing {}).await?.peers.into_iter().find(|p| p.name == r.peer);
+        let peer = found.ok_or_else(|| ApiError::not_found("peer", &r.peer))?;
+        Ok(PeerStatus { address: Some(r.address), ..peer })
+    }
     async fn initiator_list(&self, _: Nothing) -> Result<InitiatorList, ApiError> {
         Ok(InitiatorList { initiators: vec![initiator("iqn.2026-01.com.example:host")], others: false })
     }

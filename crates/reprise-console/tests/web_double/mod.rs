@@ -301,6 +301,12 @@ fn change(w: &mut World, command: &str, asked: &Asked) -> Result<Value, ApiError
             let volume = w.status.groups[1].volumes[0].clone();
             give(VolumeStarted { volume: VolumeStatus { name: r.name, ..volume }, job: None })
         }
+        "peer_set" => {
+            let r: PeerSet = asked.read()?;
+            let peer = &mut w.status.peers[0];
+            peer.address = Some(r.address);
+            give(peer)
+        }
         "volume_set" => {
             let r: VolumeSet = asked.read()?;
             let volume = &mut w.status.groups[1].volumes[0];

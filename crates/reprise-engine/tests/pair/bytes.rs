@@ -196,7 +196,7 @@ impl Script<'_> {
                 0 => Heartbeat { id: self.number(), echo: self.number() }.into(),
                 1 => VerifyClose { id }.into(),
                 2 => Credit { bytes: self.number(), journal_bytes: self.number() }.into(),
-                _ => Close { reason: CloseReason::Busy, detail: "enough".into() }.into(),
+                _ => Close { reason: CloseReason::Busy, detail: "enough".into(), trouble: None }.into(),
             },
         };
         (message, Bytes::new())

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reprise_engine::{Effect, GroupMeta, Notice};
-use reprise_format::link::{CloseReason, CopyCursor, GroupState, Membership, Message, Row};
+use reprise_format::link::{CloseReason, CopyCursor, GroupState, Membership, Message, Row, Trouble};
 use reprise_types::{BoxId, GroupId};
 
 use crate::harness::{FAULT, Kind, QUIET_MS, Setup, TestBox, content, extent, seq};
@@ -87,6 +87,68 @@ fn a_mirror_with_a_detached_home_goes_on_receiving_when_it_is_whole() {
     pair.cut();
     pair.connect();
     assert!(streams(&pair));
+}
+
+/// What the source knows to be wrong at its mirror.
+fn known(pair: &Pair) -> Option<Trouble> {
+    pair.a.group.peer_trouble().map(|t| t.what)
+}
+
+/// A mirror went on acknowledging, and a source with "ordered" on its screen had a mirror that applied nothing.
+#[test]
+fn a_source_learns_that_the_home_of_its_mirror_is_detached() {
+    let detached = Some(Trouble { home_detached: true, ..Trouble::NONE });
+    let mut pair = Pair::mirrored(&Setup::default());
+    assert_eq!(known(&pair), None);
+    pair.a.put(extent(0, 0, 1), content(1, 1));
+    pair.b.hold(Kind::WriteHome);
+    pair.rest();
+    pair.b.fail(Kind::WriteHome);
+    pair.run();
+    assert_eq!(known(&pair), detached, "told without anything else to acknowledge");
+    pair.cut();
+    assert_eq!(known(&pair), detached, "it holds while the mirror is away");
+    pair.connect();
+    assert_eq!(known(&pair), detached);
+    pair.b.release(Kind::WriteHome);
+    pair.b.command(|g, now| g.reattach_home(now)).unwrap();
+    pair.run();
+    assert_eq!(known(&pair), None);
+    // While a first copy waits for the home there is no connection that could carry an acknowledgement.
+    let mut pair = to_be_copied(vec![2048]);
+    pair.b.hold(Kind::WriteHome);
+    pair.connect();
+    pair.b.fail(Kind::WriteHome);
+    pair.run();
+    assert_eq!(known(&pair), detached);
+    assert!(pair.a.group.peer_trouble().is_some_and(|t| t.detail.contains("error")), "in the mirror's words");
+    pair.connect();
+    assert!(!streams(&pair) && known(&pair) == detached, "refused with the same reason");
+    pair.b.release(Kind::WriteHome);
+    pair.b.command(|g, now| g.reattach_home(now)).unwrap();
+    pair.connect();
+    pair.rest();
+    assert_eq!(known(&pair), None);
+}
+
+#[test]
+fn a_source_learns_that_its_mirror_is_fenced() {
+    let fenced = Some(Trouble { fenced: true, ..Trouble::NONE });
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.b.hold(Kind::WriteCache);
+    pair.a.put(extent(0, 0, 1), content(1, 1));
+    pair.run();
+    pair.b.fail(Kind::WriteCache);
+    pair.run();
+    assert_eq!(known(&pair), fenced);
+    pair.connect();
+    assert_eq!(known(&pair), fenced);
+    pair.b.restart();
+    pair.b.release(Kind::WriteCache);
+    pair.b.run();
+    pair.connect();
+    pair.rest();
+    assert_eq!(known(&pair), None);
 }
 
 #[test]

@@ -615,8 +615,14 @@ impl TestBox {
 
     /// A connection to the peer was made.
     pub fn connected(&mut self) {
+        let dialled = self.group.meta().role == Role::Source;
+        self.connected_by(dialled);
+    }
+
+    /// A connection to the peer was made, by this box or by the peer.
+    pub fn connected_by(&mut self, dialled: bool) {
         self.say_fill();
-        self.tell(Event::Link(LinkInput::Connected));
+        self.tell(Event::Link(LinkInput::Connected { dialled }));
     }
 
     /// A message of the peer.

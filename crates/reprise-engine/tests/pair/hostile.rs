@@ -182,7 +182,7 @@ fn a_group_without_positions_stops_alone() {
     a.run();
     assert_eq!(a.error(io), reprise_engine::HostError::Fenced);
     assert!(a.group.is_fenced());
-    a.tell(Event::Link(LinkInput::Connected));
+    a.tell(Event::Link(LinkInput::Connected { dialled: true }));
 }
 
 proptest! {

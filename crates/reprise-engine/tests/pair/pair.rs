@@ -57,8 +57,11 @@ impl Pair {
     pub fn dial(&mut self) {
         assert!(!self.up, "one connection at a time");
         self.up = true;
-        self.a.closed.clear();
-        self.b.closed.clear();
+        for end in [&mut self.a, &mut self.b] {
+            end.closed.clear();
+            // What was said on a connection before is not said on this one.
+            end.out.clear();
+        }
         self.a.connected();
         self.b.connected();
     }

@@ -1,10 +1,10 @@
 //! The peer cursor of a source: what is offered, sent, read ahead and copied, and when the link ends.
 
 use bytes::Bytes;
-use reprise_engine::{Event, LinkInput, Notice};
+use reprise_engine::{Event, GroupMeta, LinkInput, Notice};
 use reprise_format::link::{CloseReason, CopyExtent, CopyNeed, Credit, Membership, Message, Row, Side};
 use reprise_journal::BatchSource;
-use reprise_types::{BoxId, HistoryHash, Seq};
+use reprise_types::{BoxId, HistoryHash, Role, Seq};
 
 use crate::harness::{GROUP, Kind, Setup, TestBox, content, extent, seq, slot, source_instance};
 use crate::pair::Pair;
@@ -104,6 +104,95 @@ fn the_row_says_how_the_link_came_up() {
     assert_eq!(pair.a.told(), [Notice::LinkUp(Row::Resume)]);
     assert_eq!(pair.a.stored().peer.unwrap().copy, None, "no other copy begins");
     assert_eq!(pair.b.homes[0], pair.a.homes[0]);
+}
+
+/// The link came back with a backlog, and the lag began again at nothing.
+#[test]
+fn the_lag_is_the_age_of_the_oldest_write_that_the_mirror_lacks() {
+    let lag = |pair: &Pair| pair.a.group.lag_millis(pair.a.now);
+    let mut pair = Pair::mirrored(&roomy(vec![4096]));
+    assert_eq!(lag(&pair), 0);
+    pair.cut();
+    pair.a.put(extent(0, 0, 1), content(1, 1));
+    pair.pass(5_000);
+    pair.a.put(extent(0, 8, 1), content(2, 1));
+    pair.pass(2_000);
+    assert_eq!(lag(&pair), 7_000, "no link");
+    pair.connect_held();
+    pair.handshake();
+    pair.pass(500);
+    assert_eq!(lag(&pair), 7_500, "a link, and nothing has come over it");
+    pair.cut();
+    pair.pass(500);
+    assert_eq!(lag(&pair), 8_000);
+    // The source starts again: what it had before is as old as it was.
+    pair.a.restart();
+    pair.a.run();
+    pair.pass(1_000);
+    assert_eq!(lag(&pair), 9_000);
+    pair.connect_held();
+    pair.handshake();
+    pair.pass(250);
+    assert_eq!(lag(&pair), 9_250);
+    pair.line_held = false;
+    pair.run();
+    pair.rest();
+    assert_eq!(lag(&pair), 0);
+}
+
+/// A status that held no copy was taken for a copy that was complete.
+#[test]
+fn a_copy_that_is_not_complete_is_known_whether_the_link_is_up_or_not() {
+    let copied = |of: &TestBox| of.group.copy_progress().map(|p| (p.done, p.total));
+    let mut pair = Pair::apart(&roomy(vec![4096]));
+    pair.a.homes[0].fill(1);
+    assert_eq!(copied(&pair.a), Some((0, 4096)), "before the first handshake");
+    assert_eq!(copied(&pair.b), Some((0, 4096)));
+    pair.b.hold(Kind::FlushHome);
+    pair.connect();
+    pair.b.finish(Kind::FlushHome);
+    pair.run();
+    let part = copied(&pair.a);
+    assert!(part.is_some_and(|(done, _)| done > 0 && done < 4096), "{part:?}");
+    pair.cut();
+    assert_eq!(copied(&pair.a), part, "no link");
+    pair.a.restart();
+    pair.a.run();
+    assert!(copied(&pair.a).is_some(), "another start");
+    pair.line_held = true;
+    pair.dial();
+    assert!(copied(&pair.a).is_some() && copied(&pair.b).is_some(), "a link without a word");
+    pair.line_held = false;
+    pair.b.release(Kind::FlushHome);
+    pair.run();
+    pair.rest();
+    assert_eq!((copied(&pair.a), copied(&pair.b)), (None, None));
+}
+
+/// Two sources answered each other that an offer was not expected, and tried again for ever.
+#[test]
+fn two_sources_say_so_whoever_dials() {
+    for a_dials in [true, false] {
+        let mut pair = Pair::mirrored(&Setup::default());
+        pair.cut();
+        let source = GroupMeta { role: Role::Source, ..pair.b.stored() };
+        pair.b.store(&source);
+        pair.b.restart();
+        pair.b.run();
+        assert!(pair.a.group.wants_link() && pair.b.group.wants_link());
+        pair.up = true;
+        pair.a.connected_by(a_dials);
+        pair.b.connected_by(!a_dials);
+        pair.run();
+        assert_eq!(row(&pair), (Some(Row::BothSources), Some(Row::BothSources)), "a dials: {a_dials}");
+        for end in [&mut pair.a, &mut pair.b] {
+            assert!(end.told().contains(&Notice::LinkStopped(Row::BothSources)));
+            assert!(!end.group.wants_link(), "neither dials again by itself");
+        }
+        // Hosts of both are served as before: which one goes on is for a person to say.
+        pair.a.put(extent(0, 0, 1), content(1, 1));
+        pair.b.put(extent(0, 0, 1), content(2, 1));
+    }
 }
 
 #[test]

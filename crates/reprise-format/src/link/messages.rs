@@ -418,6 +418,41 @@ message!(
 );
 
 message!(
+    /// Records of a journal that do not read back as they were written.
+    Rotten {
+        /// First record.
+        first: Seq,
+        /// Last record.
+        last: Seq,
+        /// Neither box can read them.
+        lost: bool,
+    }
+);
+
+impl Copy for Rotten {}
+
+message!(
+    /// What keeps a mirror from doing all of its work, although it may go on receiving.
+    Trouble {
+        /// A home failed: what is received stays in the journal and is not applied.
+        home_detached: bool,
+        /// A part of the journal cannot be read.
+        rotten: Option<Rotten>,
+        /// A write of the journal or the superblock failed: nothing is received.
+        fenced: bool,
+        /// The box has the group and does not run it.
+        not_open: bool,
+    }
+);
+
+impl Copy for Trouble {}
+
+impl Trouble {
+    /// Nothing is wrong.
+    pub const NONE: Self = Self { home_detached: false, rotten: None, fenced: false, not_open: false };
+}
+
+message!(
     /// Cumulative acknowledgement of a mirror.
     Ack {
         /// Received, not yet durable.
@@ -426,6 +461,8 @@ message!(
         durable: Point,
         /// In the home.
         applied: Seq,
+        /// What is wrong at the mirror; absent where nothing is, and from a release that does not tell.
+        trouble: Option<Trouble>,
     }
 );
 
@@ -460,6 +497,8 @@ message!(
         reason: CloseReason,
         /// For people.
         detail: String,
+        /// What is wrong at the end that closes; absent where nothing is, and from a release that does not tell.
+        trouble: Option<Trouble>,
     }
 );
 

@@ -130,10 +130,10 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
         ("copy_extent", extent().into(), &[0x5a; 512]),
         ("copy_done", CopyDone { r1: Seq::from_raw(80) }.into(), b""),
         ("copy_ack", CopyAck { cursor }.into(), b""),
-        ("ack", Ack { received: Seq::from_raw(75), durable: point(74), applied: Seq::from_raw(70) }.into(), b""),
+        ("ack", ack(None).into(), b""),
         ("credit", Credit { bytes: 1 << 25, journal_bytes: 1 << 30 }.into(), b""),
         ("heartbeat", Heartbeat { id: 5, echo: 4 }.into(), b""),
-        ("close", Close { reason: CloseReason::Paused, detail: "by command".into() }.into(), b""),
+        ("close", close(None).into(), b""),
         (
             "request_create_mirror",
             request(Command::CreateMirror(CreateMirror { group, name: "g0".into(), volumes: vec![volume()] })),
@@ -202,7 +202,24 @@ fn samples() -> Vec<(&'static str, Message, &'static [u8])> {
         ),
     ];
     samples.extend(reach_samples());
+    samples.extend(trouble_samples());
     samples
+}
+
+fn ack(trouble: Option<Trouble>) -> Ack {
+    Ack { received: Seq::from_raw(75), durable: point(74), applied: Seq::from_raw(70), trouble }
+}
+
+fn close(trouble: Option<Trouble>) -> Close {
+    Close { reason: CloseReason::Paused, detail: "by command".into(), trouble }
+}
+
+/// What was added with the state of a mirror's home and journal.
+fn trouble_samples() -> [(&'static str, Message, &'static [u8]); 2] {
+    let rotten = Some(Rotten { first: Seq::from_raw(71), last: Seq::from_raw(72), lost: true });
+    let trouble = Trouble { home_detached: true, rotten, ..Trouble::NONE };
+    let closed = Trouble { fenced: true, not_open: true, ..Trouble::NONE };
+    [("ack_trouble", ack(Some(trouble)).into(), b""), ("close_trouble", close(Some(closed)).into(), b"")]
 }
 
 /// What was added with the reach of copied regions.
@@ -307,7 +324,7 @@ fn loose_protobuf_is_refused() {
     let bad_id = wire::pb::Ack {
         received: 1,
         durable: Some(wire::pb::Point { branch: vec![1; 15], seq: 1, hash: vec![0; 16] }),
-        applied: 0,
+        ..Default::default()
     };
     let answer = Message::decode_meta(MessageKind::Ack, &bad_id.encode_to_vec());
     assert_eq!(answer, Err(MessageError::Length { field: "Point.branch", len: 15, expected: 16 }));
@@ -316,7 +333,7 @@ fn loose_protobuf_is_refused() {
     let verdict = wire::pb::Verdict { row: 99, hash_at_state: vec![], start: None, hash_at_reach: vec![] };
     let answer = Message::decode_meta(MessageKind::Verdict, &verdict.encode_to_vec());
     assert_eq!(answer, Err(MessageError::Value { field: "Verdict.row", value: 99 }));
-    let long = wire::pb::Close { reason: 1, detail: "x".repeat(513) };
+    let long = wire::pb::Close { reason: 1, detail: "x".repeat(513), trouble: None };
     let answer = Message::decode_meta(MessageKind::Close, &long.encode_to_vec());
     assert!(matches!(answer, Err(MessageError::TooLong { .. })));
 }
@@ -326,20 +343,20 @@ fn a_text_that_writes_lines_of_its_own_is_refused_and_never_sent() {
     use prost::Message as _;
     let forged = "x\n2026-11-28T03:00:00Z  INFO audit: done who=\"uid 0\" what=\"token_create\"";
     for bad in [forged, "a\rb", "\u{1b}[2Jgone", "\u{9b}2J", "a\u{2028}b", "a\u{202e}b", "a\u{2067}b", "a\0b"] {
-        let close = wire::pb::Close { reason: 1, detail: bad.to_owned() };
+        let close = wire::pb::Close { reason: 1, detail: bad.to_owned(), trouble: None };
         let answer = Message::decode_meta(MessageKind::Close, &close.encode_to_vec());
         assert_eq!(answer, Err(MessageError::Control { field: "Close.detail" }), "{bad:?}");
         let hello = wire::pb::PairStart { box_id: vec![1; 16], name: bad.to_owned(), share: vec![0; 33] };
         let answer = Message::decode_meta(MessageKind::PairStart, &hello.encode_to_vec());
         assert_eq!(answer, Err(MessageError::Control { field: "PairStart.name" }), "{bad:?}");
         // What this end says of its own, such as the text of an error, is cleaned.
-        let ours = Message::from(Close { reason: CloseReason::Busy, detail: bad.to_owned() });
+        let ours = Message::from(Close { reason: CloseReason::Busy, detail: bad.to_owned(), trouble: None });
         let Ok(Message::Close(told)) = Message::decode_meta(MessageKind::Close, &ours.encode_meta()) else {
             panic!("{bad:?} is not cleaned")
         };
         assert_eq!(told.detail.chars().count(), bad.chars().count());
     }
-    let long = Message::from(Close { reason: CloseReason::Busy, detail: "\u{e9}".repeat(300) });
+    let long = Message::from(Close { reason: CloseReason::Busy, detail: "\u{e9}".repeat(300), trouble: None });
     assert!(Message::decode_meta(MessageKind::Close, &long.encode_meta()).is_ok(), "cut between characters");
 }
 
@@ -348,7 +365,7 @@ fn numbers_and_lists_past_their_bounds_are_refused() {
     use prost::Message as _;
     let ack = |seq: u64| {
         let durable = Some(wire::pb::Point { branch: vec![1; 16], seq, hash: vec![0; 16] });
-        let raw = wire::pb::Ack { received: 1, durable, applied: 0 };
+        let raw = wire::pb::Ack { received: 1, durable, ..Default::default() };
         Message::decode_meta(MessageKind::Ack, &raw.encode_to_vec())
     };
     assert!(ack(1 << 62).is_ok());

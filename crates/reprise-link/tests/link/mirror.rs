@@ -33,7 +33,7 @@ fn all(mirror: &mut MirrorSession) -> Vec<Message> {
 }
 
 fn ack(received: u64, durable: u64, applied: u64) -> Message {
-    Ack { received: seq(received), durable: point(durable), applied: seq(applied) }.into()
+    Ack { received: seq(received), durable: point(durable), applied: seq(applied), trouble: None }.into()
 }
 
 fn credit(bytes: u64, journal_bytes: u64) -> Message {
@@ -398,10 +398,10 @@ fn closing_tells_the_peer_why_and_stops_the_data() {
     batch(&mut mirror, 91, 91, 512).unwrap();
     mirror.close(CloseReason::Verdict, "no");
     mirror.batch_durable(point(91));
-    assert_eq!(all(&mut mirror), [Close { reason: CloseReason::Verdict, detail: "no".into() }.into()]);
+    assert_eq!(all(&mut mirror), [Close { reason: CloseReason::Verdict, detail: "no".into(), trouble: None }.into()]);
     assert!(!mirror.is_streaming());
     assert_eq!(batch(&mut mirror, 92, 92, 512), Err(LinkError::Unexpected { kind: MessageKind::Batch }));
-    let close = Close { reason: CloseReason::Shutdown, detail: "bye".into() };
-    let closed = LinkError::Closed { reason: CloseReason::Shutdown, detail: "bye".into() };
+    let close = Close { reason: CloseReason::Shutdown, detail: "bye".into(), trouble: None };
+    let closed = LinkError::Closed { reason: CloseReason::Shutdown, detail: "bye".into(), trouble: None };
     assert_eq!(resumed(0, 0).handle(ms(0), close.into(), 0), Err(closed));
 }

@@ -193,7 +193,7 @@ fn the_peer_is_told_why_where_it_can_hear() {
     let at = Seq::ZERO;
     let cases = [
         (LinkError::Silent { silent_ms: 1 }, None),
-        (LinkError::Closed { reason: CloseReason::Shutdown, detail: String::new() }, None),
+        (LinkError::Closed { reason: CloseReason::Shutdown, detail: String::new(), trouble: None }, None),
         (LinkError::Unheard { unheard_ms: 1 }, Some(CloseReason::Shutdown)),
         (LinkError::Diverged { at }, Some(CloseReason::Diverged)),
         (LinkError::Disagree { ours: Row::Resume, theirs: Row::Diverged }, Some(CloseReason::Verdict)),

@@ -2,6 +2,7 @@
 
 use reprise_format::link::{
     Ack, Batch, Close, CloseReason, CopyAck, Credit, GroupState, Heartbeat, Membership, Message, MessageKind, Row,
+    Trouble,
 };
 use reprise_link::LinkError;
 use reprise_link::copy::CopyProgress;
@@ -15,7 +16,7 @@ fn resumed(bytes: u64, journal: u64) -> SourceSession {
 }
 
 fn ack(received: u64, durable: Point, applied: u64) -> Message {
-    Ack { received: seq(received), durable, applied: seq(applied) }.into()
+    Ack { received: seq(received), durable, applied: seq(applied), trouble: None }.into()
 }
 
 fn credit(bytes: u64, journal_bytes: u64) -> Message {
@@ -77,8 +78,8 @@ fn a_message_at_the_wrong_time_ends_the_connection() {
     let wrong = GroupState { group: other, ..state() };
     let mut source = SourceSession::new(ms(0), offer());
     assert_eq!(source.handle(ms(0), wrong.into(), &history), Err(LinkError::WrongGroup { found: other }));
-    let close = Close { reason: CloseReason::Shutdown, detail: "bye".into() };
-    let closed = LinkError::Closed { reason: CloseReason::Shutdown, detail: "bye".into() };
+    let close = Close { reason: CloseReason::Shutdown, detail: "bye".into(), trouble: None };
+    let closed = LinkError::Closed { reason: CloseReason::Shutdown, detail: "bye".into(), trouble: None };
     assert_eq!(resumed(0, 0).handle(ms(0), close.into(), &history), Err(closed));
 }
 
@@ -147,12 +148,12 @@ fn batches_are_wanted_one_behind_the_other_up_to_what_is_durable() {
     assert_eq!((source.sent(), source.next_wanted()), (seq(99), Some(seq(100))));
     source.batch_sent(seq(100), seq(100), 100);
     assert_eq!(source.next_wanted(), None, "everything durable is sent");
-    source.set_durable(ms(0), point(104));
+    source.set_durable(point(104));
     assert_eq!(source.next_wanted(), Some(seq(101)));
-    source.set_durable(ms(0), point(102));
+    source.set_durable(point(102));
     source.batch_sent(seq(101), seq(104), 100);
     assert_eq!(source.next_wanted(), None);
-    source.set_durable(ms(0), point(110));
+    source.set_durable(point(110));
     for (first, last, why) in [(106, 107, "a gap"), (104, 105, "again"), (105, 111, "not durable")] {
         assert!(panics(&source, |s| s.batch_sent(seq(first), seq(last), 1)), "{why}");
     }
@@ -249,7 +250,7 @@ fn no_record_passes_the_view_of_a_region_that_is_being_read() {
     let mut source = copy(32 * MIB, 32 * MIB);
     let region = source.next_region().unwrap();
     assert_eq!(region.view_seq, seq(100));
-    source.set_durable(ms(0), point(120));
+    source.set_durable(point(120));
     let later = source.next_region().unwrap();
     assert_eq!(later.view_seq, seq(120));
     assert_eq!(source.next_wanted(), Some(seq(91)), "records up to the view go on");
@@ -304,25 +305,15 @@ fn regions_are_cut_for_the_rate_of_the_line() {
 }
 
 #[test]
-fn the_lag_counts_what_waited_from_the_handshake_on() {
-    let mut source = SourceSession::new(ms(0), offer());
-    assert_eq!(source.lag_ms(ms(5_000)), 0);
-    source.handle(ms(5_000), state().into(), &history).unwrap();
-    assert_eq!(source.lag_ms(ms(5_250)), 250, "records 91 to 100 wait");
-    source.handle(ms(5_300), credit(MIB, MIB), &history).unwrap();
-    source.set_durable(ms(5_400), point(101));
-    source.batch_sent(seq(91), seq(100), 1);
-    source.handle(ms(5_500), ack(100, point(100), 0), &history).unwrap();
-    assert_eq!(source.lag_ms(ms(5_500)), 100, "record 101 is 100 ms old");
-    source.batch_sent(seq(101), seq(101), 1);
-    let with_next = |at: Seq| if at == seq(101) { Some(hash(101)) } else { history(at) };
-    source.handle(ms(5_600), ack(101, point(101), 0), &with_next).unwrap();
-    assert_eq!(source.lag_ms(ms(9_000)), 0);
-    // A mirror that has everything does not lag.
-    let mut source = SourceSession::new(ms(0), offer());
-    let whole = GroupState { durable: Some(point(100)), ..state() };
-    source.handle(ms(0), whole.into(), &history).unwrap();
-    assert_eq!(source.lag_ms(ms(9_000)), 0);
+fn what_is_wrong_at_the_mirror_is_what_its_last_acknowledgement_says() {
+    let mut source = resumed(0, 0);
+    let ill = Trouble { home_detached: true, ..Trouble::NONE };
+    let acked = |trouble| Ack { received: seq(90), durable: point(90), applied: seq(0), trouble };
+    assert_eq!(source.trouble(), None);
+    source.handle(ms(0), acked(Some(ill)).into(), &history).unwrap();
+    assert_eq!(source.trouble(), Some(ill));
+    source.handle(ms(0), acked(None).into(), &history).unwrap();
+    assert_eq!(source.trouble(), None);
 }
 
 #[test]
@@ -378,7 +369,7 @@ fn closing_tells_the_peer_why_and_stops_the_data() {
     let mut source = resumed(MIB, MIB);
     assert!(source.next_wanted().is_some());
     source.close(CloseReason::Shutdown, "box stops");
-    let close = Close { reason: CloseReason::Shutdown, detail: "box stops".into() };
+    let close = Close { reason: CloseReason::Shutdown, detail: "box stops".into(), trouble: None };
     assert_eq!(source.poll_message(), Some(close.into()));
     assert!(!source.is_streaming());
     assert_eq!((source.next_wanted(), source.acked()), (None, None));

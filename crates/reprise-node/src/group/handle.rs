@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, VerifyPlan, VerifyReport, VolumeMeta};
+use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, PeerTrouble, VerifyPlan, VerifyReport, VolumeMeta};
 use reprise_format::link::{Instance, Row};
 use reprise_iscsi::Acl;
 use reprise_journal::SegmentId;
@@ -138,7 +138,7 @@ pub struct LinkView {
     pub wanted: bool,
     /// Smoothed round trip.
     pub rtt_micros: Option<u64>,
-    /// Copy: sectors done and all.
+    /// A first copy that is not complete: sectors done and all.
     pub copy: Option<(u64, u64)>,
     /// Frame bytes sent and received on this connection, and payload before compression.
     pub bytes_out: u64,
@@ -154,6 +154,8 @@ pub struct LinkView {
     pub lag_millis: u64,
     /// Bytes of journal that are not durable at the peer.
     pub lag_bytes: u64,
+    /// What is wrong at the mirror, as it told last (source only).
+    pub trouble: Option<PeerTrouble>,
 }
 
 /// A group as it is now; renewed several times a second.

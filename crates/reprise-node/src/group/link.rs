@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_engine::LinkInput;
 use reprise_format::link::{Message, Stream};
+use reprise_types::BoxId;
 use tokio::sync::Notify;
 
 use super::owner::Owner;
@@ -19,6 +20,7 @@ pub(super) struct LinkConn {
     bulk: RefCell<VecDeque<(Message, Vec<Bytes>, u64)>>,
     more: Notify,
     pub(super) address: String,
+    dialled: bool,
 }
 
 impl LinkConn {
@@ -61,11 +63,23 @@ impl LinkConn {
     }
 }
 
+/// Whether a connection takes the place of the one that is there. Two sources dial each other: of their two connections the one
+/// stays that the box with the lower id has dialled, so that both decide alike. Else the later one is the one that works.
+fn takes_place(own: BoxId, peer: BoxId, older_dialled: bool, dialled: bool) -> bool {
+    let lower_dialled_older = (own < peer) == older_dialled;
+    older_dialled == dialled || !lower_dialled_older
+}
+
 /// Serves a connection until it ends or another takes its place.
 pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
-    let Connection { handle, mut events, address, .. } = connection;
-    let link =
-        Rc::new(LinkConn { handle, bulk: RefCell::default(), more: Notify::new(), address: address.to_string() });
+    let Connection { handle, mut events, address, dialled, peer, .. } = connection;
+    let older_dialled = owner.link.borrow().as_ref().map(|older| older.dialled);
+    if older_dialled.is_some_and(|older| !takes_place(owner.deps.this_box, peer, older, dialled)) {
+        tracing::debug!(group = %owner.deps.name, %address, dialled, "connection given up for the one that is there");
+        return;
+    }
+    let address = address.to_string();
+    let link = Rc::new(LinkConn { handle, bulk: RefCell::default(), more: Notify::new(), address, dialled });
     let older = owner.link.borrow_mut().replace(link.clone());
     if older.is_some() {
         owner.link_input(LinkInput::Disconnected);
@@ -74,7 +88,7 @@ pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
     let weak = Rc::downgrade(&link);
     let pump = tokio::task::spawn_local(link.clone().pump(owner.clone()));
     drop(link);
-    owner.link_input(LinkInput::Connected);
+    owner.link_input(LinkInput::Connected { dialled });
     loop {
         // A closed connection is dropped by the owner; what still comes of it is nobody's.
         let current = || match (weak.upgrade(), owner.link.borrow().as_ref()) {
@@ -112,4 +126,20 @@ pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
         }
     }
     pump.abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_boxes_that_dial_each_other_keep_one_connection() {
+        let (low, high) = (BoxId::from_raw([1; 16]), BoxId::from_raw([2; 16]));
+        // What the lower one has dialled stays at both, whichever came first.
+        assert!(!takes_place(low, high, true, false) && takes_place(low, high, false, true));
+        assert!(!takes_place(high, low, false, true) && takes_place(high, low, true, false));
+        for (own, peer) in [(low, high), (high, low)] {
+            assert!(takes_place(own, peer, true, true) && takes_place(own, peer, false, false), "dialled again");
+        }
+    }
 }

@@ -387,27 +387,22 @@ async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sen
 
 fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     let group = owner.group.borrow();
-    let now = clock::now();
     let mut view = LinkView { row: group.link_row(), wanted: group.wants_link(), ..LinkView::default() };
     if let Some(session) = group.source_session() {
         view.streaming = session.is_streaming();
         view.rtt_micros = session.rtt_micros();
-        view.copy = session.copy_progress().map(|p| (p.done, p.total));
         view.credit = session.credit_left();
-        view.lag_millis = session.lag_ms(now.mono);
     }
     if let Some(session) = group.mirror_session() {
         view.streaming = session.is_streaming();
         view.rtt_micros = session.rtt_micros();
-        view.copy = session.copy_progress().map(|p| (p.done, p.total));
     }
+    view.copy = group.copy_progress().map(|p| (p.done, p.total));
+    view.lag_millis = group.lag_millis(clock::now());
+    view.trouble = group.peer_trouble().cloned();
     let positions = group.positions();
     if let Some(peer) = positions.peer_durable.filter(|_| group.meta().role == Role::Source) {
         view.lag_bytes = group.journal().durable_bytes_after(peer);
-        if !view.streaming && peer < positions.durable {
-            let oldest = group.journal().wall_of(peer.next()).map_or(0, |w| w.get());
-            view.lag_millis = now.wall.get().saturating_sub(oldest) / 1000;
-        }
     }
     if let Some(link) = owner.link.borrow().as_ref() {
         view.address = link.address.clone();

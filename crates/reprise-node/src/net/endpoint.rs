@@ -18,6 +18,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, info, warn};
 
 use super::connection::{self, LinkEvent, LinkHandle};
+use super::dial::Race;
 use super::handshake::{Greeter, NetError};
 use super::peers::{PeerStanding, PeerStore};
 use super::throttle::Throttle;
@@ -25,6 +26,10 @@ use super::tls::{BoxKey, fingerprint_of, server_name};
 
 /// TCP, TLS and the greeting must be done in this time, pairing messages included: whoever is slower is cut.
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An address that takes a connection and does not answer is left for the next one after this time: several round trips over
+/// a satellite.
+const SECURE_TURN: Duration = Duration::from_secs(3);
 
 /// Time for the first bytes of a connection, which is what a dialler begins with; and for the TLS handshake that follows. At a
 /// known address a slow line has all of [`GREETING_DEADLINE`] for it.
@@ -134,8 +139,8 @@ pub enum NetEvent {
 pub struct DialSpec {
     /// The peer.
     pub peer: BoxId,
-    /// Host and port.
-    pub address: String,
+    /// Where it may be, each `HOST:PORT`, the likeliest first.
+    pub addresses: Vec<String>,
     /// What for.
     pub purpose: Purpose,
 }
@@ -143,11 +148,22 @@ pub struct DialSpec {
 /// Keeps a connection dialled; dropping it ends the dialling, not a connection that is there.
 #[derive(Debug)]
 pub struct DialHandle {
+    peer: BoxId,
     wake: Arc<Notify>,
-    _stop: watch::Sender<()>,
+    addresses: watch::Sender<Vec<String>>,
 }
 
 impl DialHandle {
+    /// Who is dialled.
+    pub fn peer(&self) -> BoxId {
+        self.peer
+    }
+
+    /// Where it may be from here on. A connection that stands is left alone.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        self.addresses.send_if_modified(|old| std::mem::replace(old, addresses) != *old);
+    }
+
     /// Dials now if it is waiting.
     pub fn dial_now(&self) {
         self.wake.notify_one();
@@ -304,7 +320,7 @@ impl LinkNet {
             if shared.shows_code() {
                 return Err(PairError::BothListening.into());
             }
-            match timeout(GREETING_DEADLINE, pair_dial(&shared, &address, &code)).await {
+            match timeout(GREETING_DEADLINE, pair_dial(&shared, address, &code)).await {
                 Ok(result) => result,
                 Err(_) => Err(NetError::Timeout),
             }
@@ -314,13 +330,10 @@ impl LinkNet {
 
     /// Dials, and dials again whenever the connection is gone, until the handle is dropped.
     pub fn dial(&self, spec: DialSpec) -> DialHandle {
-        if let Ok(address) = spec.address.parse::<SocketAddr>() {
-            self.shared.strangers.remember(address.ip());
-        }
-        let wake = Arc::new(Notify::new());
-        let (stop, stopped) = watch::channel(());
-        self.runtime.spawn(dial_loop(self.shared.clone(), spec, wake.clone(), stopped));
-        DialHandle { wake, _stop: stop }
+        let (wake, peer) = (Arc::new(Notify::new()), spec.peer);
+        let (addresses, told) = watch::channel(spec.addresses);
+        self.runtime.spawn(dial_loop(self.shared.clone(), (peer, spec.purpose), wake.clone(), told));
+        DialHandle { peer, wake, addresses }
     }
 }
 
@@ -415,7 +428,7 @@ async fn accept(
     let version = match greet(&local, &hello, pinned) {
         Ok(version) => version,
         Err(error) => {
-            greeter.refuse(Close { reason: close_reason(&error), detail: error.to_string() }).await;
+            greeter.refuse(Close { reason: close_reason(&error), detail: error.to_string(), trouble: None }).await;
             return Err(error.into());
         }
     };
@@ -445,7 +458,7 @@ async fn accept(
         _ => (Purpose::Control, vec![]),
     };
     let Ok(permit) = shared.connections.clone().try_acquire_owned() else {
-        greeter.refuse(Close { reason: CloseReason::Busy, detail: "too many connections".into() }).await;
+        greeter.refuse(Close { reason: CloseReason::Busy, detail: "too many connections".into(), trouble: None }).await;
         return Err(NetError::Timeout);
     };
     let (connection, _) = started(shared, greeter, first, hello, version, purpose, false, address, permit);
@@ -493,12 +506,33 @@ fn started(
     (connection, Over { healthy: started.healthy, over })
 }
 
+/// A secured connection to the box, at whichever of its addresses it is found first.
 async fn connect(
     shared: &Shared,
-    address: &str,
+    addresses: &[String],
     pinned: Option<super::Fingerprint>,
 ) -> Result<(Greeter, Channel, SocketAddr), NetError> {
-    let socket = TcpStream::connect(address).await.map_err(|source| NetError::Io { what: "connect", source })?;
+    let mut race = Race::new(addresses);
+    let mut failed = None;
+    loop {
+        let socket = match race.next().await {
+            Ok((socket, _)) => socket,
+            // Whoever answered and was not the box says more than an address where nobody is.
+            Err(error) => return Err(failed.unwrap_or(error)),
+        };
+        let turn = if race.has_more() { SECURE_TURN } else { GREETING_DEADLINE };
+        match timeout(turn, secure(shared, socket, pinned)).await.unwrap_or(Err(NetError::Timeout)) {
+            Ok(secured) => return Ok(secured),
+            Err(error) => failed = Some(error),
+        }
+    }
+}
+
+async fn secure(
+    shared: &Shared,
+    socket: TcpStream,
+    pinned: Option<super::Fingerprint>,
+) -> Result<(Greeter, Channel, SocketAddr), NetError> {
     let setup = |source| NetError::Io { what: "set up the socket", source };
     tune(&socket).map_err(setup)?;
     let peer_address = socket.peer_addr().map_err(setup)?;
@@ -527,8 +561,8 @@ async fn exchange_hello(
     }
 }
 
-async fn pair_dial(shared: &Shared, address: &str, code: &PairingCode) -> Result<PairIdentity, NetError> {
-    let (mut greeter, channel, _) = connect(shared, address, None).await?;
+async fn pair_dial(shared: &Shared, address: String, code: &PairingCode) -> Result<PairIdentity, NetError> {
+    let (mut greeter, channel, _) = connect(shared, &[address], None).await?;
     if channel.peer_fingerprint == *shared.config.key.fingerprint() {
         return Err(PairError::SelfPairing.into());
     }
@@ -536,22 +570,44 @@ async fn pair_dial(shared: &Shared, address: &str, code: &PairingCode) -> Result
     super::pairing::dial(shared, greeter, &channel, code).await
 }
 
-async fn dial_once(shared: &Shared, spec: &DialSpec) -> Result<(Connection, Over), NetError> {
-    let peer = shared.config.peers.by_box(&spec.peer).ok_or(NetError::UnknownPeer)?;
+async fn dial_once(
+    shared: &Shared,
+    (peer, purpose): (BoxId, Purpose),
+    addresses: &[String],
+) -> Result<(Connection, Over), NetError> {
+    let known = shared.config.peers.by_box(&peer).ok_or(NetError::UnknownPeer)?;
     let permit = shared.connections.clone().try_acquire_owned().map_err(|_| NetError::Timeout)?;
-    let (mut greeter, _, address) = connect(shared, &spec.address, Some(peer.identity.fingerprint)).await?;
-    let (hello, version) = exchange_hello(shared, &mut greeter, spec.purpose.kind(), Some(spec.peer)).await?;
+    let (mut greeter, _, address) = connect(shared, addresses, Some(known.identity.fingerprint)).await?;
+    let (hello, version) = exchange_hello(shared, &mut greeter, purpose.kind(), Some(peer)).await?;
     shared.strangers.remember(address.ip());
-    Ok(started(shared, greeter, vec![], hello, version, spec.purpose, true, address, permit))
+    Ok(started(shared, greeter, vec![], hello, version, purpose, true, address, permit))
 }
 
-async fn dial_loop(shared: Arc<Shared>, spec: DialSpec, wake: Arc<Notify>, mut stopped: watch::Receiver<()>) {
+/// Waits until nobody wants the connection any more.
+async fn unwanted(addresses: &mut watch::Receiver<Vec<String>>) {
+    while addresses.changed().await.is_ok() {}
+}
+
+async fn dial_loop(
+    shared: Arc<Shared>,
+    whom: (BoxId, Purpose),
+    wake: Arc<Notify>,
+    mut addresses: watch::Receiver<Vec<String>>,
+) {
+    let (peer, purpose) = whom;
     let mut backoff = Backoff::default();
     let mut told: Option<String> = None;
     loop {
+        let at = addresses.borrow_and_update().clone();
+        for known in at.iter().filter_map(|address| address.parse::<SocketAddr>().ok()) {
+            shared.strangers.remember(known.ip());
+        }
         let attempt = tokio::select! {
-            attempt = timeout(GREETING_DEADLINE, dial_once(&shared, &spec)) => attempt,
-            _ = stopped.changed() => return,
+            attempt = timeout(GREETING_DEADLINE, dial_once(&shared, whom, &at)) => attempt,
+            changed = addresses.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
         };
         match attempt.unwrap_or(Err(NetError::Timeout)) {
             Ok((connection, mut over)) => {
@@ -561,7 +617,7 @@ async fn dial_loop(shared: Arc<Shared>, spec: DialSpec, wake: Arc<Notify>, mut s
                 }
                 tokio::select! {
                     _ = over.over.changed() => {}
-                    _ = stopped.changed() => return,
+                    () = unwanted(&mut addresses) => return,
                 }
                 if over.healthy.load(std::sync::atomic::Ordering::Relaxed) {
                     backoff.reset();
@@ -570,9 +626,9 @@ async fn dial_loop(shared: Arc<Shared>, spec: DialSpec, wake: Arc<Notify>, mut s
             Err(error) => {
                 let text = error_chain(&error);
                 if told.as_ref() != Some(&text) {
-                    info!(peer = %spec.peer, address = spec.address, error = text, "dial");
+                    info!(%peer, addresses = at.join(" "), error = text, "dial");
                     told = Some(text);
-                    let failed = NetEvent::DialFailed { peer: spec.peer, purpose: spec.purpose, error };
+                    let failed = NetEvent::DialFailed { peer, purpose, error };
                     if shared.events.send(failed).await.is_err() {
                         return;
                     }
@@ -583,7 +639,7 @@ async fn dial_loop(shared: Arc<Shared>, spec: DialSpec, wake: Arc<Notify>, mut s
         tokio::select! {
             () = sleep(Duration::from_millis(delay)) => {}
             () = wake.notified() => {}
-            _ = stopped.changed() => return,
+            changed = addresses.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -85,7 +85,7 @@ async fn message(connection: &mut Connection) -> (Message, Option<reprise_types:
 }
 
 fn spec(to: &Box_, purpose: Purpose) -> DialSpec {
-    DialSpec { peer: to.identity.box_id, address: to.net.address().to_string(), purpose }
+    DialSpec { peer: to.identity.box_id, addresses: vec![to.net.address().to_string()], purpose }
 }
 
 fn offer(group: GroupId) -> GroupOffer {
@@ -186,7 +186,9 @@ async fn pairs_by_code_and_then_connects_with_pinned_keys() {
     assert!(at_a.dialled && !at_b.dialled);
     assert!(at_a.handle.send_control(Heartbeat { id: 7, echo: 0 }.into()));
     assert_eq!(message(&mut at_b).await.0, Heartbeat { id: 7, echo: 0 }.into());
-    assert!(at_b.handle.send_control(Close { reason: CloseReason::Shutdown, detail: "bye".into() }.into()));
+    assert!(
+        at_b.handle.send_control(Close { reason: CloseReason::Shutdown, detail: "bye".into(), trouble: None }.into())
+    );
     drop(at_b);
     assert_eq!(message(&mut at_a).await.0.kind(), MessageKind::Close, "what was queued goes out before the end");
 }
@@ -245,7 +247,7 @@ async fn an_unpaired_peer_and_a_wrong_key_are_refused_and_said_once() {
     assert!(again.is_err(), "the same reason is told once: {again:?}");
     // C expects A's key at B's address.
     know(&c, &a);
-    let _dial = c.net.dial(DialSpec { address: b.net.address().to_string(), ..spec(&a, Purpose::Control) });
+    let _dial = c.net.dial(DialSpec { addresses: vec![b.net.address().to_string()], ..spec(&a, Purpose::Control) });
     let failed = event(&mut c).await;
     assert!(matches!(failed, NetEvent::DialFailed { error: NetError::WrongKey, .. }), "{failed:?}");
     // The right key, but another box id than the one that was paired.
@@ -364,7 +366,7 @@ async fn the_limit_of_sending_holds_for_all_connections_together() {
 async fn a_cut_is_resumed_within_a_second() {
     let (mut a, mut b) = pair_of_boxes();
     let relay = relay_to(b.net.address()).await;
-    let _dial = a.net.dial(DialSpec { address: relay.address.to_string(), ..spec(&b, Purpose::Control) });
+    let _dial = a.net.dial(DialSpec { addresses: vec![relay.address.to_string()], ..spec(&b, Purpose::Control) });
     let (mut at_a, mut at_b) = (connected(&mut a).await, connected(&mut b).await);
     for round in 1..=10u64 {
         at_a.handle.set_healthy();
@@ -384,7 +386,7 @@ async fn a_cut_is_resumed_within_a_second() {
 async fn a_half_open_line_is_found_by_the_missing_echoes() {
     let (mut a, mut b) = pair_of_boxes();
     let relay = relay_to(b.net.address()).await;
-    let _dial = a.net.dial(DialSpec { address: relay.address.to_string(), ..spec(&b, Purpose::Control) });
+    let _dial = a.net.dial(DialSpec { addresses: vec![relay.address.to_string()], ..spec(&b, Purpose::Control) });
     let (mut at_a, mut at_b) = (connected(&mut a).await, connected(&mut b).await);
     relay.mute.send_replace(true);
     // The clock of the heartbeats runs faster than the wall: what is shown is that nothing of A reaches B, while A

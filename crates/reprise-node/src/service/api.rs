@@ -333,6 +333,10 @@ impl BoxService for Node {
         Ok(PeerList { peers: self.0.peer_statuses() })
     }
 
+    async fn peer_set(&self, request: PeerSet) -> Result<PeerStatus, ApiError> {
+        self.0.set_peer_address(&request)
+    }
+
     async fn pair_status(&self, _: Nothing) -> Result<PairStatus, ApiError> {
         Ok(self.0.pair_state())
     }

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reprise_api::{ApiError, ErrorCode, Severity};
+use reprise_engine::PeerMeta;
 use reprise_format::link::{
     BoxInfo, BoxInfoQuery, Close, CloseReason, Command as BoxCommand, GroupState, Membership, Message, Outcome,
-    RefusalReason, Refused, Request, Response, Side,
+    RefusalReason, Refused, Request, Response, Side, Trouble,
 };
 use reprise_link::instance;
 use reprise_link::mirror::{MirrorEvent, MirrorSession, WINDOW_BYTES_MIN};
@@ -18,6 +19,7 @@ use reprise_types::{BoxId, ByteLen, GroupId, Role, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 use super::board::Told;
+use super::groups::EntryState;
 use super::{Inner, chain, locked};
 use crate::clock;
 use crate::group::Command;
@@ -25,7 +27,7 @@ use crate::net::{Connection, DialHandle, DialSpec, LinkEvent, NetEvent, Purpose}
 use crate::store::unix_ms;
 
 /// Where a box listens for its link unless its settings say otherwise; how a box is dialled back that does not tell.
-const DEFAULT_LINK_PORT: u16 = 3261;
+pub(super) const DEFAULT_LINK_PORT: u16 = 3261;
 /// Commands of this box that may wait on one connection.
 const ASKS_MAX: usize = 16;
 /// Commands of the peer that may be at work on one connection.
@@ -46,7 +48,7 @@ pub(super) const CLOCK_OFFSET_MAX_SECS: f64 = 3600.0;
 /// What holds a peer.
 #[derive(Default)]
 pub(super) struct PeerLinks {
-    dial: Option<(String, DialHandle)>,
+    dial: Option<DialHandle>,
     connections: Vec<ControlLink>,
     next_id: u64,
     clock_offset: Option<f64>,
@@ -118,6 +120,11 @@ pub(super) async fn net_events(inner: Arc<Inner>, mut events: mpsc::Receiver<Net
 /// Hands a group's connection to its thread.
 async fn give(inner: Arc<Inner>, group: GroupId, connection: Box<Connection>) {
     if let Some(running) = inner.running_by_id(group) {
+        let of_other = |p: &PeerMeta| p.peer != connection.peer;
+        if running.snapshot.borrow().meta.peer.as_ref().is_some_and(of_other) {
+            // The connection that is there belongs to the group's own peer, and is not given up for another box.
+            return answer_stranger(&inner, group, Membership::OtherPeer, *connection).await;
+        }
         if let Some(entry) = locked(&inner.groups).get_mut(&group) {
             entry.down_reason = None;
         }
@@ -125,20 +132,28 @@ async fn give(inner: Arc<Inner>, group: GroupId, connection: Box<Connection>) {
         let _ = running.commands.send(Command::Link(connection)).await;
         return;
     }
-    if locked(&inner.groups).contains_key(&group) {
-        let detail = "the group does not run on this box".to_owned();
-        connection.handle.send_control(Close { reason: CloseReason::NotReady, detail }.into());
+    if let Some(entry) = locked(&inner.groups).get(&group) {
+        let detail = match &entry.state {
+            EntryState::Failed { reason, .. } => reason.clone(),
+            EntryState::Running(_) => "the group is being started".to_owned(),
+        };
+        let trouble = Some(Trouble { not_open: true, ..Trouble::NONE });
+        connection.handle.send_control(Close { reason: CloseReason::NotReady, detail, trouble }.into());
         return;
     }
+    answer_stranger(&inner, group, Membership::Unknown, *connection).await;
+}
+
+/// Says that a group is nothing to the box that offers it, in the words of the handshake.
+async fn answer_stranger(inner: &Inner, group: GroupId, membership: Membership, connection: Connection) {
     let peer = connection.peer;
-    if tokio::time::timeout(UNKNOWN_TIME, answer_unknown(&inner, group, *connection)).await.is_err() {
-        tracing::debug!(%peer, %group, "offer of an unknown group was not ended by the peer");
+    tracing::info!(%peer, %group, ?membership, "peer offers a group that is not mirrored from it");
+    if tokio::time::timeout(UNKNOWN_TIME, say_membership(inner, membership, connection)).await.is_err() {
+        tracing::debug!(%peer, %group, "offer of another's group was not ended by the peer");
     }
 }
 
-/// Says that a group is not known here, in the words of the handshake.
-async fn answer_unknown(inner: &Inner, group: GroupId, mut connection: Connection) {
-    tracing::info!(peer = %connection.peer, %group, "peer offers a group that is not known here");
+async fn say_membership(inner: &Inner, membership: Membership, mut connection: Connection) {
     let mut session = MirrorSession::new(clock::now().mono, WINDOW_BYTES_MIN);
     while let Some(LinkEvent::Message { message, .. }) = connection.events.recv().await {
         match session.handle(clock::now().mono, message, 0) {
@@ -146,7 +161,7 @@ async fn answer_unknown(inner: &Inner, group: GroupId, mut connection: Connectio
             Ok(Some(MirrorEvent::Offer(offer))) => session.answer(GroupState {
                 group: offer.group,
                 box_id: inner.identity.box_id,
-                membership: Membership::Unknown,
+                membership,
                 role: Side::Mirror,
                 lineage: Vec::new(),
                 durable: None,
@@ -392,17 +407,17 @@ impl Inner {
         self.board.settle(slower && feeds, told, "peer-slower", &subject);
     }
 
-    /// Takes note of where a peer says it is dialled. An address that a person gave stays.
+    /// Takes note of where a peer says it is dialled. An address that a person gave stays, and is tried first.
     fn learn_address(&self, peer: BoxId, told: &str) {
         let from = locked(&self.links).get(&peer).and_then(|l| l.connections.last().map(|c| c.from));
         let Some(address) = from.and_then(|from| dial_address(told, from)) else { return };
-        let kept = self.store.change_peer(peer, true, |p| {
-            if p.address.is_none() || p.address_told {
-                (p.address, p.address_told) = (Some(address), true);
-            }
-        });
+        let before = self.store.peer(peer).map(|p| p.addresses());
+        let kept = self.store.change_peer(peer, true, |p| p.learn_address(address));
         if let Err(error) = kept {
             tracing::warn!(error = &error as &dyn std::error::Error, "address of a peer is not stored");
+        }
+        if let Some(record) = self.store.peer(peer).filter(|p| Some(p.addresses()) != before) {
+            tracing::info!(peer = %record.name, addresses = record.addresses().join(" "), "peer says where it is");
         }
     }
 
@@ -414,21 +429,24 @@ impl Inner {
 
     /// Dials a peer for commands, if its address is known and it is not dialled there already.
     pub(super) fn dial_control(&self, peer: BoxId) {
-        let Some(address) = self.store.peer(peer).and_then(|p| p.address) else { return };
+        let addresses = self.store.peer(peer).map(|p| p.addresses()).unwrap_or_default();
+        if addresses.is_empty() {
+            return;
+        }
         let mut links = locked(&self.links);
         let links = links.entry(peer).or_default();
-        if links.dial.as_ref().is_none_or(|(at, _)| *at != address) {
-            let spec = DialSpec { peer, address: address.clone(), purpose: Purpose::Control };
-            links.dial = Some((address, self.net.dial(spec)));
+        match &links.dial {
+            Some(dial) => dial.set_addresses(addresses),
+            None => links.dial = Some(self.net.dial(DialSpec { peer, addresses, purpose: Purpose::Control })),
         }
     }
 
     /// A peer is there: groups that wait for it need not wait longer.
-    fn wake_groups(&self, peer: BoxId) {
+    pub(super) fn wake_groups(&self, peer: BoxId) {
         for entry in locked(&self.groups).values() {
             let of_peer =
                 entry.running().is_some_and(|g| g.snapshot.borrow().meta.peer.as_ref().is_some_and(|p| p.peer == peer));
-            if let (true, Some((_, dial))) = (of_peer, &entry.dial) {
+            if let (true, Some(dial)) = (of_peer, &entry.dial) {
                 dial.dial_now();
             }
         }

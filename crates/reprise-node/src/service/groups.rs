@@ -93,7 +93,7 @@ pub enum HomeError {
 pub(super) struct Entry {
     pub(super) name: Name,
     pub(super) state: EntryState,
-    pub(super) dial: Option<(String, DialHandle)>,
+    pub(super) dial: Option<DialHandle>,
     pub(super) meter: Meter,
     pub(super) leaving: BTreeSet<String>,
     /// It was made for a volume that is not there yet: without it, it goes again.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reprise_api::{
-    ApiError, ErrorCode, Name, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerStatus, Severity,
+    ApiError, ErrorCode, Name, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Severity,
 };
 use reprise_format::link::{Command as BoxCommand, ForgetPeer};
 use reprise_link::pairing::{CODE_LIFETIME_MS, PairError, PairIdentity, PairingCode};
 use reprise_types::{BoxId, Role};
 
 use super::board::Told;
+use super::control::DEFAULT_LINK_PORT;
 use super::view::known_name;
 use super::{Inner, chain, locked, wrong_state};
 use crate::net::NetError;
@@ -155,13 +156,7 @@ impl Inner {
         let code = PairingCode::parse(&request.code).map_err(|e| {
             ApiError::new(ErrorCode::BadRequest, e.to_string(), "type the code as the other box shows it")
         })?;
-        let port =
-            request.address.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches(']').parse::<u16>().ok());
-        let address = match (port, request.address.parse::<std::net::Ipv6Addr>()) {
-            (_, Ok(v6)) => format!("[{v6}]:3261"),
-            (Some(_), _) => request.address.clone(),
-            (None, _) => format!("{}:3261", request.address),
-        };
+        let address = with_port(&request.address);
         {
             let mut pairing = locked(&self.pairing);
             if matches!(pairing.state, PairState::Exchanging { .. }) {
@@ -176,7 +171,7 @@ impl Inner {
         let state = match result {
             Ok(identity) => {
                 let keep = self.store.change_peer(identity.box_id, true, |p| {
-                    (p.address, p.address_told) = (Some(address.clone()), false);
+                    p.give_address(Some(address.clone()));
                 });
                 keep.map_err(|e| ApiError::internal(chain(&e)))?;
                 self.told_paired(identity.box_id);
@@ -214,6 +209,7 @@ impl Inner {
                     id: record.id,
                     key_fingerprint: record.fingerprint.clone(),
                     address: record.address.clone(),
+                    learned_address: record.address_learned.clone(),
                     connected,
                     version: record.version.clone(),
                     paired_unix_ms: record.paired_unix_ms,
@@ -239,6 +235,27 @@ impl Inner {
 
     pub(super) fn peer_named(&self, name: &Name) -> Result<PeerRecord, ApiError> {
         self.store.peer_named(name).ok_or_else(|| ApiError::not_found("peer", name))
+    }
+
+    /// Says where a peer is; an empty text: where it says itself.
+    pub(super) fn set_peer_address(&self, request: &PeerSet) -> Result<PeerStatus, ApiError> {
+        let record = self.peer_named(&request.peer)?;
+        let given = match request.address.trim() {
+            "" => None,
+            text => Some(with_port(text)).filter(|a| is_host_and_port(a)).map(Some).ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::BadRequest,
+                    "the address is not HOST or HOST:PORT".to_owned(),
+                    "give a name or an address, with the port of its link unless that is 3261",
+                )
+            })?,
+        };
+        let kept = self.store.change_peer(record.id, true, |p| p.give_address(given));
+        kept.map_err(|e| ApiError::internal(chain(&e)))?;
+        self.dial_control(record.id);
+        self.wake_groups(record.id);
+        let found = self.peer_statuses().into_iter().find(|p| p.id == record.id);
+        found.ok_or_else(|| ApiError::not_found("peer", &request.peer))
     }
 
     /// The peer may be forgotten, or why not.
@@ -278,9 +295,45 @@ impl Inner {
     }
 }
 
+/// An address as a person gives it, with the port of the link where it has none.
+fn with_port(text: &str) -> String {
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches(']').parse::<u16>().ok());
+    match (port, text.parse::<std::net::Ipv6Addr>()) {
+        (_, Ok(v6)) => format!("[{v6}]:{DEFAULT_LINK_PORT}"),
+        (Some(_), _) => text.to_owned(),
+        (None, _) => format!("{text}:{DEFAULT_LINK_PORT}"),
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    if text.parse::<std::net::SocketAddr>().is_ok_and(|a| a.port() != 0) {
+        return true;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let good = host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+    good && !host.is_empty() && host.len() <= 253 && port.parse::<u16>().is_ok_and(|p| p != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_a_person_gets_the_port_of_the_link() {
+        let cases = [
+            ("b.example", "b.example:3261", true),
+            ("192.0.2.7", "192.0.2.7:3261", true),
+            ("192.0.2.7:4000", "192.0.2.7:4000", true),
+            ("2001:db8::7", "[2001:db8::7]:3261", true),
+            ("[2001:db8::7]:4000", "[2001:db8::7]:4000", true),
+            ("192.0.2.7:0", "192.0.2.7:0", false),
+            ("b example", "b example:3261", false),
+            ("b.example:70000", "b.example:70000:3261", false),
+        ];
+        for (text, expected, good) in cases {
+            assert_eq!((with_port(text).as_str(), is_host_and_port(&with_port(text))), (expected, good), "{text}");
+        }
+    }
 
     #[test]
     fn refusals_say_what_to_do() {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use reprise_api::{
-    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, Name, Rates,
-    SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
+    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, MirrorTrouble,
+    MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
 };
-use reprise_engine::{CacheFill, GroupMeta, VolumeMeta};
+use reprise_engine::{CacheFill, GroupMeta, PeerTrouble, VolumeMeta};
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_scsi::Naa;
@@ -136,7 +136,27 @@ fn link_status(snapshot: &Snapshot, facts: &Facts<'_>) -> Option<LinkStatus> {
         in_flight_bytes: if link.streaming && meta.durable.is_some() { in_flight(snapshot) } else { 0 },
         state_secs: facts.link_secs,
         reconnects: facts.reconnects,
+        mirror_troubles: mirror_troubles(snapshot),
     })
+}
+
+/// What the source knows to be wrong at its mirror.
+pub(crate) fn mirror_troubles(snapshot: &Snapshot) -> Vec<MirrorTrouble> {
+    let told = snapshot.link.trouble.as_ref().filter(|_| snapshot.meta.role == Role::Source);
+    let Some(PeerTrouble { what, detail }) = told else { return Vec::new() };
+    let why = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
+    let rotten = what.rotten.map(|r| {
+        let fate = if r.lost { "and are lost" } else { "and are fetched from this box" };
+        format!("records {} to {} of the mirror's journal cannot be read, {fate}", r.first, r.last)
+    });
+    let home = "a home of the mirror is detached";
+    let found = [
+        (MirrorTroubleKind::NotOpen, what.not_open.then(|| format!("the group does not run on the mirror's box{why}"))),
+        (MirrorTroubleKind::Fenced, what.fenced.then(|| format!("the mirror is fenced{why}: it receives nothing"))),
+        (MirrorTroubleKind::HomeDetached, what.home_detached.then(|| format!("{home}{why}: nothing is applied there"))),
+        (MirrorTroubleKind::JournalRotten, rotten),
+    ];
+    found.into_iter().filter_map(|(kind, text)| Some(MirrorTrouble { kind, text: text? })).collect()
 }
 
 /// Sent and not durable at the peer, by the share of records: the journal counts bytes per record only in its index.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use reprise_api::Severity;
+use reprise_api::{MirrorTroubleKind, Severity};
 use reprise_engine::Notice;
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::board::Told;
 use super::groups::{Entry, EntryState, RETRY_EVERY, Running};
 use super::meter::Sample;
-use super::{Inner, locked, wrong_state};
+use super::{Inner, locked, view, wrong_state};
 use crate::group::{Command, GroupNotice, Snapshot};
 use crate::net::{DialSpec, Purpose};
 
@@ -40,6 +40,32 @@ const MEASUREMENTS: usize = 5;
 const MEASUREMENTS_MIN: usize = 3;
 /// Between the first measurements, and between later ones.
 const MEASURE_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1800)];
+
+/// Alerts of a source for what is wrong at its mirror.
+const MIRROR_ALERTS: [(MirrorTroubleKind, &str, &str); 4] = [
+    (
+        MirrorTroubleKind::NotOpen,
+        "mirror-not-open",
+        "Look at the alerts of the mirror's box: it says why the group does not start there.",
+    ),
+    (
+        MirrorTroubleKind::Fenced,
+        "mirror-fenced",
+        "Look after the disk of the mirror's cache, then on that box: reprise group unfence.",
+    ),
+    (
+        MirrorTroubleKind::HomeDetached,
+        "mirror-home-failed",
+        "Look after the disk of the mirror's home, then on that box: reprise group reattach. What the mirror has received meanwhile \
+         is in its cache; when that is full, this box's cache takes the writes.",
+    ),
+    (
+        MirrorTroubleKind::JournalRotten,
+        "mirror-journal-rotten",
+        "Look after the disk of the mirror's cache. What is lost there comes back only with a new first copy: remove the mirror and \
+         add it again.",
+    ),
+];
 
 /// What the groups' threads tell.
 pub(super) async fn notices(inner: Arc<Inner>, mut notices: mpsc::Receiver<GroupNotice>) {
@@ -186,19 +212,19 @@ impl Inner {
                 let snapshot = g.snapshot.borrow();
                 let peer = snapshot.meta.peer.as_ref().filter(|_| snapshot.link.wanted).map(|p| p.peer);
                 let spec = peer.and_then(|peer| {
-                    let address = self.store.peer(peer)?.address?;
-                    Some(DialSpec { peer, address, purpose: Purpose::Group(g.id) })
+                    let addresses = self.store.peer(peer)?.addresses();
+                    Some(DialSpec { peer, addresses, purpose: Purpose::Group(g.id) })
                 });
-                (g.id, spec)
+                (g.id, spec.filter(|s| !s.addresses.is_empty()))
             })
             .collect();
         let mut groups = locked(&self.groups);
         for (id, spec) in wanted {
             let Some(entry) = groups.get_mut(&id) else { continue };
-            match spec {
-                None => entry.dial = None,
-                Some(spec) if entry.dial.as_ref().is_some_and(|(at, _)| *at == spec.address) => {}
-                Some(spec) => entry.dial = Some((spec.address.clone(), self.net.dial(spec))),
+            match (spec, &entry.dial) {
+                (None, _) => entry.dial = None,
+                (Some(spec), Some(dial)) if dial.peer() == spec.peer => dial.set_addresses(spec.addresses),
+                (Some(spec), _) => entry.dial = Some(self.net.dial(spec)),
             }
         }
     }
@@ -302,6 +328,7 @@ impl Inner {
             self.watch_disks(&subject, &snapshot);
             self.watch_link(&subject, entry, &snapshot);
             self.watch_room(&subject, entry, &snapshot);
+            self.watch_mirror(&subject, &snapshot);
             let source = snapshot.meta.role == Role::Source;
             let critical =
                 |code, text: &str, what: &str| Told::new(code, Severity::Critical, subject.clone(), text, what);
@@ -439,6 +466,22 @@ impl Inner {
             )
         };
         self.board.settle(down, told, "link-down", subject);
+    }
+
+    /// What a mirror tells of itself holds here too: whoever looks after the source is to know what the mirror is worth.
+    fn watch_mirror(&self, subject: &str, snapshot: &Snapshot) {
+        let troubles = view::mirror_troubles(snapshot);
+        for (kind, code, what) in MIRROR_ALERTS {
+            let found = troubles.iter().find(|t| t.kind == kind);
+            let told = || {
+                let mut text = found.map_or_else(String::new, |t| t.text.clone());
+                if let Some(first) = text.get_mut(..1) {
+                    first.make_ascii_uppercase();
+                }
+                Told::new(code, Severity::Critical, subject, format!("{text}."), what)
+            };
+            self.board.settle(found.is_some(), told, code, subject);
+        }
     }
 
     /// Groups whose homes were missing and that are to be tried again.

@@ -294,8 +294,8 @@ impl Small {
     fn exchange(&mut self) -> Result<(), String> {
         if !self.connected {
             self.connected = true;
-            self.event(1, Event::Link(LinkInput::Connected))?;
-            self.event(0, Event::Link(LinkInput::Connected))?;
+            self.event(1, Event::Link(LinkInput::Connected { dialled: false }))?;
+            self.event(0, Event::Link(LinkInput::Connected { dialled: true }))?;
         }
         loop {
             self.disks()?;

@@ -66,7 +66,7 @@ impl World {
             c.used[1] = true;
         } else if self.boxes[1].process.is_some() {
             c.used[1] = true;
-            self.event(1, Event::Link(LinkInput::Connected));
+            self.event(1, Event::Link(LinkInput::Connected { dialled: false }));
         } else {
             // It went off meanwhile.
             self.conn[1] = None;
@@ -84,7 +84,7 @@ impl World {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.used[0] = true;
         say!(self, "line: connected ({conn})");
-        self.event(0, Event::Link(LinkInput::Connected));
+        self.event(0, Event::Link(LinkInput::Connected { dialled: true }));
         self.want_pump(conn, 0);
         self.want_pump(conn, 1);
     }

@@ -114,6 +114,7 @@ async fn dialog(ui: &Ui, act: Act) -> Talk {
         Act::PairCancel => pairing::cancel(ui).await,
         Act::PeerShow => pairing::show(ui).await,
         Act::PeerForget => pairing::forget(ui).await,
+        Act::PeerAddress => pairing::set_address(ui).await,
         Act::VolumeMirrored => volumes::create_mirrored(ui).await,
         Act::VolumeCreate => volumes::create(ui).await,
         Act::VolumeResize => volumes::resize(ui).await,

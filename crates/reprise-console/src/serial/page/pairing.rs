@@ -1,7 +1,7 @@
 //! Pairing, and the boxes that are paired.
 
 use reprise_api::{
-    Action, Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerStatus, Status, SystemStatus,
+    Action, Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Status, SystemStatus,
 };
 
 use super::{Talk, destroy, home, nothing, status, system};
@@ -152,6 +152,9 @@ fn peer_lines(p: &PeerStatus) -> Vec<String> {
     lines.extend(labelled("Key", &first));
     lines.extend(labelled("", &second));
     lines.extend(labelled("Address", p.address.as_deref().unwrap_or("not known: it calls us")));
+    if let Some(told) = &p.learned_address {
+        lines.extend(labelled("Says it is at", told));
+    }
     lines.extend(labelled("State", if p.connected { "connected" } else { "NOT CONNECTED" }));
     lines.extend(labelled("Version", p.version.as_deref().unwrap_or("not known")));
     lines.extend(labelled("Paired", &format!("{} UTC", utc(p.paired_unix_ms))));
@@ -179,6 +182,19 @@ async fn pick(ui: &Ui, title: &str) -> Talk<PeerStatus> {
 pub(super) async fn show(ui: &Ui) -> Talk {
     let peer = pick(ui, "Paired box").await?;
     ui.show("Paired box", &peer_lines(&peer), false).await?;
+    Ok(())
+}
+
+/// Says where a paired box is, when it has moved.
+pub(super) async fn set_address(ui: &Ui) -> Talk {
+    let peer = pick(ui, "Say where a box is").await?;
+    let mut form = Form::new(ui, "Say where a box is");
+    form.say(&format!("{} is tried at {}.", peer.name, peer.address.as_deref().unwrap_or("no address")));
+    let known = peer.learned_address.as_deref().or(peer.address.as_deref());
+    let address = form.ask(&PEER_ADDRESS, known, peer_address).await?;
+    let confirmed = form.confirm("yes").await?;
+    let set = ui.change(call::peer_set(PeerSet { peer: peer.name, address }), &confirmed).await?;
+    ui.say_line(&format!("{} is tried at {} first.", set.name, set.address.as_deref().unwrap_or("no address")));
     Ok(())
 }
 

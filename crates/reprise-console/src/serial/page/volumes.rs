@@ -53,7 +53,8 @@ pub(super) fn mirror_table(s: &Status) -> Vec<String> {
     let mut lines = vec![home::group_head()];
     for g in &s.groups {
         lines.push(home::group_row(g));
-        lines.extend(g.state.reason().into_iter().flat_map(|reason| wrap(&format!("    {reason}"), 4)));
+        let troubles = g.link.iter().flat_map(|l| &l.mirror_troubles).map(|t| t.text.as_str());
+        lines.extend(g.state.reason().into_iter().chain(troubles).flat_map(|why| wrap(&format!("    {why}"), 4)));
     }
     lines
 }

@@ -142,6 +142,7 @@ fn mirror(signed: &Signed, group: &GroupStatus, status: &Status, is_source: bool
                     @if is_source { "Mirrored to " } @else { "Comes from " }
                     strong { (peer) } ". Link: " (link_badge(&link.state))
                     @if let Some(reason) = link_reason(&link.state) { " " (reason) }
+                    @for trouble in &link.mirror_troubles { " " strong { (trouble.text) } "." }
                 }
                 @if is_source {
                     @let paused = matches!(link.state, LinkState::Paused) || matches!(group.state, GroupState::Paused);

@@ -78,6 +78,7 @@ fn daily() -> Router<Arc<App>> {
         .route("/pair", get(pairing::show))
         .route("/pair/listen", post(pairing::listen))
         .route("/pair/dial", post(pairing::dial))
+        .route("/peers/{name}/address", post(pairing::set_address))
         .route("/pair/cancel", post(pairing::cancel))
         .route("/hosts", get(hosts::list))
         .route("/hosts/new", get(hosts::add_form).post(hosts::add))

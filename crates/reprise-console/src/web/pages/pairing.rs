@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
-use reprise_api::{Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerStatus, Status};
+use reprise_api::{Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Status};
 
+use super::volumes::name_of;
 use crate::web::form::Form;
 use crate::web::page::Page;
 use crate::web::problem::Problem;
@@ -145,6 +146,7 @@ fn peer_card(signed: &Signed, peer: &PeerStatus, all: &[PeerStatus]) -> Markup {
             h3 { (name) " " @if peer.connected { (ui::badge(Tone::Good, "connected")) } @else { (ui::badge(Tone::Bad, "not connected")) } }
             dl {
                 dt { "Address" } dd { (units::or_unknown(peer.address.clone(), |a| a)) }
+                @if let Some(told) = &peer.learned_address { dt { "Says it is at" } dd { (told) } }
                 dt { "Paired" } dd { (ui::time(peer.paired_unix_ms)) }
                 dt { "Fingerprint of its key" } dd { code class="fingerprint" { (units::fingerprint(&peer.key_fingerprint)) } }
                 dt { "Groups" }
@@ -152,6 +154,15 @@ fn peer_card(signed: &Signed, peer: &PeerStatus, all: &[PeerStatus]) -> Markup {
                     @if peer.groups.is_empty() { "none" }
                     @for group in &peer.groups { a href=(format!("/groups/{group}")) { (group) } " " }
                 }
+            }
+            form method="post" action=(format!("/peers/{name}/address")) {
+                (ui::token(signed))
+                div class="field" {
+                    label for=(format!("address-{name}")) { "Has moved; it is at (empty: where it says itself)" }
+                    input id=(format!("address-{name}")) name="address" maxlength=(ADDRESS_CHARS_MAX)
+                        value=(peer.address.as_deref().unwrap_or_default());
+                }
+                button type="submit" { "Change address" }
             }
             (ui::ask_button(signed, "peer_remove", &[("peer", name)], html! { "Forget this box…" (ui::hidden(name)) }))
             @if !others.is_empty() && !peer.groups.is_empty() {
@@ -222,6 +233,31 @@ pub(crate) async fn dial(State(app): State<Arc<App>>, posted: Posted) -> Result<
             });
             Ok(Redirect::to("/pair").into_response())
         }
+    }
+}
+
+/// `POST /peers/{name}/address`.
+pub(crate) async fn set_address(
+    State(app): State<Arc<App>>,
+    Path(path): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    let Posted { signed, form } = posted;
+    let told = form.text("address");
+    let address = if told.is_empty() { Ok(String::new()) } else { address(told) };
+    let set = match address {
+        Ok(address) => {
+            let request = PeerSet { peer: name_of(&path)?, address };
+            app.client.peer_set(&request).await.map_err(Problem::from)
+        }
+        Err(problem) => Err(problem),
+    };
+    match set {
+        Ok(peer) => {
+            let at = peer.address.as_deref().unwrap_or("no address");
+            Ok(signed.done("/pair", &format!("{} is tried at {at} first.", peer.name)))
+        }
+        Err(problem) => pair_page(&app, &signed, &Form::default(), Some(&problem)).await,
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) async fn run(setup: &Setup) -> Vec<Part> {
     part!("a journal that cannot be written", journal);
     part!("unfence refuses what is lost", unfence_refuses);
     part!("a home that cannot be written", home);
+    part!("a mirror that fails", mirror);
     part!("what cannot be read", reads);
     part!("out of descriptors", descriptors);
     part!("a slow disk and little memory", slow);
@@ -367,6 +368,55 @@ async fn home(setup: &Setup, dir: &Path) -> Result<String> {
         "{rounds} times detached and attached; {} MiB filled the cache, hosts waited; {count} blocks",
         filled / 4
     ))
+}
+
+/// What fails at a mirror is told at its source too, and cleared there when it is well again.
+async fn mirror(setup: &Setup, dir: &Path) -> Result<String> {
+    let mut a = Appliance::start(&setup.reprise, dir, &BoxPlan { name: "a", size: "256M" }).await?;
+    let mut b = Appliance::start(&setup.reprise, dir, &BoxPlan { name: "b", size: "256M" }).await?;
+    pair(&a, &b, b.link).await?;
+    volume(&a, "one", "main").await?;
+    a.done("/api/v1/mirrors", json!({ "group": "main", "peer": "b" })).await?;
+    let mut host = Host::login(&a, "main", 0, 1).await?;
+    let mut told = 0;
+    let cases = [
+        (format!("write .home fail={EIO}"), "home-failed", "mirror-home-failed", "home_detached", "reattach"),
+        (format!("write /cache fail={EIO}"), "fenced", "mirror-fenced", "fenced", "unfence"),
+    ];
+    for (rules, there, here, kind, mend) in &cases {
+        fail(&b, "main", rules).await?;
+        host.write_some(20).await?;
+        alert(&b, "main", there).await?;
+        let advice = alert(&a, "main", here).await?;
+        ensure!(advice["what_to_do"].as_str().is_some_and(|w| w.contains(mend)), "{advice}");
+        let troubles = a.group("main").await?["link"]["mirror_troubles"].clone();
+        ensure!(troubles[0]["kind"] == *kind, "the source's status: {troubles}");
+        fail(&b, "main", "").await?;
+        let out = b.cli(&["group", mend, "main"])?;
+        ensure!(out.status.success(), "{mend}: {}", said(&out));
+        no_alert(&b, "main", there).await?;
+        no_alert(&a, "main", here).await?;
+        told += 1;
+    }
+    // The home is away when the mirror's box starts: the group is there and does not run.
+    drained(&a, &b, "main").await?;
+    let home = b.homes("main").await?.remove(0);
+    let away = home.with_extension("away");
+    b.stop()?;
+    std::fs::rename(&home, &away)?;
+    b.run().await?;
+    let advice = alert(&a, "main", "mirror-not-open").await?;
+    ensure!(advice["text"].as_str().is_some_and(|t| t.contains("home of volume one")), "the reason: {advice}");
+    host.write_some(10).await?;
+    std::fs::rename(&away, &home)?;
+    no_alert(&a, "main", "mirror-not-open").await?;
+    drained(&a, &b, "main").await?;
+    ensure!(a.group("main").await?["link"]["mirror_troubles"] == json!([]), "something is left");
+    let (ours, theirs) = (a.homes("main").await?, b.homes("main").await?);
+    ensure!(std::fs::read(&ours[0])? == std::fs::read(&theirs[0])?, "the homes differ");
+    a.stop()?;
+    b.stop()?;
+    Ok(format!("{} faults told at both boxes and cleared, homes equal", told + 1))
 }
 
 /// Reads that fail give MEDIUM ERROR with the address, and never wrong data.

@@ -19,6 +19,7 @@ mod http;
 mod images;
 mod initiators;
 mod limits;
+mod links;
 mod odd;
 mod older;
 mod power;
@@ -76,6 +77,7 @@ const GROUPS: [&str; 18] = [
     "sequences",
     "odd",
     "faults",
+    "links",
     "older",
     "power",
     "rot",
@@ -219,6 +221,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "rot" => rot::run(setup).await,
         "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,
+        "links" => links::run(setup).await,
         "older" => vec![Part { name, outcome: older::run(setup).await }],
         "power" => power::run(setup).await,
         "access" => access::run(setup).await,

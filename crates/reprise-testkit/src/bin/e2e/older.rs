@@ -78,7 +78,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
     host.acked = known;
     let blocks = host.check().await?;
     host.write_some(20).await?;
-    until("the copy is complete", async || Ok(a.group(GROUP).await?["copy"].is_null())).await?;
+    until("the copy is complete", async || Ok(a.group(GROUP).await?["state"]["kind"] == "ordered")).await?;
     drained(&a, &b, GROUP).await?;
     let (ours, theirs) = (a.homes(GROUP).await?, b.homes(GROUP).await?);
     ensure!(std::fs::read(&ours[0])? == std::fs::read(&theirs[0])?, "the homes differ");

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::{JobHandle, Told};
 use super::meter::Meter;
+use super::stall::{Flow, Stall};
 use super::view::{self, Facts, known_name, target_name};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::{self, Command, GroupDeps, HomeMedia, Limits, Snapshot, TargetConfig};
@@ -110,6 +111,9 @@ pub(super) struct Entry {
     pub(super) no_room: Option<String>,
     /// When that was tried last.
     room_tried: Option<Instant>,
+    pub(super) flow: Flow,
+    /// What is wrong with the link although it is not just down.
+    pub(super) stall: Option<Stall>,
 }
 
 pub(super) enum EntryState {
@@ -162,6 +166,8 @@ impl Entry {
             down_reason: None,
             no_room: None,
             room_tried: None,
+            flow: Flow::default(),
+            stall: None,
         }
     }
 

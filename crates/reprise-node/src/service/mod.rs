@@ -17,6 +17,7 @@ mod meter;
 mod mirrors;
 mod notify;
 mod pairing;
+mod stall;
 mod verify;
 mod view;
 mod volumes;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::board::Told;
 use super::groups::{Entry, EntryState, RETRY_EVERY, Running};
 use super::meter::Sample;
+use super::stall::Seen;
 use super::{Inner, locked, view, wrong_state};
 use crate::group::{Command, GroupNotice, Snapshot};
 use crate::net::{DialSpec, Purpose};
@@ -267,6 +268,17 @@ impl Inner {
                 latencies: snapshot.latencies.clone(),
                 copied_bytes: link.copy.map_or(0, |(done, _)| done.saturating_mul(512)),
             });
+            let lacks = link.lag_bytes > 0 || under_way(&snapshot);
+            entry.stall = entry.flow.look(Seen {
+                secs,
+                waits: link.wanted && snapshot.meta.role == Role::Source && lacks,
+                up: link.streaming,
+                durable: snapshot.positions.peer_durable.unwrap_or_default(),
+                copied: link.copy.map_or(0, |(done, _)| done),
+                bytes_out: link.bytes_out,
+                credit: link.credit.0,
+                lost: entry.reconnects,
+            });
             if entry.link_up != link.streaming {
                 entry.link_up = link.streaming;
                 entry.link_since = Instant::now();
@@ -466,6 +478,14 @@ impl Inner {
             )
         };
         self.board.settle(down, told, "link-down", subject);
+        let stall = entry.stall.filter(|_| wants);
+        let told = || {
+            let peer = snapshot.meta.peer.as_ref().and_then(|p| self.store.peer(p.peer));
+            let name = peer.map_or_else(|| "the peer".to_owned(), |p| p.name.to_string());
+            let (text, what) = stall.map(|s| s.words(&name)).unwrap_or_default();
+            Told::new("link-stalled", Severity::Warning, subject, text, what)
+        };
+        self.board.settle(stall.is_some(), told, "link-stalled", subject);
     }
 
     /// What a mirror tells of itself holds here too: whoever looks after the source is to know what the mirror is worth.

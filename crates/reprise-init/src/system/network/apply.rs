@@ -59,6 +59,12 @@ impl Net {
         cards
     }
 
+    /// Has TCP find out what a path takes where nobody says so: without it a link over a smaller MTU with filtered ICMP stands
+    /// still for ever.
+    pub(crate) fn probe_paths(&self) -> Result<()> {
+        write(&self.proc.join("sys/net/ipv4/tcp_mtu_probing"), "1")
+    }
+
     fn links(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.class).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| self.class.join(n).is_dir()).collect()
@@ -255,6 +261,18 @@ mod tests {
             [("eth0".into(), "192.0.2.1".parse().unwrap()), ("eth1".into(), "fe80::1".parse().unwrap())];
         assert_eq!(default_routes(v4, &v6), expected);
         assert_eq!(default_routes("", "nonsense 00\n"), []);
+    }
+
+    #[test]
+    fn paths_are_probed_for_the_packets_they_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = Net { proc: dir.path().to_owned(), ..Net::default() };
+        assert!(net.probe_paths().is_err(), "no such kernel");
+        let folder = dir.path().join("sys/net/ipv4");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("tcp_mtu_probing"), "0\n").unwrap();
+        net.probe_paths().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("tcp_mtu_probing")).unwrap(), "1\n");
     }
 
     #[test]

@@ -98,6 +98,9 @@ impl Network {
         let socket = UnixDatagram::bind(&paths.socket).context("listen for the DHCP client's script")?;
         let (events, received) = channel();
         let news = events.clone();
+        if let Err(error) = net.probe_paths() {
+            say(Level::Notice, &format!("paths are not probed for the packets they take: {error:#}"));
+        }
         std::thread::Builder::new().name("leases".into()).spawn(move || listen(&socket, &news))?;
         let known = Arc::new(Mutex::new(Known { settings: settings.clone(), ..Known::default() }));
         let owner = Owner {

@@ -47,5 +47,7 @@ pub use settings::{Settings, SettingsError};
 pub use status::*;
 pub use system::*;
 pub use token::{MintedToken, StoredToken};
-pub use value::{ByteSize, ChapSecret, ChapSecretError, InitiatorName, InitiatorNameError, Name, NameError, SizeError};
+pub use value::{
+    ByteSize, ChapSecret, ChapSecretError, InitiatorName, InitiatorNameError, Name, NameError, SizeError, utc,
+};
 pub use verify::*;

@@ -139,10 +139,13 @@ pub struct GroupStatus {
     /// Where its history stands.
     pub positions: GroupPositions,
     /// Age of the oldest acknowledged write that is not durable at the peer, seconds; 0 when there is none, null without
-    /// a peer. On a mirror: age of the oldest write it knows of and does not hold durably.
+    /// a peer. Null on a mirror: only its source knows what the mirror lacks.
     pub lag_secs: Option<f64>,
-    /// Payload of the records that are durable here and not at the peer, bytes; null without a peer.
+    /// Payload of the records that are durable here and not at the peer, bytes; null without a peer, and on a mirror.
     pub lag_bytes: Option<u64>,
+    /// What a mirror holds and what can be done with it; null on a source, and where the group does not run.
+    #[serde(default)]
+    pub image: Option<ImageStatus>,
     /// Its share of the cache.
     pub cache: CacheStatus,
     /// Its volumes, by LUN.
@@ -161,6 +164,39 @@ pub struct GroupStatus {
     pub alerts: Vec<Alert>,
 }
 
+/// What a mirror hears of its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// It sends its writes.
+    Sends,
+    /// It can be reached and sends nothing of the group.
+    Answers,
+    /// Nothing is heard of it.
+    Silent,
+    /// It has ended the mirror.
+    Ended,
+}
+
+/// The image of a group that is mirrored to this box. No version up to this one serves it to hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageStatus {
+    /// The first copy has come to its end: the image is whole. One that is not cannot be used.
+    pub complete: bool,
+    /// The moment that the image shows: when the newest write that it holds was made, by the clock of its source,
+    /// milliseconds since 1970. Null where no write has come since the first copy or since the box started, and nothing
+    /// that the journal still has tells.
+    pub moment_unix_ms: Option<u64>,
+    /// What is heard of the source.
+    pub source: ImageSource,
+    /// When the source was heard last, milliseconds since 1970; null while it is heard, and where it was never heard.
+    pub silent_since_unix_ms: Option<u64>,
+    /// All of this for people.
+    pub text: String,
+    /// What to do, and what must not be done; may be empty.
+    pub what_to_do: String,
+}
+
 /// What a group is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -173,8 +209,14 @@ pub enum GroupState {
     Copying,
     /// Somebody paused the mirror; the cache takes the writes.
     Paused,
-    /// The peer is out of reach; the cache takes the writes, and the link is tried again and again.
+    /// Nothing flows between the boxes, and the link is tried again and again. On a source the cache takes the writes of
+    /// the hosts; on a mirror nothing comes.
     Disconnected,
+    /// The source has ended this mirror: the image stays as it was, and nothing follows.
+    Ended {
+        /// When this box took note of it, milliseconds since 1970; null where that is not known.
+        at_unix_ms: Option<u64>,
+    },
     /// Cannot go on before `reason` is gone, then goes on by itself.
     Waiting {
         /// What it waits for.
@@ -203,6 +245,7 @@ impl GroupState {
             Self::Copying => "copying",
             Self::Paused => "paused",
             Self::Disconnected => "disconnected",
+            Self::Ended { .. } => "ended",
             Self::Waiting { .. } => "waiting",
             Self::CacheFull => "cache_full",
             Self::Fenced { .. } => "fenced",
@@ -211,8 +254,18 @@ impl GroupState {
     }
 
     /// Every `kind`.
-    pub const KINDS: [&'static str; 9] =
-        ["alone", "ordered", "copying", "paused", "disconnected", "waiting", "cache_full", "fenced", "diverged"];
+    pub const KINDS: [&'static str; 10] = [
+        "alone",
+        "ordered",
+        "copying",
+        "paused",
+        "disconnected",
+        "ended",
+        "waiting",
+        "cache_full",
+        "fenced",
+        "diverged",
+    ];
 
     /// The reason, where the state has one.
     pub fn reason(&self) -> Option<&str> {
@@ -335,8 +388,10 @@ pub enum VolumeKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum VolumeState {
-    /// Serves, or on a mirror: receives.
+    /// Serves hosts.
     Ready,
+    /// On a mirror: a part of its image. It serves no host.
+    Image,
     /// Is being written for the first time; serves when that is done.
     Preparing,
     /// Its home is missing, or is not what it was.
@@ -438,6 +493,8 @@ pub enum LinkState {
     },
     /// Not tried, because the mirror is paused.
     Paused,
+    /// Not tried, because the source has ended the mirror.
+    Ended,
 }
 
 impl LinkState {
@@ -450,6 +507,7 @@ impl LinkState {
             Self::Down { .. } => "down",
             Self::Refused { .. } => "refused",
             Self::Paused => "paused",
+            Self::Ended => "ended",
         }
     }
 }

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reprise_api::server::Waiting;
-use reprise_api::{BoxService, PoolPlace};
+use reprise_api::{BoxService, GroupState, ImageSource, ImageStatus, PoolPlace, Role, VolumeState};
 use reprise_console::serial::field::{FIELDS, Field};
-use reprise_console::serial::menu::{ADMIN, Act, DISKS, Go, HOME, Menu, NETWORK, VOLUMES};
+use reprise_console::serial::menu::{ADMIN, Act, DISKS, Go, HOME, MIRRORS, Menu, NETWORK, VOLUMES};
 use reprise_console::serial::{Options, run};
 use serial_double::{CODE, Double, FOREIGN_SERIAL, Served, serve};
 
@@ -305,6 +305,18 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
             with(pick("Number of the mirror", "1"), vec![See("LOST"), Word("END pg"), See("Done.")]),
             vec!["remove mirror of group pg to peer turin"],
         ),
+        Act::ImageGiveUp => (
+            with(
+                pick("Number of the image", ""),
+                vec![
+                    See("LOST"),
+                    Bad("To go on, type GIVE UP mail", "yes", "Nothing was done"),
+                    Word("GIVE UP mail"),
+                    See("Done."),
+                ],
+            ),
+            vec!["delete group mail"],
+        ),
         Act::DiskTake => (
             with(
                 pick("Number of the disk", "3"),
@@ -336,7 +348,7 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
                 Bad("CHAP secret of the box", "secret-of-host", "has to differ"),
                 Good("CHAP secret of the box", "secret-of-box"),
                 Word("yes"),
-                See("may use the box. Mind: the secret is long"),
+                See("is listed and may log in. Mind: the secret is long"),
             ],
             vec![
                 "\"groups\":[\"pg\",\"files\"],\"addresses\":[\"192.0.2.0/24\"],\"chap\":{\"user\":\"host\",\"secret\":\"secret-of-host\"",
@@ -717,4 +729,50 @@ fn a_daemon_that_is_away_is_said_and_found_again() {
     t.line("0");
     std::fs::rename(&hidden, &served.socket).unwrap();
     t.see("lyon: Status");
+}
+
+/// A box whose source had gone said that its mirror lagged by 0 s, that its volumes were ready, and that no group of it was
+/// mirrored: nothing that helped, and some of it untrue.
+#[test]
+fn a_box_whose_source_is_gone_says_what_it_holds_and_sends_nobody_astray() {
+    let double = Double::new();
+    {
+        let mut world = double.world();
+        let mut volume = world.status.groups[1].volumes[0].clone();
+        volume.state = VolumeState::Image;
+        world.status.groups.retain(|g| g.role == Role::Mirror);
+        let group = &mut world.status.groups[0];
+        (group.state, group.volumes) = (GroupState::Disconnected, vec![volume]);
+        group.image = Some(ImageStatus {
+            complete: true,
+            moment_unix_ms: Some(1_790_000_000_000),
+            source: ImageSource::Silent,
+            silent_since_unix_ms: Some(1_790_000_000_000),
+            text: "turin has been silent since noon. THIS VERSION CANNOT SERVE IT.".into(),
+            what_to_do: "Bring turin back. Do not delete, reset or re-pair this box.".into(),
+        });
+    }
+    let served = serve(double);
+    let mut t = Terminal::start(&served, false);
+    let says = |t: &Terminal, words: &str| {
+        t.until(words, |t| t.text().split_whitespace().collect::<Vec<_>>().join(" ").contains(words));
+    };
+    t.see("SOURCE SILENT");
+    t.line("4");
+    t.at_menu(&MIRRORS);
+    says(&t, "turin has been silent since noon. THIS VERSION CANNOT SERVE IT. Bring turin back.");
+    says(&t, "Do not delete, reset or re-pair this box.");
+    for key in ["1", "2", "3", "4"] {
+        t.line(key);
+        says(&t, "This box keeps mirrors of turin, and has no such group of its own.");
+        says(&t, "do this on turin");
+        t.at_menu(&MIRRORS);
+    }
+    t.line("0");
+    t.at_menu(&HOME);
+    t.line("3");
+    t.at_menu(&VOLUMES);
+    t.see(" image");
+    assert!(!t.text().contains("ready"), "{}", t.text());
+    assert!(served.service.taken().is_empty());
 }

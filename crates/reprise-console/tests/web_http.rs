@@ -82,6 +82,7 @@ const PAGES: &[&str] = &[
     "/groups/new",
     "/groups/pg",
     "/groups/mail",
+    "/groups/mail/give-up",
     "/pair",
     "/hosts",
     "/hosts/new",
@@ -931,6 +932,50 @@ async fn what_destroys_is_shown_typed_and_done_once() {
     assert_eq!(answer.location(), "/volumes");
     assert!(browser.get("/volumes").await.body.contains("Erase volume pg-data: done."));
     assert!(!browser.get("/volumes").await.body.contains("Erase volume pg-data: done."), "it is told once");
+}
+
+/// The page of a mirror whose source had gone offered one thing to do: to delete the last copy.
+#[tokio::test]
+async fn an_image_is_not_offered_for_deletion_and_given_up_on_a_page_of_its_own() {
+    let bench = bench().await;
+    let mut browser = bench.logged_in().await;
+    let set = |source: ImageSource, text: &str| {
+        let mut w = bench.double.world();
+        let volume = VolumeStatus { state: VolumeState::Image, ..web_double::sample().groups[1].volumes[0].clone() };
+        w.status.groups.retain(|g| g.role == Role::Mirror);
+        let group = &mut w.status.groups[0];
+        (group.state, group.volumes) = (GroupState::Disconnected, vec![volume]);
+        group.image = Some(ImageStatus {
+            complete: true,
+            moment_unix_ms: None,
+            source,
+            silent_since_unix_ms: None,
+            text: text.into(),
+            what_to_do: "Bring turin back.".into(),
+        });
+    };
+    let danger = "class=\"danger\"";
+    set(ImageSource::Silent, "turin has been silent. THIS VERSION CANNOT SERVE IT.");
+    for path in ["/", "/volumes", "/volumes/pg-data", "/groups/mail", "/hosts"] {
+        let page = browser.get(path).await;
+        assert_eq!(page.status, 200, "{path}");
+        check_page(path, &page);
+        for untrue in [danger, "read and write", ">ready<", "Not yet at the mirror", "Delete the group"] {
+            assert!(!page.body.contains(untrue), "{path} says {untrue}");
+        }
+    }
+    for path in ["/", "/groups/mail", "/groups/mail/give-up"] {
+        let page = browser.get(path).await;
+        for said in ["turin has been silent. THIS VERSION CANNOT SERVE IT.", "Bring turin back."] {
+            assert!(page.body.contains(said), "{path} does not say {said}");
+        }
+    }
+    assert!(browser.get("/groups/mail").await.body.contains("href=\"/groups/mail/give-up\""));
+    assert!(browser.get("/hosts").await.body.contains("Hosts attach to turin."));
+    assert!(browser.get("/groups/mail/give-up").await.body.contains(danger));
+    set(ImageSource::Sends, "turin sends every write.");
+    let page = browser.get("/groups/mail/give-up").await;
+    assert!(!page.body.contains(danger) && page.body.contains("End the mirror on"), "{}", page.body);
 }
 
 #[tokio::test]

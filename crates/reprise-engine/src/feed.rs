@@ -73,7 +73,7 @@ impl Group {
             LinkInput::Connected { .. } => {
                 self.feed.disconnected();
                 let copied_to = self.meta.copy.is_none() || !self.home.is_detached();
-                let wanted = self.meta.peer.as_ref().is_some_and(|p| !p.paused);
+                let wanted = self.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.meta.ended.is_none();
                 if self.is_ready() && !self.is_fenced() && wanted && copied_to {
                     self.feed.session = Some(MirrorSession::new(self.now.mono, self.config.link_window));
                 } else {

@@ -59,6 +59,9 @@ pub enum CommandError {
     /// Only the source may.
     #[error("this box is the mirror of the group; run the command on its source")]
     NotSource,
+    /// Only a mirror may.
+    #[error("this box is the source of the group, and no mirror of it")]
+    NotMirror,
     /// There is a peer already.
     #[error("the group has a mirror; remove it first")]
     HasPeer,
@@ -855,6 +858,25 @@ impl Group {
         }
         self.peer.stopped = None;
         self.persist(After::Nothing);
+        self.pump();
+        Ok(())
+    }
+
+    /// The source has ended this mirror: nothing follows any more, also after a restart. The image stays as it is. When
+    /// this box took note of it first counts.
+    ///
+    /// # Errors
+    /// This is the source.
+    pub fn end_mirror(&mut self, now: Now) -> Result<(), CommandError> {
+        if self.meta.role != Role::Mirror {
+            return Err(CommandError::NotMirror);
+        }
+        self.now = now;
+        if self.meta.ended.is_none() {
+            self.meta.ended = Some(now.wall);
+            self.link_close(CloseReason::Removed);
+            self.persist(After::Nothing);
+        }
         self.pump();
         Ok(())
     }

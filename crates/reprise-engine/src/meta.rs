@@ -9,7 +9,7 @@ use reprise_format::{COUNTER_MAX, FormatError};
 use reprise_link::handshake;
 use reprise_types::{
     BlockFormat, BoxId, BranchId, GroupId, HistoryHash, Point, Role, SECTOR_END_MAX, Sector, SectorCount, Seq,
-    UnitState, VolumeId, VolumeSlot,
+    UnitState, VolumeId, VolumeSlot, WallMicros,
 };
 
 /// A superblock whose fields are not what they should be.
@@ -133,6 +133,9 @@ pub struct GroupMeta {
     pub next_slot: u16,
     /// Segments up to this generation are of an earlier life of the group.
     pub generation_floor: u64,
+    /// On a mirror: its source has ended the mirror, and this box took note then (its own clock; 0 where that is not
+    /// known). The image stays as it is, and nothing follows any more.
+    pub ended: Option<WallMicros>,
 }
 
 fn id16(bytes: &[u8], field: &'static str) -> Result<[u8; 16], MetaError> {
@@ -183,6 +186,12 @@ fn get_copy(c: &CopyBody) -> Result<CopyState, MetaError> {
         reach: c.reach.as_ref().map(|r| get_point(r, "copy")).transpose()?,
         complete_at: Some(get_seq(c.complete_at, "copy")?).filter(|at| *at != Seq::ZERO),
     })
+}
+
+/// Nobody pauses a mirror at its own end: a release without the field says with `paused` that the source has ended it.
+fn ended(body: &GroupBody) -> Option<WallMicros> {
+    let paused = body.role == 2 && body.peers.iter().any(|p| p.paused);
+    (body.detached_by_source || paused).then(|| WallMicros::from_raw(body.detached_wall))
 }
 
 impl GroupMeta {
@@ -289,6 +298,8 @@ impl GroupMeta {
             fenced: self.fenced.clone().unwrap_or_default(),
             next_slot: self.next_slot.into(),
             generation_floor: self.generation_floor,
+            detached_by_source: self.ended.is_some(),
+            detached_wall: self.ended.map_or(0, WallMicros::get),
         }
     }
 
@@ -362,6 +373,7 @@ impl GroupMeta {
             fenced: (!body.fenced.is_empty()).then(|| body.fenced.clone()),
             next_slot: narrow(body.next_slot, "next_slot")?,
             generation_floor: body.generation_floor,
+            ended: ended(body),
         };
         if meta.trimmed.seq > meta.applied || meta.applied > meta.applying {
             return Err(MetaError::Field("applied"));

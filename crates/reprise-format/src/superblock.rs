@@ -285,6 +285,12 @@ pub struct GroupBody {
     /// Segments of this or an older generation are of an earlier life of the group.
     #[prost(uint64, tag = "15")]
     pub generation_floor: u64,
+    /// On a mirror: its source has ended the mirror; the image stays as it is.
+    #[prost(bool, tag = "28")]
+    pub detached_by_source: bool,
+    /// Wall clock of this box when it took note of that, microseconds since 1970; 0 where that is not known.
+    #[prost(uint64, tag = "40")]
+    pub detached_wall: u64,
 }
 
 /// True where a body and its head take no more than so many bytes, and fit a copy.

@@ -189,6 +189,8 @@ fn group_body() -> GroupBody {
         fenced: "why".into(),
         next_slot: 2,
         generation_floor: 8,
+        detached_by_source: false,
+        detached_wall: 0,
     }
 }
 
@@ -246,6 +248,10 @@ fn superblocks() {
     let golden = check("superblock_group_reach_v1.bin", &made);
     assert_eq!(superblock::decode(SuperblockKind::Group, &golden), Ok((13, reaching)));
     assert!(superblock::decode::<PoolBody>(SuperblockKind::Pool, &golden).is_err(), "a group is not a pool");
+    let ended = GroupBody { role: 2, detached_by_source: true, detached_wall: 1_700_000_000_000_000, ..group_body() };
+    let made = superblock::encode(SuperblockKind::Group, 13, &ended).unwrap();
+    let golden = check("superblock_group_detached_v1.bin", &made);
+    assert_eq!(superblock::decode(SuperblockKind::Group, &golden), Ok((13, ended)));
     let split = PoolBody { data_offset: 1 << 39, data_half: data_body().half, ..pool_body() };
     let made = superblock::encode(SuperblockKind::Pool, 14, &split).unwrap();
     let golden = check("superblock_pool_split_v1.bin", &made);

@@ -731,6 +731,13 @@ impl Journal {
         segment.batches.get(batch).map(|b| b.wall)
     }
 
+    /// Source wall clock of the batch that ends the durable history; none where no batch is held and none has come since
+    /// the start.
+    pub fn durable_wall(&self) -> Option<WallMicros> {
+        let newest = || (self.written == self.durable.seq && self.wall.get() != 0).then_some(self.wall);
+        self.wall_of(self.durable.seq).or_else(newest)
+    }
+
     /// The durable batch that begins behind `after`.
     pub fn batch_after(&self, after: Seq) -> Option<BatchSource> {
         let first = after.next();

@@ -89,6 +89,7 @@ fn start_behind(dir: &Path, door: Door) -> Box1 {
                 fenced: None,
                 next_slot: 1,
                 generation_floor: 0,
+                ended: None,
             };
             pool.create_group(meta).unwrap()
         }

@@ -46,6 +46,7 @@ fn meta(n: u8) -> GroupMeta {
         fenced: None,
         next_slot: 1,
         generation_floor: 0,
+        ended: None,
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) async fn run(client: &Client, json: bool, command: InitiatorCommand) 
             let chap = chap(&rule)?;
             let InitiatorRule { groups, addresses, iops, rate, .. } = rule;
             let request = InitiatorAdd { name, groups, addresses, chap, iops, bytes_per_sec: rate };
-            changed(json, &client.initiator_add(&request).await?, "may use the box")
+            changed(json, &client.initiator_add(&request).await?, "is listed and may log in")
         }
         InitiatorCommand::Set { name, rule, all_groups, any_address, no_chap } => {
             let given = rule.chap.is_some() || rule.iops.is_some() || rule.rate.is_some();

@@ -137,10 +137,19 @@ fn group_block(out: &mut String, group: &GroupStatus) {
         "mirror" => format!(" of {}", l.peer),
         _ => format!(" to {}", l.peer),
     });
-    let state = group.state.kind().replace('_', " ");
+    let state = match &group.state {
+        GroupState::Ended { at_unix_ms: Some(at) } => format!("ended at {} UTC", utc(*at)),
+        state => state.kind().replace('_', " "),
+    };
     field(out, "group", &[format!("{}, {}{}, {state}", group.name, group.role, peer.unwrap_or_default())]);
     if let Some(reason) = group.state.reason() {
         prose(out, "  why", reason);
+    }
+    // An alert that holds says the same.
+    if let Some(image) = &group.image
+        && group.alerts.iter().all(|a| a.text != image.text)
+    {
+        prose(out, "  image", &format!("{} {}", image.text, image.what_to_do));
     }
     let mut lag: Vec<String> = group.lag_secs.map(secs).into_iter().collect();
     lag.extend(group.lag_bytes.map(bytes));
@@ -246,6 +255,7 @@ fn rates(out: &mut String, rates: &Rates) {
 fn volume_state(state: &VolumeState) -> String {
     match state {
         VolumeState::Ready => "ready".to_owned(),
+        VolumeState::Image => "image".to_owned(),
         VolumeState::Preparing => "preparing".to_owned(),
         VolumeState::Missing { reason } => format!("MISSING: {reason}"),
         VolumeState::Leaving => "leaving".to_owned(),

@@ -35,6 +35,7 @@ fields! {
     PICK_VOLUME false "Number of the volume" "As in the list.";
     PICK_GROUP false "Number of the group" "As in the list.";
     PICK_MIRROR false "Number of the mirror" "As in the list.";
+    PICK_IMAGE false "Number of the image" "As in the list.";
     PICK_PEER false "Number of the box" "As in the list.";
     PICK_DISK false "Number of the disk" "As in the list.";
     PICK_INITIATOR false "Number of the host" "As in the list.";

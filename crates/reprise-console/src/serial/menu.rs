@@ -66,7 +66,7 @@ macro_rules! acts {
 acts! {
     PairListen, PairDial, PairCancel, PeerShow, PeerAddress, PeerForget,
     VolumeMirrored, VolumeCreate, VolumeResize, VolumeAccess, VolumeAdopt, VolumeRemove, VolumeErase,
-    MirrorAdd, MirrorPause, MirrorResume, MirrorEnd,
+    MirrorAdd, MirrorPause, MirrorResume, MirrorEnd, ImageGiveUp,
     DiskTake,
     InitiatorAdd, InitiatorRemove,
     Interface, Vlan, Bond, InterfaceForget, NameServers, NetworkKeep,
@@ -167,6 +167,7 @@ pub static MIRRORS: Menu = Menu {
         act("2", "Pause a mirror", Act::MirrorPause),
         act("3", "Go on with a paused mirror", Act::MirrorResume),
         act("4", "End a mirror", Act::MirrorEnd),
+        act("5", "Give up an image", Act::ImageGiveUp),
     ],
 };
 

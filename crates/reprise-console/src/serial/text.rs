@@ -2,6 +2,7 @@
 //! do anything to it.
 
 use reprise_api::ByteSize;
+pub(super) use reprise_api::utc;
 
 /// Columns used. The 80th stays empty: some terminals go to the next line after it, some do not.
 pub(super) const COLUMNS: usize = 79;
@@ -89,22 +90,6 @@ pub(super) fn fingerprint(hex: &str) -> [String; 2] {
     let groups: Vec<String> = digits.chunks(4).map(|g| g.iter().collect()).collect();
     let (first, second) = groups.split_at_checked(8).unwrap_or((&groups, &[]));
     [first.join(" "), second.join(" ")]
-}
-
-/// A time as UTC, `2026-01-31 23:59:58`.
-pub(super) fn utc(unix_ms: u64) -> String {
-    let secs = unix_ms / 1000;
-    let (days, of_day) = (secs / 86_400, secs % 86_400);
-    // Days to civil date, after Howard Hinnant: eras of 400 years beginning on 1 March.
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", of_day / 3600, of_day % 3600 / 60, of_day % 60)
 }
 
 /// The other way: `2026-01-31 23:59:58`, the seconds may be left out. None where it is no time from 2000 to 2199.

@@ -87,6 +87,7 @@ pub(crate) fn shape(now: &Now) -> String {
     for g in &status.groups {
         (g.name.as_str(), g.state.kind(), g.state.reason(), g.copy.is_some()).hash(&mut hasher);
         g.link.as_ref().map(|l| (l.peer.as_str(), l.state.kind())).hash(&mut hasher);
+        g.image.as_ref().map(|i| &i.text).hash(&mut hasher);
         for v in &g.volumes {
             (v.name.as_str(), std::mem::discriminant(&v.state), v.size_bytes, v.read_only).hash(&mut hasher);
         }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use reprise_api::ByteSize;
+pub(crate) use reprise_api::utc;
 
 pub(crate) fn bytes(bytes: u64) -> String {
     ByteSize::from_bytes(bytes).to_string()
@@ -45,22 +46,6 @@ pub(crate) fn secs(secs: f64) -> String {
         3600..86_400 => two(whole / 3600, "h", whole % 3600 / 60, "min"),
         _ => two(whole / 86_400, "d", whole % 86_400 / 3600, "h"),
     }
-}
-
-/// A time as UTC, `2026-01-31 23:59:58`.
-pub(crate) fn utc(unix_ms: u64) -> String {
-    let secs = unix_ms / 1000;
-    let (days, of_day) = (secs / 86_400, secs % 86_400);
-    // Days to civil date, after Howard Hinnant: eras of 400 years beginning on 1 March.
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", of_day / 3600, of_day % 3600 / 60, of_day % 60)
 }
 
 /// The other way round, as a browser's `datetime-local` field has it: `2026-01-31T23:59` with or without seconds. UTC.

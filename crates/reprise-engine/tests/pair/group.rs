@@ -566,6 +566,31 @@ fn a_peer_that_is_removed_holds_nothing_back() {
     assert!(!pair.a.group.wants_link());
 }
 
+/// A mirror whose source has ended it followed nobody and waited for ever: its state said that it was paused.
+#[test]
+fn a_mirror_that_was_ended_stays_so_and_keeps_its_image() {
+    let mut pair = Pair::mirrored(&Setup::default());
+    pair.a.put(extent(0, 0, 1), content(1, 1));
+    pair.rest();
+    assert_eq!(pair.a.command(|g, now| g.end_mirror(now)), Err(CommandError::NotMirror));
+    let at = pair.b.command(|g, now| g.end_mirror(now).map(|()| now.wall)).unwrap();
+    assert_eq!(pair.b.closed, [CloseReason::Removed]);
+    pair.b.run();
+    assert_eq!(pair.b.stored().ended, Some(at));
+    assert!(pair.b.stored().peer.is_some(), "whose image it is stays known");
+    pair.b.pass(1000);
+    pair.b.command(|g, now| g.end_mirror(now)).unwrap();
+    pair.b.run();
+    assert_eq!(pair.b.stored().ended, Some(at), "the first time counts");
+    pair.b.restart();
+    pair.b.run();
+    pair.b.closed.clear();
+    pair.b.connected();
+    assert!(pair.b.group.mirror_session().is_none());
+    assert_eq!(pair.b.closed, [CloseReason::NotReady]);
+    assert_eq!(pair.b.home(extent(0, 0, 1)), content(1, 1));
+}
+
 #[test]
 fn a_paused_link_is_closed_and_not_wanted_until_it_is_resumed() {
     let mut pair = Pair::mirrored(&Setup::default());

@@ -231,6 +231,7 @@ impl TestBox {
             fenced: None,
             next_slot: setup.volumes.len() as u16,
             generation_floor: 3,
+            ended: None,
         };
         Self::opened(setup, meta, base)
     }

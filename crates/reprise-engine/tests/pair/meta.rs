@@ -5,7 +5,7 @@ use reprise_format::link::CopyCursor;
 use reprise_format::superblock::GroupBody;
 use reprise_types::{
     BlockFormat, BoxId, BranchId, HistoryHash, InitiatorPort, Point, Registration, Reservation, ReservationType, Role,
-    Sector, UnitState,
+    Sector, UnitState, WallMicros,
 };
 
 use crate::harness::{BRANCH, GROUP, seq, slot, source_instance, volume};
@@ -64,6 +64,7 @@ fn full() -> GroupMeta {
         fenced: Some("the disk reports error 5".into()),
         next_slot: 4,
         generation_floor: 12,
+        ended: None,
     }
 }
 
@@ -75,8 +76,19 @@ fn every_field_comes_back() {
     let copy = Some(CopyState::default());
     let mirror = GroupMeta { role: Role::Mirror, copy, fenced: None, peer: Some(empty), ..meta };
     assert_eq!(GroupMeta::from_body(&mirror.to_body()), Ok(mirror.clone()));
+    let ended = GroupMeta { ended: Some(WallMicros::from_raw(1_700_000_000_000_000)), ..mirror.clone() };
+    assert_eq!(GroupMeta::from_body(&ended.to_body()), Ok(ended));
     let alone = GroupMeta { peer: None, copy: None, ..mirror };
     assert_eq!(GroupMeta::from_body(&alone.to_body()), Ok(alone.clone()));
+}
+
+/// A release that does not know the field ends a mirror by pausing it there; a source that is paused has a mirror.
+#[test]
+fn a_mirror_that_was_paused_has_ended() {
+    let mut body = full().to_body();
+    assert_eq!(GroupMeta::from_body(&body).unwrap().ended, None);
+    body.role = 2;
+    assert_eq!(GroupMeta::from_body(&body).unwrap().ended, Some(WallMicros::from_raw(0)));
 }
 
 #[test]

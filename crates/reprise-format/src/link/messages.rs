@@ -9,7 +9,7 @@ use reprise_types::{
 
 use super::Stream;
 use super::wire::{Field, Listed, MessageError, codes, message, pb};
-use crate::superblock::{BRANCHES_MAX, VOLUMES_MAX};
+use crate::superblock::{BRANCHES_MAX, GROUPS_MAX, VOLUMES_MAX};
 
 /// 128 random bits that name one life of something (a run of a daemon, a state of a group).
 pub type Nonce = [u8; 16];
@@ -214,6 +214,18 @@ macro_rules! listed {
     )*};
 }
 listed!(BranchLink: BRANCHES_MAX, Volume: VOLUMES_MAX);
+
+/// A pool has no more.
+impl Listed for GroupId {
+    type Raw = Vec<u8>;
+    const ENTRIES_MAX: usize = GROUPS_MAX;
+    fn put_entry(&self) -> Vec<u8> {
+        self.put()
+    }
+    fn get_entry(raw: Vec<u8>) -> Result<Self, MessageError> {
+        Field::get(raw, "BoxInfo.groups")
+    }
+}
 
 message!(
     /// One row of a group's volume table.
@@ -577,6 +589,13 @@ message!(
         /// Where its link is dialled, `HOST:PORT`; with an unspecified address (`0.0.0.0:PORT`) at the address that its
         /// connections come from. Empty from a release that does not say.
         link_address: String,
+        /// The two lists below say something; false from a release that does not tell.
+        tells_groups: bool,
+        /// Groups of this box that it may mirror to the one that asks. A group that is not among them has no mirror there
+        /// any more: one that does not run, and of which that is not known for sure, is among them.
+        mirrored: Vec<GroupId>,
+        /// Groups of the one that asks of which this box holds something: a second copy onto it is refused.
+        held: Vec<GroupId>,
     }
 );
 

@@ -8,7 +8,7 @@ use reprise_iscsi::Acl;
 use reprise_journal::SegmentId;
 use reprise_media::Media;
 use reprise_types::{
-    BoxId, GroupId, HistoryHash, Mono, Point, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot,
+    BoxId, GroupId, HistoryHash, Mono, Point, Positions, RecordKind, Sector, SectorCount, Seq, VolumeSlot, WallMicros,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -53,6 +53,8 @@ pub enum Command {
     RemovePeer(Reply<()>),
     /// Pause or resume the link.
     SetPaused(bool, Reply<()>),
+    /// The source has ended this mirror.
+    EndMirror(Reply<()>),
     /// Compare source and mirror; the number of the comparison is answered.
     Verify(VerifyPlan, Reply<u64>),
     /// End the comparison that is at work.
@@ -181,6 +183,8 @@ pub struct Snapshot {
     pub verify: Option<VerifyReport>,
     /// The durable end of the history.
     pub durable: Point,
+    /// Source wall clock of the batch that ends it, on a mirror; none where that is not known.
+    pub image_wall: Option<WallMicros>,
     /// The link.
     pub link: LinkView,
     /// Sessions.

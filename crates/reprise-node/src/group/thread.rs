@@ -113,6 +113,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         rotten: None,
         verify: None,
         durable: group.durable(),
+        image_wall: group.journal().durable_wall().filter(|_| group.meta().role == Role::Mirror),
         link: LinkView::default(),
         sessions: Vec::new(),
         buffers: 0,
@@ -265,6 +266,11 @@ fn serve(owner: &Rc<Owner>, command: Command) {
         }
         Command::SetPaused(paused, reply) => {
             let result = owner.group.borrow_mut().set_paused(now, paused);
+            owner.settle();
+            answer(owner, reply, result);
+        }
+        Command::EndMirror(reply) => {
+            let result = owner.group.borrow_mut().end_mirror(now);
             owner.settle();
             answer(owner, reply, result);
         }
@@ -437,6 +443,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         home_too_small: group.home_too_small(),
         segment_fault: owner.segment_fault.borrow().clone(),
         durable: group.durable(),
+        image_wall: group.journal().durable_wall().filter(|_| group.meta().role == Role::Mirror),
         rotten: group.rotten(),
         verify: group.verify_report().cloned(),
         link: view,

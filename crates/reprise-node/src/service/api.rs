@@ -121,7 +121,12 @@ impl Inner {
                 let groups = self.groups_with(old.id);
                 if let Some((name, _)) = groups.iter().find(|(_, role)| *role == Role::Mirror) {
                     let text = format!("group {name} is mirrored from {peer} to this box");
-                    return Err(wrong_state(text, format!("give that image up first: reprise group delete {name}")));
+                    let what = format!("give that image up first: {}", self.words().give_up(name));
+                    return Err(wrong_state(text, what));
+                }
+                for (name, _) in &groups {
+                    let group = self.group(name)?;
+                    self.may_be_mirrored(&group, &group.now().meta, Some(old.id))?;
                 }
                 let names: Vec<String> = groups.iter().map(|(name, _)| name.to_string()).collect();
                 let summary = format!(
@@ -133,14 +138,32 @@ impl Inner {
             }
             Action::MirrorRemove { group, peer } => {
                 let (running, record) = self.mirrored(group, peer)?;
-                let summary = format!("Group {group} is no longer mirrored to {peer}.");
-                let losses = vec![format!(
-                    "The image on {peer} stays, but no longer follows; a later mirror there begins with a first copy."
-                )];
+                if let Some(reason) = running.now().meta.fenced.clone() {
+                    return Err(super::refused(reprise_engine::CommandError::Fenced { reason }));
+                }
+                let mut summary = format!(
+                    "Group {group} is no longer mirrored to {peer}. The image on {peer} stays as it is, and is not served by this version."
+                );
+                if !self.peer_link(record.id).0 {
+                    summary.push_str(&format!(" {peer} cannot be reached: it learns of the end at the next contact."));
+                }
+                let losses = vec![
+                    format!("What is written to {group} from then on is on this box only."),
+                    format!(
+                        "This version cannot copy onto an image: before {group} can be mirrored to {peer} again, the image is given \
+                         up there, and all of it is copied anew."
+                    ),
+                ];
                 (summary, losses, format!("{} {}", running.id, record.id))
             }
             Action::GroupDelete { group } => self.delete_consequences(group)?,
-            Action::SystemReset { level } => return self.machine.reset_consequences(*level),
+            Action::SystemReset { level } => {
+                let mut told = self.machine.reset_consequences(*level)?;
+                if *level >= ResetLevel::Forget {
+                    told.losses.extend(self.group_statuses().iter().map(lost_with));
+                }
+                return Ok(told);
+            }
         };
         Ok(Consequences { summary, losses, basis })
     }
@@ -159,17 +182,28 @@ impl Inner {
             }
             return Ok((format!("Group {name} and its journal are taken away."), Vec::new(), group.id.to_string()));
         }
+        let source = meta.peer.as_ref().map(|p| self.peer_name(p.peer)).unwrap_or_default();
         if snapshot.link.streaming {
             let text = format!("group {name} is being mirrored to this box");
-            return Err(ApiError::new(
-                ErrorCode::InUse,
-                text,
-                "remove the mirror on its source first: reprise mirror remove",
+            let end = self.words().end_mirror(name, self.settings.name.as_str());
+            let what = format!("end the mirror on {source} first ({end}), then give the image up here");
+            return Err(ApiError::new(ErrorCode::InUse, text, what));
+        }
+        let image = self.image(name, &snapshot, &self.heard());
+        let from = image.as_ref().map(|i| i.source);
+        let mut losses: Vec<String> =
+            meta.volumes.iter().map(|v| format!("The mirrored image of volume {}.", v.name)).collect();
+        losses.extend(image.map(|i| i.text));
+        if from != Some(ImageSource::Ended) {
+            losses.push(format!("It may be the last copy of {name}, and nothing brings it back."));
+            losses.push(format!(
+                "{source} has not ended this mirror: when it comes back it finds no image here, and stops sending {name} until a \
+                 person ends the mirror there and begins it anew."
             ));
         }
-        let losses = meta.volumes.iter().map(|v| format!("The mirrored image of volume {}.", v.name)).collect();
-        let summary = format!("The image of group {name} that is mirrored to this box is deleted, with its journal.");
-        Ok((summary, losses, format!("{} {}", group.id, meta.volumes.len())))
+        let summary =
+            format!("The image of group {name} on this box, which came from {source}, is given up, with its journal.");
+        Ok((summary, losses, format!("{} {} {from:?}", group.id, meta.volumes.len())))
     }
 }
 
@@ -196,12 +230,7 @@ impl Node {
                     let _command = inner.commands.lock().await;
                     inner.consequences(&action)?;
                     let (old, new) = (inner.peer_named(peer)?, inner.peer_named(with)?);
-                    let mut job = None;
-                    for (name, _) in inner.groups_with(old.id) {
-                        let group = inner.group(&name)?;
-                        inner.end_mirror(&group, &old).await?;
-                        job = inner.begin_mirror(&group, &new).await?.job;
-                    }
+                    let job = inner.move_mirrors(&old, &new).await?;
                     inner.forget_peer(peer).await?;
                     done(action.clone(), job)
                 }
@@ -225,6 +254,17 @@ impl Node {
             }
         })
         .await
+    }
+}
+
+/// What of a group a reset takes away.
+fn lost_with(group: &GroupStatus) -> String {
+    let volumes: Vec<String> =
+        group.volumes.iter().map(|v| format!("{} ({})", v.name, ByteSize::from_bytes(v.size_bytes))).collect();
+    let hosts: usize = group.targets.iter().map(|t| t.sessions.len()).sum();
+    match &group.image {
+        Some(image) => format!("The image of group {}: {}. {}", group.name, volumes.join(", "), image.text),
+        None => format!("Group {}: {}; {hosts} hosts are logged in.", group.name, volumes.join(", ")),
     }
 }
 
@@ -256,6 +296,10 @@ impl BoxService for Node {
     async fn action_describe(&self, action: &Action) -> Result<Consequences, ApiError> {
         if let Action::VolumeErase { volume } | Action::VolumeRemove { volume } = action {
             self.0.hosts_gone(volume).await;
+        }
+        if let Action::PeerReplace { peer, with } = action {
+            self.0.consequences(action)?;
+            self.0.may_move_mirrors(&self.0.peer_named(peer)?, &self.0.peer_named(with)?).await?;
         }
         self.0.consequences(action)
     }

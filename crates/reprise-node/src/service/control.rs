@@ -20,11 +20,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::board::Told;
 use super::groups::EntryState;
+use super::image::Heard;
 use super::{Inner, chain, locked};
 use crate::clock;
 use crate::group::Command;
 use crate::net::{Connection, DialHandle, DialSpec, LinkEvent, NetEvent, Purpose};
-use crate::store::unix_ms;
+use crate::store::{PeerRecord, unix_ms};
 
 /// Where a box listens for its link unless its settings say otherwise; how a box is dialled back that does not tell.
 pub(super) const DEFAULT_LINK_PORT: u16 = 3261;
@@ -52,6 +53,8 @@ pub(super) struct PeerLinks {
     connections: Vec<ControlLink>,
     next_id: u64,
     clock_offset: Option<f64>,
+    /// Last sign of life since the daemon started, milliseconds since 1970.
+    heard_unix_ms: Option<u64>,
     slower: Steady,
     last_error: Option<String>,
 }
@@ -272,6 +275,7 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
                 let Some(LinkEvent::Message { message, .. }) = event else { break };
                 let now = clock::now().mono;
                 pulse.heard(now);
+                inner.note_heard(peer);
                 handle.set_healthy();
                 match message {
                     Message::Heartbeat(heartbeat) => {
@@ -334,6 +338,7 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
         }
     }
     info.abort();
+    inner.keep_heard(peer);
     if let Some(links) = locked(&inner.links).get_mut(&peer) {
         links.connections.retain(|c| c.id != id);
     }
@@ -348,6 +353,7 @@ async fn watch_info(inner: Arc<Inner>, peer: BoxId, connection: u64) {
         {
             tracing::debug!(%peer, %error, "peer does not tell about itself");
         }
+        inner.keep_heard(peer);
         tokio::time::sleep(INFO_EVERY).await;
     }
 }
@@ -383,6 +389,31 @@ impl Inner {
         if let Err(error) = kept {
             tracing::warn!(error = &error as &dyn std::error::Error, "what was learned about a peer is not stored");
         }
+    }
+
+    fn note_heard(&self, peer: BoxId) {
+        locked(&self.links).entry(peer).or_default().heard_unix_ms = Some(unix_ms());
+    }
+
+    /// Stores when a peer was heard last, so that it is known after a restart of this box as well.
+    fn keep_heard(&self, peer: BoxId) {
+        let Some(heard) = locked(&self.links).get(&peer).and_then(|l| l.heard_unix_ms) else { return };
+        let kept = self.store.change_peer(peer, false, |p| p.last_seen_unix_ms = Some(heard));
+        if let Err(error) = kept {
+            tracing::warn!(error = &error as &dyn std::error::Error, "last sign of life of a peer is not stored");
+        }
+    }
+
+    /// What is heard of each peer.
+    pub(super) fn heard(&self) -> BTreeMap<BoxId, Heard> {
+        let peers = self.store.peers();
+        let links = locked(&self.links);
+        let one = |p: &PeerRecord| {
+            let link = links.get(&p.id);
+            let last_unix_ms = link.and_then(|l| l.heard_unix_ms).or(p.last_seen_unix_ms);
+            Heard { connected: link.is_some_and(|l| !l.connections.is_empty()), last_unix_ms }
+        };
+        peers.iter().map(|p| (p.id, one(p))).collect()
     }
 
     /// Tells of a peer whose cache is much slower than this box's, if groups are mirrored to it.
@@ -516,6 +547,7 @@ impl Inner {
         }
         self.learn_address(peer, &info.link_address);
         self.watch_speed(peer, info.write_rate.get());
+        self.end_forgotten(peer, &info).await;
         if let Some(record) = self.store.peer(peer) {
             let subject = format!("peer {}", record.name);
             let told = || {

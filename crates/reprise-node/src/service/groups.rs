@@ -1,20 +1,21 @@
 //! Groups: made, started, stopped, deleted; their homes looked at before they are used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reprise_api::{ApiError, ErrorCode, GroupStatus, JobKind, Name, Severity, VolumeStatus};
+use reprise_api::{ApiError, ErrorCode, GroupStatus, ImageStatus, JobKind, Name, Severity, VolumeStatus};
 use reprise_engine::{Branch, GroupMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_journal::SegmentId;
 use reprise_link::instance;
 use reprise_media::{Identity, Media, MediaError, MediaOptions};
-use reprise_types::{BranchId, ByteLen, GroupId, Point, Role, Seq};
+use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, Seq};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::{JobHandle, Told};
+use super::image::{self, Heard};
 use super::meter::Meter;
 use super::stall::{Flow, Stall};
 use super::view::{self, Facts, known_name, target_name};
@@ -463,6 +464,7 @@ impl Inner {
             fenced: None,
             next_slot: 1,
             generation_floor: 0,
+            ended: None,
         };
         let running = self.make_group(meta, Vec::new()).await?;
         self.board.event(Told::new(
@@ -551,6 +553,7 @@ impl Inner {
         let alerts = self.board.alerts(false);
         let preparing = self.preparing_statuses();
         let peers = self.store.peers();
+        let heard = self.heard();
         let groups = locked(&self.groups);
         let mut list: Vec<GroupStatus> = groups
             .iter()
@@ -564,9 +567,10 @@ impl Inner {
                     EntryState::Running(running) => {
                         let snapshot = running.now();
                         let peer_id = snapshot.meta.peer.as_ref().map(|p| p.peer);
+                        let peer = peers.iter().find(|p| Some(p.id) == peer_id);
                         let facts = Facts {
                             name: &entry.name,
-                            peer: peers.iter().find(|p| Some(p.id) == peer_id),
+                            peer,
                             meter: &entry.meter,
                             fill,
                             segment_len: self.pool.segment_len(),
@@ -577,6 +581,7 @@ impl Inner {
                             link_secs: entry.link_since.elapsed().as_secs_f64(),
                             reconnects: entry.reconnects,
                             down_reason: entry.down_reason.as_deref(),
+                            image: self.image(&entry.name, &snapshot, &heard),
                             alerts,
                         };
                         view::group_status(&snapshot, facts)
@@ -586,6 +591,18 @@ impl Inner {
             .collect();
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list
+    }
+
+    /// The image of a group that is mirrored to this box.
+    pub(super) fn image(
+        &self,
+        group: &Name,
+        snapshot: &Snapshot,
+        heard: &BTreeMap<BoxId, Heard>,
+    ) -> Option<ImageStatus> {
+        let peer = snapshot.meta.peer.as_ref()?.peer;
+        let none = Heard::default();
+        image::status(snapshot, group, &self.peer_name(peer), heard.get(&peer).unwrap_or(&none), self.words())
     }
 
     pub(super) fn group_status(&self, name: &Name) -> Result<GroupStatus, ApiError> {

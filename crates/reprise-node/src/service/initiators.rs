@@ -152,10 +152,22 @@ impl Inner {
     }
 
     async fn keep_initiator(&self, record: InitiatorAdd) -> Result<InitiatorChanged, ApiError> {
-        let warnings = check(&record)?;
+        let mut warnings = check(&record)?;
+        warnings.extend(self.not_served_here(&record.groups));
         self.store.put_initiator(&record).map_err(|e| refused(&e))?;
         self.apply_acl().await;
         Ok(InitiatorChanged { initiator: self.initiator_status(&record, false), warnings })
+    }
+
+    /// Groups that a host may use by its rule and that this box only keeps the image of.
+    fn not_served_here(&self, groups: &[Name]) -> Vec<String> {
+        let named = |g: &super::groups::Running| groups.is_empty() || groups.contains(&g.name);
+        let mirrors = self.running().into_iter().filter(named).filter_map(|group| {
+            let meta = group.now().meta;
+            let source = meta.peer.as_ref().filter(|_| meta.role == Role::Mirror)?.peer;
+            Some(super::words::not_served_here(&group.name, &self.peer_name(source)))
+        });
+        mirrors.collect()
     }
 
     fn known_initiator(&self, name: &InitiatorName) -> Result<InitiatorAdd, ApiError> {

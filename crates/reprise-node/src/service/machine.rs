@@ -57,6 +57,11 @@ impl Machine {
         &self.messages
     }
 
+    /// People are at an appliance, which has no command line, and not on a Linux of their own.
+    pub(crate) fn is_appliance(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Takes what says how the box is.
     pub(crate) fn set_status(&self, status: StatusText) {
         *locked(&self.status) = Some(status);

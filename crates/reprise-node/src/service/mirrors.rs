@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reprise_api::{ApiError, ErrorCode, MirrorOf, MirrorStarted, Name, Severity};
+use reprise_api::{ApiError, ErrorCode, Job, MirrorOf, MirrorStarted, Name, Severity};
 use reprise_engine::{CopyState, GroupMeta, Leg, PeerMeta, VolumeMeta};
 use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
@@ -13,12 +13,13 @@ use reprise_format::link::{
 };
 use reprise_format::superblock::VOLUMES_MAX;
 use reprise_link::instance;
-use reprise_types::{BlockFormat, BoxId, ByteLen, Point, Role, Seq, VolumeSlot};
+use reprise_types::{BlockFormat, BoxId, ByteLen, GroupId, Point, Role, Seq, VolumeSlot};
 
 use super::board::Told;
 use super::control::{CLOCK_OFFSET_MAX_SECS, NotDone};
-use super::groups::{Running, set_paused};
+use super::groups::{Entry, Running, set_paused};
 use super::volumes::data_error;
+use super::words::Words;
 use super::{Inner, ask, blocking, locked, random16, wrong_state};
 use crate::clock;
 use crate::group::{Command, HomeMedia};
@@ -33,12 +34,26 @@ const CREATE_TIME: Duration = Duration::from_secs(45);
 /// Longest wait for the peer to take note of something.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
+/// A second copy onto an image is not possible, so nobody is let into one.
+fn onto_an_image(peer: &str, group: &Name, words: Words) -> String {
+    format!(
+        "a second copy onto an image is not possible in this version: give the image up on {peer} first ({}, there), or keep it and \
+         use another group",
+        words.give_up(group)
+    )
+}
+
+fn too_small(peer: &Name, needed: u64, free: u64) -> ApiError {
+    let text = format!("peer {peer} is too small: {needed} bytes are needed, {free} are free");
+    ApiError::new(ErrorCode::NoSpace, text, "give the peer a larger data half")
+}
+
 /// Why a mirror could not be made. An image that is in the way has a way out of its own.
-fn not_made(group: &Name, not_done: NotDone) -> ApiError {
+fn not_made(group: &Name, not_done: NotDone, words: Words) -> ApiError {
     let what = match &not_done {
-        NotDone::Refused { peer, refused } if refused.reason == RefusalReason::HasImage => Some(format!(
-            "a second copy onto an image is not possible in this version: give the image up on {peer} first (reprise group delete {group}, run there), or keep it and use another group"
-        )),
+        NotDone::Refused { peer, refused } if refused.reason == RefusalReason::HasImage => {
+            Some(onto_an_image(peer, group, words))
+        }
         _ => None,
     };
     let error = not_done.into_error();
@@ -63,29 +78,112 @@ impl Inner {
         group: &Running,
         peer: &PeerRecord,
     ) -> Result<MirrorStarted, ApiError> {
-        let meta = group.now().meta;
-        self.may_be_mirrored(group, &meta)?;
+        self.may_be_mirrored(group, &group.now().meta, None)?;
         let info = self.peer_info(peer.id).await?;
+        self.may_hold(&peer.name, &info, std::slice::from_ref(group))?;
         let warnings = self.compare(&peer.name, &info);
-        let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes: meta.link_volumes() };
-        let undo = || BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
+        self.offer_mirror(group, peer).await?;
+        self.attach_mirror(group, peer, warnings).await
+    }
+
+    /// Mirrors to `new` what is mirrored to `old`. Nothing has changed where the other box refuses a group. With `commands`
+    /// held, and `change` not.
+    pub(super) async fn move_mirrors(
+        self: &Arc<Self>,
+        old: &PeerRecord,
+        new: &PeerRecord,
+    ) -> Result<Option<Job>, ApiError> {
+        let groups = self.all_with(old)?;
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let info = self.peer_info(new.id).await?;
+        self.may_hold(&new.name, &info, &groups)?;
+        for (at, group) in groups.iter().enumerate() {
+            let checked = self.may_be_mirrored(group, &group.now().meta, Some(old.id));
+            let offered = match checked {
+                Ok(()) => self.offer_mirror(group, new).await,
+                refused => refused,
+            };
+            if let Err(error) = offered {
+                for before in groups.iter().take(at) {
+                    self.withdraw_mirror(before, new).await;
+                }
+                return Err(error);
+            }
+        }
+        let mut job = None;
+        for group in &groups {
+            self.end_mirror(group, old).await?;
+            job = self.attach_mirror(group, new, self.compare(&new.name, &info)).await?.job;
+        }
+        Ok(job)
+    }
+
+    /// The peer has no older image of the groups.
+    fn may_hold(&self, peer: &Name, info: &BoxInfo, groups: &[Running]) -> Result<(), ApiError> {
+        if let Some(group) = groups.iter().find(|g| info.held.contains(&g.id)) {
+            let text = format!("peer {peer} has an image of group {} already", group.name);
+            let what = onto_an_image(peer.as_str(), &group.name, self.words());
+            return Err(ApiError::new(ErrorCode::ImageExists, text, what));
+        }
+        Ok(())
+    }
+
+    /// Asks the box that is to take a peer's place whether it can have its mirrors.
+    pub(super) async fn may_move_mirrors(&self, old: &PeerRecord, new: &PeerRecord) -> Result<(), ApiError> {
+        let groups = self.all_with(old)?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let info = self.peer_info(new.id).await?;
+        self.may_hold(&new.name, &info, &groups)?;
+        let sizes = groups.iter().flat_map(|g| g.now().meta.volumes.clone()).map(|v| v.sectors.bytes().get());
+        let (needed, free) = (sizes.fold(0, u64::saturating_add), info.data_free_bytes.get());
+        if needed > free { Err(too_small(&new.name, needed, free)) } else { Ok(()) }
+    }
+
+    fn all_with(&self, peer: &PeerRecord) -> Result<Vec<Running>, ApiError> {
+        self.groups_with(peer.id).iter().map(|(name, _)| self.group(name)).collect()
+    }
+
+    /// Has the peer make the homes of a mirror.
+    async fn offer_mirror(&self, group: &Running, peer: &PeerRecord) -> Result<(), ApiError> {
+        let volumes = group.now().meta.link_volumes();
+        let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes };
         if let Err(not_done) = self.have_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
             if matches!(not_done, NotDone::Unknown(_)) {
                 // It may still do it: then it is to be undone.
-                self.tell_peer(peer.id, undo(), TELL_TIME).await;
+                self.withdraw_mirror(group, peer).await;
             }
-            return Err(not_made(&group.name, not_done));
+            return Err(not_made(&group.name, not_done, self.words()));
         }
+        Ok(())
+    }
+
+    /// Takes an offer back. An image that has begun stays in any case.
+    async fn withdraw_mirror(&self, group: &Running, peer: &PeerRecord) {
+        let undo = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
+        self.tell_peer(peer.id, undo, TELL_TIME).await;
+    }
+
+    /// Lets the first copy begin that the peer has made room for.
+    async fn attach_mirror(
+        self: &Arc<Self>,
+        group: &Running,
+        peer: &PeerRecord,
+        warnings: Vec<String>,
+    ) -> Result<MirrorStarted, ApiError> {
         let first = instance::first(random16()?);
         if let Err(error) = ask(&group.commands, |reply| Command::AddPeer(peer.id, first, reply)).await {
-            self.tell_peer(peer.id, undo(), TELL_TIME).await;
+            self.withdraw_mirror(group, peer).await;
             return Err(error);
         }
         group.shown(|s| s.meta.peer.is_some()).await;
         let mind: String = warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
         let text = format!("Group {} is mirrored to {}.{mind}", group.name, peer.name);
         self.board.event(Told::new("mirror-added", Severity::Info, format!("group {}", group.name), text, ""));
-        let total: u64 = meta.volumes.iter().map(|v| v.sectors.bytes().get()).sum();
+        let total: u64 = group.now().meta.volumes.iter().map(|v| v.sectors.bytes().get()).sum();
         let job = self.copy_job(group.id).and_then(|job| {
             job.progress(0, total);
             job.job()
@@ -93,11 +191,20 @@ impl Inner {
         Ok(MirrorStarted { job, warnings })
     }
 
-    fn may_be_mirrored(&self, group: &Running, meta: &GroupMeta) -> Result<(), ApiError> {
+    /// The group may get a mirror, or another one than the one at `but`.
+    pub(super) fn may_be_mirrored(
+        &self,
+        group: &Running,
+        meta: &GroupMeta,
+        but: Option<BoxId>,
+    ) -> Result<(), ApiError> {
         if meta.role != Role::Source {
             return Err(super::refused(reprise_engine::CommandError::NotSource));
         }
-        if meta.peer.is_some() {
+        if let Some(reason) = meta.fenced.clone() {
+            return Err(super::refused(reprise_engine::CommandError::Fenced { reason }));
+        }
+        if meta.peer.as_ref().map(|p| p.peer) != but {
             return Err(super::refused(reprise_engine::CommandError::HasPeer));
         }
         if let Some(volume) = meta.volumes.iter().find(|v| v.local_only) {
@@ -178,10 +285,9 @@ impl Inner {
             Err(not_done) => (
                 Severity::Warning,
                 format!(
-                    "{} has not taken note ({}). Its image goes with: reprise group delete {}, run there.",
+                    "{} has not taken note ({}), and learns of it at the next contact. Its image stays.",
                     peer.name,
-                    not_done.into_error().message,
-                    group.name
+                    not_done.into_error().message
                 ),
             ),
         };
@@ -193,11 +299,11 @@ impl Inner {
     /// Does what a peer asks.
     pub(super) async fn carry_out(self: &Arc<Self>, peer: BoxId, command: BoxCommand) -> Outcome {
         let result = match command {
-            BoxCommand::BoxInfo(_) => return Outcome::BoxInfo(self.about()),
+            BoxCommand::BoxInfo(_) => return Outcome::BoxInfo(self.about(peer)),
             BoxCommand::CreateMirror(create) => self.create_mirror(peer, create).await,
             BoxCommand::DeleteMirror(delete) => self.delete_mirror(peer, delete).await,
             BoxCommand::PauseNotice(notice) => self.note_pause(peer, &notice),
-            BoxCommand::ForgetPeer(_) => self.forgotten_by(peer),
+            BoxCommand::ForgetPeer(_) => self.forgotten_by(peer).await,
             BoxCommand::ReserveVolume(reserve) => self.reserve_volume(peer, reserve).await,
         };
         match result {
@@ -209,8 +315,9 @@ impl Inner {
         }
     }
 
-    fn about(&self) -> BoxInfo {
+    fn about(&self, asker: BoxId) -> BoxInfo {
         let fill = self.pool.allocator().fill();
+        let (mirrored, held) = self.groups_between(asker);
         BoxInfo {
             name: self.settings.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +326,69 @@ impl Inner {
             write_rate: ByteLen::from_raw(self.write_rate.load(Ordering::Relaxed)),
             wall_micros: clock::now().wall,
             link_address: self.link_address(),
+            tells_groups: true,
+            mirrored,
+            held,
         }
+    }
+
+    /// Groups that this box may mirror to a peer, and groups of which it holds something that the peer feeds or fed. What
+    /// does not run, and may be either, is in both: nobody may take it for gone.
+    fn groups_between(&self, peer: BoxId) -> (Vec<GroupId>, Vec<GroupId>) {
+        let (mut mirrored, mut held) = (Vec::new(), Vec::new());
+        let known = self.pool.groups();
+        let groups = locked(&self.groups);
+        for id in known.into_iter().map(|slot| slot.group) {
+            let entry = groups.get(&id);
+            let runs = entry.is_some_and(|e| e.running().is_some());
+            let meta = entry.and_then(Entry::meta);
+            let with = |role| match &meta {
+                Some(m) if runs => m.role == role && m.peer.as_ref().is_some_and(|p| p.peer == peer),
+                _ => true,
+            };
+            mirrored.extend(with(Role::Source).then_some(id));
+            // Homes that were made and not attached are no image.
+            let fresh = meta.as_ref().is_some_and(|m| runs && is_fresh(m));
+            held.extend((with(Role::Mirror) && !fresh).then_some(id));
+        }
+        (mirrored, held)
+    }
+
+    /// Mirrors here that their source says it does not mirror any more have ended: it could not say so when it ended them.
+    pub(super) async fn end_forgotten(&self, peer: BoxId, info: &BoxInfo) {
+        if !info.tells_groups {
+            return;
+        }
+        let gone = |g: &Running| {
+            let meta = g.now().meta;
+            // One without history may be about to be attached there.
+            let begun = meta.role == Role::Mirror && !meta.branches.is_empty() && meta.ended.is_none();
+            begun && meta.peer.as_ref().is_some_and(|p| p.peer == peer) && !info.mirrored.contains(&g.id)
+        };
+        for group in self.running().into_iter().filter(gone) {
+            let _change = self.change.lock().await;
+            if let Err(error) = self.mirror_ended(&group, peer).await {
+                tracing::warn!(group = %group.name, %error, "end of a mirror is not stored");
+            }
+        }
+    }
+
+    /// Takes note that the source has ended a mirror here. With `change` held.
+    async fn mirror_ended(&self, group: &Running, peer: BoxId) -> Result<(), ApiError> {
+        let known = group.now().meta.ended.is_some();
+        ask(&group.commands, Command::EndMirror).await?;
+        group.shown(|s| s.meta.ended.is_some()).await;
+        let subject = format!("group {}", group.name);
+        for code in ["link-down", "source-silent"] {
+            self.board.clear(code, &subject);
+        }
+        if !known {
+            let source = self.peer_name(peer);
+            let text = format!("{source} has ended the mirror of group {} on this box. The image stays.", group.name);
+            let what = self.words().keep_or_give_up(&group.name, &source);
+            self.board.event(Told::new("mirror-detached", Severity::Info, subject, text, what));
+        }
+        Ok(())
     }
 
     async fn create_mirror(self: &Arc<Self>, peer: BoxId, create: CreateMirror) -> Result<(), Refused> {
@@ -281,7 +450,7 @@ impl Inner {
         grown.map_err(|e| refused(reason_of(&e), &e.message))
     }
 
-    fn peer_name(&self, peer: BoxId) -> String {
+    pub(super) fn peer_name(&self, peer: BoxId) -> String {
         self.store.peer(peer).map_or_else(|| peer.short(), |p| p.name.to_string())
     }
 
@@ -306,14 +475,7 @@ impl Inner {
         if !delete.keep_image && group.now().meta.branches.is_empty() {
             return self.delete_group(&group.name).await.map(drop).map_err(io);
         }
-        set_paused(&group, true).await.map_err(io)?;
-        let subject = format!("group {}", group.name);
-        let text =
-            format!("{} no longer mirrors group {} to this box. The image stays.", self.peer_name(peer), group.name);
-        let what = format!("Give the image up with: reprise group delete {}", group.name);
-        self.board.event(Told::new("mirror-detached", Severity::Info, subject.clone(), text, what));
-        self.board.clear("link-down", &subject);
-        Ok(())
+        self.mirror_ended(&group, peer).await.map_err(io)
     }
 
     fn note_pause(&self, peer: BoxId, notice: &PauseNotice) -> Result<(), Refused> {
@@ -325,8 +487,17 @@ impl Inner {
         Ok(())
     }
 
-    fn forgotten_by(&self, peer: BoxId) -> Result<(), Refused> {
+    async fn forgotten_by(&self, peer: BoxId) -> Result<(), Refused> {
         let Some(record) = self.store.peer(peer) else { return Ok(()) };
+        // A box forgets only one that it mirrors nothing to.
+        let fed = |g: &Running| {
+            let meta = g.now().meta;
+            meta.role == Role::Mirror && meta.peer.as_ref().is_some_and(|p| p.peer == peer)
+        };
+        for group in self.running().into_iter().filter(fed) {
+            let _change = self.change.lock().await;
+            self.mirror_ended(&group, peer).await.map_err(|e| refused(RefusalReason::Io, &e.message))?;
+        }
         let subject = format!("peer {}", record.name);
         if self.groups_with(peer).is_empty() {
             let text = format!("{} has removed this box from its peers, and is removed here too.", record.name);
@@ -334,7 +505,7 @@ impl Inner {
             return self.drop_peer(&record).map_err(|e| refused(RefusalReason::Io, &e.message));
         }
         let text = format!("{} has removed this box from its peers; groups here still name it.", record.name);
-        let what = "Remove the mirrors with it, or delete its images here; pair again if it was a mistake.";
+        let what = "End the mirrors to it and give up its images here when they are not needed; pair again if it was a mistake.";
         self.board.raise(Told::new("peer-forgot-us", Severity::Warning, subject, text, what));
         Ok(())
     }
@@ -355,6 +526,11 @@ fn reason_of(error: &ApiError) -> RefusalReason {
     }
 }
 
+/// A mirror of which nothing has come yet, and that its source has not ended.
+fn is_fresh(meta: &GroupMeta) -> bool {
+    meta.role == Role::Mirror && meta.branches.is_empty() && meta.ended.is_none()
+}
+
 /// A repeated command, whose first answer was lost, is done already.
 fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<(), Refused> {
     let meta = known.now().meta;
@@ -364,8 +540,7 @@ fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<
     // How hosts see them may differ: what this box cannot give, or a volume that was made read-only since.
     let bytes = |v: &Volume| (v.id, v.slot, v.name.clone(), v.sectors);
     let same = meta.link_volumes().iter().map(bytes).eq(create.volumes.iter().map(bytes));
-    let fresh = meta.role == Role::Mirror && meta.branches.is_empty() && meta.peer.as_ref().is_some_and(|p| !p.paused);
-    if same && fresh {
+    if same && is_fresh(&meta) {
         return Ok(());
     }
     Err(refused(RefusalReason::HasImage, "there is an image of the group on this box"))
@@ -462,12 +637,13 @@ fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, ran
         fenced: None,
         next_slot,
         generation_floor: 0,
+        ended: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use reprise_types::{GroupId, SectorCount, VolumeId};
+    use reprise_types::{SectorCount, VolumeId};
 
     use super::*;
 

@@ -10,6 +10,7 @@ mod board;
 mod control;
 mod faults;
 mod groups;
+mod image;
 mod initiators;
 mod machine;
 mod messages;
@@ -22,6 +23,7 @@ mod verify;
 mod view;
 mod volumes;
 mod watch;
+mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -159,6 +161,7 @@ fn refused(error: CommandError) -> ApiError {
     let message = error.to_string();
     let (code, what) = match &error {
         CommandError::NotSource => (ErrorCode::WrongState, "run the command on the box that is its source"),
+        CommandError::NotMirror => (ErrorCode::WrongState, "run the command on the box that is its mirror"),
         CommandError::HasPeer => (ErrorCode::WrongState, "remove the mirror first: reprise mirror remove"),
         CommandError::NoPeer => (ErrorCode::WrongState, "add one: reprise mirror add"),
         CommandError::LocalOnly { .. } => (ErrorCode::WrongState, "put local-only volumes into a group of their own"),
@@ -186,6 +189,13 @@ async fn ask<T>(
     let (reply, answer) = oneshot::channel();
     commands.send(make(reply)).await.map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())?.map_err(refused)
+}
+
+impl Inner {
+    /// How advice is worded here.
+    fn words(&self) -> words::Words {
+        words::Words { appliance: self.machine.is_appliance() }
+    }
 }
 
 impl Node {

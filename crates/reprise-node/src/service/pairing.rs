@@ -200,6 +200,7 @@ impl Inner {
     }
 
     pub(super) fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let heard = self.heard();
         self.store
             .peers()
             .into_iter()
@@ -213,7 +214,7 @@ impl Inner {
                     connected,
                     version: record.version.clone(),
                     paired_unix_ms: record.paired_unix_ms,
-                    last_seen_unix_ms: record.last_seen_unix_ms,
+                    last_seen_unix_ms: heard.get(&record.id).and_then(|h| h.last_unix_ms),
                     clock_offset_secs: clock,
                     groups: self.groups_with(record.id).into_iter().map(|(name, _)| name).collect(),
                     name: record.name,
@@ -262,12 +263,16 @@ impl Inner {
     pub(super) fn may_forget(&self, name: &Name) -> Result<PeerRecord, ApiError> {
         let record = self.peer_named(name)?;
         let groups = self.groups_with(record.id);
-        if !groups.is_empty() {
+        if let Some((group, _)) = groups.first() {
             let list: Vec<_> = groups.iter().map(|(name, role)| format!("{name} ({role} here)")).collect();
             return Err(ApiError::new(
                 ErrorCode::InUse,
                 format!("groups are mirrored with {name}: {}", list.join(", ")),
-                "remove their mirrors first: reprise mirror remove; images kept here go with: reprise group delete",
+                format!(
+                    "end the mirrors first ({}); images kept here are given up with: {}",
+                    self.words().end_mirror(group, name.as_str()),
+                    self.words().give_up(group)
+                ),
             ));
         }
         Ok(record)

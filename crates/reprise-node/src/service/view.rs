@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use reprise_api::{
-    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, LinkState, LinkStatus, MirrorTrouble,
-    MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState, VolumeStatus,
+    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, ImageStatus, LinkState, LinkStatus,
+    MirrorTrouble, MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState,
+    VolumeStatus,
 };
 use reprise_engine::{CacheFill, GroupMeta, PeerTrouble, VolumeMeta};
 use reprise_format::link::Row;
@@ -16,6 +17,7 @@ use crate::group::Snapshot;
 use crate::store::PeerRecord;
 
 use super::board::percent;
+use super::image;
 use super::meter::Meter;
 
 /// What the node knows of a group beside its snapshot.
@@ -33,6 +35,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) link_secs: f64,
     pub(crate) reconnects: u64,
     pub(crate) down_reason: Option<&'a str>,
+    /// What a mirror holds.
+    pub(crate) image: Option<ImageStatus>,
     pub(crate) alerts: Vec<Alert>,
 }
 
@@ -71,10 +75,13 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
     if let Some(reason) = &meta.fenced {
         return GroupState::Fenced { reason: reason.clone() };
     }
-    match stopping(snapshot) {
+    match stopping(snapshot).filter(|_| image::ended(snapshot).is_none()) {
         Some(row @ (Row::Diverged | Row::BothSources)) => return GroupState::Diverged { reason: advice(row) },
         Some(row) => return GroupState::Waiting { reason: advice(row) },
         None => {}
+    }
+    if let Some(at_unix_ms) = image::ended(snapshot) {
+        return GroupState::Ended { at_unix_ms };
     }
     if !snapshot.ready {
         return GroupState::Waiting { reason: "the end of the journal is being made durable after the start".into() };
@@ -102,6 +109,9 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
 }
 
 fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
+    if image::ended(snapshot).is_some() {
+        return LinkState::Ended;
+    }
     if snapshot.meta.peer.as_ref().is_some_and(|p| p.paused) {
         return LinkState::Paused;
     }
@@ -112,6 +122,10 @@ fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
         (true, _, _) => LinkState::Up,
         (false, false, _) => LinkState::Handshake,
         (false, true, Some(reason)) => LinkState::Down { reason: reason.to_owned() },
+        // It is the source that dials.
+        (false, true, None) if snapshot.meta.role == Role::Mirror => {
+            LinkState::Down { reason: "nothing comes from the source, which connects by itself".to_owned() }
+        }
         (false, true, None) => LinkState::Connecting,
     }
 }
@@ -239,13 +253,16 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
     let with_peer = meta.peer.is_some();
     let source = meta.role == Role::Source;
     let stats = &snapshot.stats;
-    let lag_secs = with_peer.then_some(snapshot.link.lag_millis as f64 / 1000.0);
+    // What a mirror lacks is known to its source only.
+    let measures = with_peer && source;
+    let lag_secs = measures.then_some(snapshot.link.lag_millis as f64 / 1000.0);
+    let ready = || if source { VolumeState::Ready } else { VolumeState::Image };
     let mut volumes: Vec<VolumeStatus> = meta
         .volumes
         .iter()
         .map(|v| {
             let leaving = facts.leaving.contains(&v.name);
-            volume_status(facts.name, v, if leaving { VolumeState::Leaving } else { VolumeState::Ready })
+            volume_status(facts.name, v, if leaving { VolumeState::Leaving } else { ready() })
         })
         .collect();
     volumes.extend(facts.preparing.iter().cloned());
@@ -274,13 +291,14 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
         state: group_state(snapshot, facts.cache_full),
         positions: snapshot.positions.into(),
         lag_secs,
-        lag_bytes: with_peer.then_some(snapshot.link.lag_bytes),
+        lag_bytes: measures.then_some(snapshot.link.lag_bytes),
         cache: cache_status(snapshot, &facts),
         volumes,
         targets: if source { vec![target] } else { Vec::new() },
         link: link_status(snapshot, &facts),
+        image: facts.image,
         copy: copy_status(snapshot, facts.meter.link().copy),
-        rates: facts.meter.rates(with_peer && source),
+        rates: facts.meter.rates(measures),
         totals: Totals {
             writes: stats.writes,
             write_bytes: stats.bytes_in,
@@ -325,6 +343,7 @@ pub(crate) fn failed_status(
             .unwrap_or_default(),
         targets: Vec::new(),
         link: None,
+        image: None,
         copy: None,
         rates: Rates::default(),
         totals: Totals::default(),
@@ -374,10 +393,11 @@ pub(crate) mod tests {
             fenced: None,
             next_slot: 2,
             generation_floor: 0,
+            ended: None,
         }
     }
 
-    fn snapshot(change: impl FnOnce(&mut GroupMeta, &mut LinkView)) -> Snapshot {
+    pub(crate) fn snapshot(change: impl FnOnce(&mut GroupMeta, &mut LinkView)) -> Snapshot {
         let (mut meta, mut link) = (meta(), LinkView::default());
         change(&mut meta, &mut link);
         Snapshot {
@@ -391,6 +411,7 @@ pub(crate) mod tests {
             rotten: None,
             verify: None,
             durable: Point::default(),
+            image_wall: None,
             link,
             sessions: Vec::new(),
             buffers: 0,
@@ -398,7 +419,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn peer() -> PeerMeta {
+    pub(crate) fn peer() -> PeerMeta {
         PeerMeta {
             peer: BoxId::from_raw([2; 16]),
             durable: Some(Point::default()),
@@ -455,6 +476,7 @@ pub(crate) mod tests {
             link_secs: 1.0,
             reconnects: 0,
             down_reason: None,
+            image: None,
             alerts: Vec::new(),
         };
         let status = group_status(&snapshot, facts);

@@ -723,15 +723,29 @@ impl Inner {
         let (group, volume) = self.volume(name)?;
         let snapshot = group.now();
         if snapshot.meta.role != Role::Source {
+            let what = format!(
+                "do it on the box that is its source; the whole image is given up with: {}",
+                self.words().give_up(&group.name)
+            );
+            let text = format!("volume {name} belongs to group {}, which is mirrored to this box", group.name);
+            return Err(wrong_state(text, what));
+        }
+        if let Some(reason) = snapshot.meta.fenced.clone() {
+            return Err(super::refused(reprise_engine::CommandError::Fenced { reason }));
+        }
+        if let Some(why) = &snapshot.home_detached {
             return Err(wrong_state(
-                format!("volume {name} belongs to group {}, which is mirrored to this box", group.name),
-                "run the command on the box that is its source; an image whose source is gone goes with: reprise group delete",
+                format!(
+                    "a home of group {} is detached ({why}), and the volume leaves when its home holds every write",
+                    group.name
+                ),
+                "look after its disk, and take it into use again",
             ));
         }
         if snapshot.meta.peer.is_some() {
             return Err(wrong_state(
                 format!("group {} has a mirror, and volumes cannot leave such a group in this version", group.name),
-                "remove the mirror first: reprise mirror remove",
+                format!("end the mirror first: {}", self.words().end_mirror(&group.name, "PEER")),
             ));
         }
         if !snapshot.sessions.is_empty() {

@@ -1,6 +1,6 @@
 //! What the control plane does without being asked: dials, measures, raises and clears alerts, tries again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use reprise_engine::Notice;
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_media::MediaKind;
-use reprise_types::{GroupId, Role};
+use reprise_types::{BoxId, GroupId, Role};
 use tokio::sync::mpsc;
 
 use super::board::Told;
 use super::groups::{Entry, EntryState, RETRY_EVERY, Running};
+use super::image::{self, Heard};
 use super::meter::Sample;
 use super::stall::Seen;
 use super::{Inner, locked, view, wrong_state};
@@ -334,11 +335,12 @@ impl Inner {
             Told::new("no-password", Severity::Warning, "box", text, what)
         };
         self.board.settle(self.machine.lacks_password(), told, "no-password", "box");
+        let heard = self.heard();
         for entry in locked(&self.groups).values() {
             let Some(snapshot) = entry.running().map(Running::now) else { continue };
             let subject = group_subject(entry);
             self.watch_disks(&subject, &snapshot);
-            self.watch_link(&subject, entry, &snapshot);
+            self.watch_link(&subject, entry, &snapshot, &heard);
             self.watch_room(&subject, entry, &snapshot);
             self.watch_mirror(&subject, &snapshot);
             let source = snapshot.meta.role == Role::Source;
@@ -450,7 +452,7 @@ impl Inner {
         self.board.settle(small.is_some(), told, "home-too-small", subject);
     }
 
-    fn watch_link(&self, subject: &str, entry: &Entry, snapshot: &Snapshot) {
+    fn watch_link(&self, subject: &str, entry: &Entry, snapshot: &Snapshot, heard: &BTreeMap<BoxId, Heard>) {
         let stopped = snapshot.link.row.filter(|row| rule_of(*row).consequence != Consequence::Stream);
         let told = || {
             let rule = stopped.map(rule_of);
@@ -464,20 +466,28 @@ impl Inner {
             )
         };
         self.board.settle(stopped.is_some(), told, "link-stopped", subject);
-        let wants = snapshot.meta.peer.as_ref().is_some_and(|p| !p.paused) && stopped.is_none();
-        let down = wants && !snapshot.link.streaming && entry.link_since.elapsed() > LINK_DOWN_TOLD;
-        let told = || {
-            let why = entry.down_reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-            let text = format!("The link has been down for a while{why}. The cache takes the writes.");
-            Told::new(
-                "link-down",
-                Severity::Warning,
-                subject,
-                text,
-                "Look at the peer and at the network between the boxes.",
-            )
+        // A verdict says more than silence, and a pause was asked for.
+        let follows = snapshot.meta.ended.is_none() && stopped.is_none();
+        let wants = snapshot.meta.peer.as_ref().is_some_and(|p| !p.paused) && follows;
+        let quiet = if wants && !snapshot.link.streaming { entry.link_since.elapsed() } else { Duration::ZERO };
+        let told = match (snapshot.meta.role, &snapshot.meta.peer) {
+            (Role::Mirror, _) => {
+                let image = self.image(&entry.name, snapshot, heard);
+                image.and_then(|image| image::alert(&image, subject, quiet))
+            }
+            (Role::Source, Some(peer)) if quiet > LINK_DOWN_TOLD => {
+                let last = heard.get(&peer.peer).cloned().unwrap_or_default();
+                Some(self.source_alone(subject, entry, &self.peer_name(peer.peer), &last))
+            }
+            _ => None,
         };
-        self.board.settle(down, told, "link-down", subject);
+        for code in ["link-down", "source-silent"] {
+            let told = told.clone().filter(|t| t.code == code);
+            match told {
+                Some(told) => self.board.raise(told),
+                None => self.board.clear(code, subject),
+            }
+        }
         let stall = entry.stall.filter(|_| wants);
         let told = || {
             let peer = snapshot.meta.peer.as_ref().and_then(|p| self.store.peer(p.peer));
@@ -502,6 +512,19 @@ impl Inner {
             };
             self.board.settle(found.is_some(), told, code, subject);
         }
+    }
+
+    /// A source whose mirror does not take its writes.
+    fn source_alone(&self, subject: &str, entry: &Entry, peer: &str, heard: &Heard) -> Told {
+        let why = entry.down_reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+        let how = match (heard.connected, heard.last_unix_ms) {
+            (true, _) => format!("{peer} answers, but does not take what {} writes{why}.", entry.name),
+            (false, Some(ms)) => format!("{peer} has been silent since {}{why}.", image::at(ms)),
+            (false, None) => format!("{peer} has not been heard since this box started{why}."),
+        };
+        let text = format!("{how} The cache of this box takes the writes of the hosts.");
+        let what = format!("Look at {peer} and at the network between the boxes; it goes on by itself.");
+        Told::new("link-down", Severity::Warning, subject, text, what)
     }
 
     /// Groups whose homes were missing and that are to be tried again.

@@ -257,6 +257,7 @@ fn first_meta(n: usize, peer: BoxId, sectors: [u64; 2], rng: &mut Rng) -> GroupM
         next_slot: 2,
         // As where a pool has given segments out before the group was made, and nothing was written to them.
         generation_floor: 3,
+        ended: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The status page: the box at a glance.
 
 use reprise_api::{
-    AdminCode, Alert, ClockState, ConfigState, ErrorCode, GroupState, GroupStatus, InterfaceStatus, LinkState, Nothing,
-    PoolPlace, Severity, Slot, Status, SystemStatus,
+    AdminCode, Alert, ClockState, ConfigState, ErrorCode, GroupState, GroupStatus, ImageSource, InterfaceStatus,
+    LinkState, Nothing, PoolPlace, Severity, Slot, Status, SystemStatus,
 };
 
 use super::admin::password_state;
@@ -288,6 +288,9 @@ pub(super) fn group_row(g: &GroupStatus) -> String {
         (GroupState::Copying, Some(copy)) => format!("copying {:.0} %", copy.percent),
         (GroupState::Fenced { .. } | GroupState::Diverged { .. } | GroupState::CacheFull, _) => {
             g.state.kind().replace('_', " ").to_uppercase()
+        }
+        (GroupState::Disconnected, _) if g.image.as_ref().is_some_and(|i| i.source == ImageSource::Silent) => {
+            "SOURCE SILENT".to_owned()
         }
         _ => g.state.kind().replace('_', " "),
     };

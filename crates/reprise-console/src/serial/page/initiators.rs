@@ -66,7 +66,7 @@ pub(super) async fn add(ui: &Ui) -> Talk {
     let request = InitiatorAdd { name: host, groups, addresses, chap, iops: None, bytes_per_sec: None };
     let changed = ui.change(call::initiator_add(request), &confirmed).await?;
     let warnings: String = changed.warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
-    ui.say_line(&format!("{} may use the box.{warnings}", changed.initiator.name));
+    ui.say_line(&format!("{} is listed and may log in.{warnings}", changed.initiator.name));
     Ok(())
 }
 

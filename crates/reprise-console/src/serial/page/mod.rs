@@ -126,6 +126,7 @@ async fn dialog(ui: &Ui, act: Act) -> Talk {
         Act::MirrorPause => volumes::mirror_pause(ui, true).await,
         Act::MirrorResume => volumes::mirror_pause(ui, false).await,
         Act::MirrorEnd => volumes::mirror_end(ui).await,
+        Act::ImageGiveUp => volumes::image_give_up(ui).await,
         Act::DiskTake => disks::take(ui).await,
         Act::InitiatorAdd => initiators::add(ui).await,
         Act::InitiatorRemove => initiators::remove(ui).await,

@@ -5,11 +5,11 @@ use reprise_api::{
     VolumeResize, VolumeSet, VolumeState, VolumeStatus,
 };
 
-use super::{Talk, destroy, disks, home, nothing, status, system};
+use super::{Stop, Talk, destroy, disks, home, nothing, status, system};
 use crate::serial::call;
 use crate::serial::field::{
-    ACCESS, BLOCK_SIZE, GROUP_NAME, PICK_DISK, PICK_GROUP, PICK_MIRROR, PICK_PEER, PICK_VOLUME, VOLUME_KIND,
-    VOLUME_NAME, VOLUME_SIZE, name, one_of, size,
+    ACCESS, BLOCK_SIZE, GROUP_NAME, PICK_DISK, PICK_GROUP, PICK_IMAGE, PICK_MIRROR, PICK_PEER, PICK_VOLUME,
+    VOLUME_KIND, VOLUME_NAME, VOLUME_SIZE, name, one_of, size,
 };
 use crate::serial::text::{bytes, labelled, wrap};
 use crate::serial::ui::{Confirmed, Form, Ui};
@@ -37,6 +37,7 @@ fn row(v: &VolumeStatus) -> String {
     let state = match &v.state {
         VolumeState::Ready if v.read_only => "read-only",
         VolumeState::Ready => "ready",
+        VolumeState::Image => "image",
         VolumeState::Preparing => "preparing",
         VolumeState::Missing { .. } => "MISSING",
         VolumeState::Leaving => "leaving",
@@ -55,6 +56,9 @@ pub(super) fn mirror_table(s: &Status) -> Vec<String> {
         lines.push(home::group_row(g));
         let troubles = g.link.iter().flat_map(|l| &l.mirror_troubles).map(|t| t.text.as_str());
         lines.extend(g.state.reason().into_iter().chain(troubles).flat_map(|why| wrap(&format!("    {why}"), 4)));
+        if let Some(image) = &g.image {
+            lines.extend(wrap(&format!("    {} {}", image.text, image.what_to_do), 4));
+        }
     }
     lines
 }
@@ -217,17 +221,34 @@ pub(super) async fn leave(ui: &Ui, erase: bool) -> Talk {
     destroy(ui, title, action, &word).await
 }
 
+/// Why there is no group here that could be mirrored, or whose mirror could be changed.
+fn no_mirror_of_ours(s: &Status, otherwise: Stop) -> Stop {
+    let mut sources: Vec<&str> = mirrors_here(s).filter_map(|g| g.link.as_ref()).map(|l| l.peer.as_str()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    if sources.is_empty() {
+        return otherwise;
+    }
+    let sources = sources.join(" and ");
+    let text = format!("This box keeps mirrors of {sources}, and has no such group of its own.");
+    nothing(&text, &format!("do this on {sources}"))
+}
+
+fn mirrors_here(s: &Status) -> impl Iterator<Item = &GroupStatus> {
+    s.groups.iter().filter(|g| g.role == reprise_api::Role::Mirror)
+}
+
 /// Mirrors a group.
 pub(super) async fn mirror_add(ui: &Ui) -> Talk {
     let mut status = status(ui).await?;
     let mut form = Form::new(ui, "Mirror a group");
-    status.groups.retain(|g| g.link.is_none() && g.role == reprise_api::Role::Source);
-    if status.groups.is_empty() {
-        return Err(nothing(
-            "There is no group without a mirror on this box.",
-            "make a volume first: 3 on the status page",
-        ));
+    let alone = |g: &GroupStatus| g.link.is_none() && g.role == reprise_api::Role::Source;
+    if !status.groups.iter().any(alone) {
+        let none =
+            nothing("There is no group without a mirror on this box.", "make a volume first: 3 on the status page");
+        return Err(no_mirror_of_ours(&status, none));
     }
+    status.groups.retain(alone);
     let rows: Vec<String> = status.groups.iter().map(home::group_row).collect();
     let group = status.groups.swap_remove(form.pick(&PICK_GROUP, &rows).await?).name;
     let peer = pick_peer(&mut form, status.peers).await?;
@@ -239,18 +260,18 @@ pub(super) async fn mirror_add(ui: &Ui) -> Talk {
 }
 
 async fn pick_mirror(ui: &Ui, title: &str) -> Talk<MirrorOf> {
-    let groups = status(ui).await?.groups;
+    let status = status(ui).await?;
+    let none =
+        nothing("No group of this box is mirrored.", "begin one: 1; pauses are made on the box that serves hosts");
+    let none = no_mirror_of_ours(&status, none);
     let mirrored = |g: GroupStatus| {
         let row = home::group_row(&g);
         (g.role == reprise_api::Role::Source).then_some(())?;
         g.link.map(|link| (MirrorOf { group: g.name, peer: link.peer }, row))
     };
-    let (mut mirrors, rows): (Vec<MirrorOf>, Vec<String>) = groups.into_iter().filter_map(mirrored).unzip();
+    let (mut mirrors, rows): (Vec<MirrorOf>, Vec<String>) = status.groups.into_iter().filter_map(mirrored).unzip();
     if mirrors.is_empty() {
-        return Err(nothing(
-            "No group of this box is mirrored.",
-            "begin one: 1; pauses are made on the box that serves hosts",
-        ));
+        return Err(none);
     }
     let at = Form::new(ui, title).pick(&PICK_MIRROR, &rows).await?;
     Ok(mirrors.swap_remove(at))
@@ -281,4 +302,18 @@ pub(super) async fn mirror_end(ui: &Ui) -> Talk {
     let MirrorOf { group, peer } = pick_mirror(ui, "End a mirror").await?;
     let word = format!("END {group}");
     destroy(ui, "End a mirror", Action::MirrorRemove { group, peer }, &word).await
+}
+
+/// Gives up the image of a mirror that this box keeps.
+pub(super) async fn image_give_up(ui: &Ui) -> Talk {
+    let title = "Give up an image";
+    let status = status(ui).await?;
+    let mut images: Vec<&GroupStatus> = mirrors_here(&status).collect();
+    if images.is_empty() {
+        return Err(nothing("This box keeps no image of another box.", ""));
+    }
+    let rows: Vec<String> = images.iter().map(|g| home::group_row(g)).collect();
+    let group = images.swap_remove(Form::new(ui, title).pick(&PICK_IMAGE, &rows).await?).name.clone();
+    let word = format!("GIVE UP {group}");
+    destroy(ui, title, Action::GroupDelete { group }, &word).await
 }

@@ -6,7 +6,8 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use reprise_api::{
-    ClockState, ErrorCode, GroupState, GroupStatus, LinkState, Nothing, PeerStatus, PoolPlace, Status, SystemStatus,
+    ClockState, ErrorCode, GroupState, GroupStatus, ImageSource, LinkState, Nothing, PeerStatus, PoolPlace, Role,
+    Status, SystemStatus,
 };
 use serde::Deserialize;
 
@@ -34,6 +35,7 @@ pub(crate) fn state_badge(state: &GroupState) -> Markup {
         GroupState::Copying => (Tone::Busy, "first copy"),
         GroupState::Paused => (Tone::Warn, "paused"),
         GroupState::Disconnected => (Tone::Bad, "disconnected"),
+        GroupState::Ended { .. } => (Tone::Warn, "ended"),
         GroupState::Waiting { .. } => (Tone::Warn, "waiting"),
         GroupState::CacheFull => (Tone::Bad, "cache full"),
         GroupState::Fenced { .. } => (Tone::Bad, "fenced"),
@@ -50,6 +52,7 @@ pub(crate) fn link_badge(state: &LinkState) -> Markup {
         LinkState::Down { .. } => (Tone::Bad, "down"),
         LinkState::Refused { .. } => (Tone::Bad, "refused"),
         LinkState::Paused => (Tone::Warn, "paused"),
+        LinkState::Ended => (Tone::Off, "ended"),
     };
     ui::badge(tone, words)
 }
@@ -255,9 +258,26 @@ pub(crate) fn figure(group: &GroupStatus, key: &str) -> Markup {
     ui::live(&format!("g.{}.{key}", group.name), &text.unwrap_or_default())
 }
 
-/// The figures of a group.
+/// What a mirror holds, and what can be done with it.
+pub(crate) fn image(group: &GroupStatus) -> Markup {
+    html! {
+        @if let Some(image) = &group.image {
+            @let class = match image.source {
+                ImageSource::Silent => "notice bad",
+                ImageSource::Answers | ImageSource::Ended => "notice warn",
+                ImageSource::Sends => "notice",
+            };
+            div class=(class) {
+                p { (image.text) }
+                @if !image.what_to_do.is_empty() { p { (image.what_to_do) } }
+            }
+        }
+    }
+}
+
+/// The figures of a group. A mirror serves no host, and does not know what it lacks.
 pub(crate) fn group_figures(group: &GroupStatus) -> Markup {
-    let shown: &[(&str, &[&str])] = &[
+    let source: &[(&str, &[&str])] = &[
         ("Lag", &["lag"]),
         ("Not yet at the mirror", &["lag-bytes"]),
         ("Cache fill", &["fill"]),
@@ -268,6 +288,8 @@ pub(crate) fn group_figures(group: &GroupStatus) -> Markup {
         ("To the mirror", &["drain"]),
         ("Sessions of hosts", &["sessions"]),
     ];
+    let mirror: &[(&str, &[&str])] = &[("Cache fill", &["fill"]), ("Received", &["write", "write-iops"])];
+    let shown = if group.role == Role::Mirror { mirror } else { source };
     html! {
         dl class="figures" {
             @for (label, keys) in shown {
@@ -289,6 +311,7 @@ fn group_card(group: &GroupStatus) -> Markup {
                 "This box is the " strong { (group.role.to_string()) } ". " (state_badge(&group.state))
                 @if let Some(reason) = group.state.reason() { " " (reason) }
             }
+            (image(group))
             (group_figures(group))
         }
     }

@@ -6,10 +6,11 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use maud::{Markup, html};
 use reprise_api::{
-    ByName, GroupCreate, GroupState, GroupStatus, LinkState, MirrorOf, Nothing, PeerStatus, Status, VerifyStart,
+    ByName, GroupCreate, GroupState, GroupStatus, ImageSource, LinkState, MirrorOf, Nothing, PeerStatus, Role, Status,
+    VerifyStart,
 };
 
-use super::dashboard::{group_figures, link_badge, link_reason, state_badge};
+use super::dashboard::{group_figures, image, link_badge, link_reason, state_badge};
 use super::volumes::{self, name_of};
 use super::{hosts, jobs};
 use crate::web::App;
@@ -83,6 +84,7 @@ async fn group_page(
                 "This box is the " strong { (group.role.to_string()) } ". " (state_badge(&group.state))
                 @if let Some(reason) = group.state.reason() { " " (reason) }
             }
+            (image(group))
             @if !alerts.is_empty() { (ui::alerts(signed, &alerts, &format!("/groups/{name}"))) }
             (repair(signed, group))
             (group_figures(group))
@@ -100,13 +102,52 @@ async fn group_page(
                 (hosts::how_to_attach(group, None, &signed.host))
             }
         }
-        section class="card" {
-            h2 { "Delete the group" }
-            p { "Only an empty group can be deleted. What it does is shown before anything happens." }
-            (ui::ask_button(signed, "group_delete", &[("group", group.name.as_str())], html! { "Delete the group…" }))
-        }
+        (end(signed, group, is_source))
     };
     Ok(Page::new(signed, &format!("Group {name}")).problem(problem).live(None).show(content))
+}
+
+/// How the group goes away. What is to be done with an image stands above: giving it up is a page of its own, so that
+/// nobody takes it for the way out when its source is gone.
+fn end(signed: &Signed, group: &GroupStatus, is_source: bool) -> Markup {
+    html! {
+        section class="card" {
+            @if is_source {
+                h2 { "Delete the group" }
+                p { "A group can be deleted once it has no volumes and no mirror. What it does is shown before anything happens." }
+                (ui::ask_button(signed, "group_delete", &[("group", group.name.as_str())], html! { "Delete the group…" }))
+            } @else {
+                h2 { "When nobody needs this image" }
+                p { a href=(format!("/groups/{}/give-up", group.name)) { "Give up the image" } }
+            }
+        }
+    }
+}
+
+/// `GET /groups/{name}/give-up`.
+pub(crate) async fn give_up(
+    State(app): State<Arc<App>>,
+    Path(path): Path<String>,
+    signed: Signed,
+) -> Result<Response, Problem> {
+    let name = name_of(&path)?;
+    let status = app.client.status(&Nothing {}).await?;
+    let group = status.groups.iter().find(|g| g.name == name && g.role == Role::Mirror);
+    let group = group.ok_or_else(|| Problem::from(reprise_api::ApiError::not_found("image", &name)))?;
+    let source = group.link.as_ref().map_or("its source", |l| l.peer.as_str());
+    let sends = group.image.as_ref().is_some_and(|i| i.source == ImageSource::Sends);
+    let content = html! {
+        (image(group))
+        (volumes::table(group))
+        @if sends {
+            p { "An image that is followed is not given up. End the mirror on " strong { (source) } " first." }
+        } @else {
+            p { "The image and all that it holds is gone then. What is lost is shown once more, and the name of the group has to be typed." }
+            (ui::ask_button(&signed, "group_delete", &[("group", group.name.as_str())], html! { "Give up the image…" }))
+        }
+        p { a href=(format!("/groups/{name}")) { "Keep it" } }
+    };
+    Ok(Page::new(&signed, &format!("Give up the image of {name}")).show(content))
 }
 
 /// What a person can do for a group that does not go on by itself.
@@ -156,7 +197,7 @@ fn mirror(signed: &Signed, group: &GroupStatus, status: &Status, is_source: bool
                         html! { "End the mirror…" }))
                 }
             } @else if !is_source {
-                p { "This box no longer follows another." }
+                p { "This box follows no other." }
             } @else if others.is_empty() {
                 p { "The group is on this box only." }
                 p { a class="button" href="/pair" { "Pair with a box" } }

@@ -147,11 +147,25 @@ pub(crate) async fn list(State(app): State<Arc<App>>, signed: Signed) -> Result<
         }
         section {
             h2 { "How to attach" }
-            @if status.groups.iter().all(|g| g.targets.is_empty()) { p { "There is no group that hosts could attach." } }
+            @if status.groups.iter().all(|g| g.targets.is_empty()) { p { (none_to_attach(&status)) } }
             @for group in &status.groups { (how_to_attach(group, None, &signed.host)) }
         }
     };
     Ok(Page::new(&signed, "Hosts").live(None).show(content))
+}
+
+fn none_to_attach(status: &Status) -> String {
+    let mut sources: Vec<&str> =
+        status.groups.iter().filter_map(|g| g.link.as_ref()).map(|l| l.peer.as_str()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    if sources.is_empty() {
+        return "There is no group that hosts could attach.".to_owned();
+    }
+    format!(
+        "This box keeps mirrors only, and this version cannot serve them. Hosts attach to {}.",
+        sources.join(" and ")
+    )
 }
 
 fn proves(i: &InitiatorStatus) -> String {
@@ -273,7 +287,7 @@ pub(crate) async fn add(State(app): State<Arc<App>>, posted: Posted) -> Result<R
     };
     match attempt.await {
         Ok(changed) => {
-            let told = told(&format!("{} may use the box.", changed.initiator.name), &changed.warnings);
+            let told = told(&format!("{} is listed and may log in.", changed.initiator.name), &changed.warnings);
             Ok(signed.done(&link(&changed.initiator.name), &told))
         }
         Err(problem) => add_page(&app, &signed, &form, Some(&problem)).await,

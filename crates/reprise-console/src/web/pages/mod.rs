@@ -69,6 +69,7 @@ fn daily() -> Router<Arc<App>> {
         .route("/volumes/{name}/access", post(volumes::access))
         .route("/groups/new", get(groups::create_form).post(groups::create))
         .route("/groups/{name}", get(groups::show))
+        .route("/groups/{name}/give-up", get(groups::give_up))
         .route("/groups/{name}/mirror", post(groups::mirror_add))
         .route("/groups/{name}/pause", post(groups::mirror_pause))
         .route("/groups/{name}/resume", post(groups::mirror_resume))

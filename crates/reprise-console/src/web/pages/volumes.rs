@@ -27,9 +27,19 @@ pub(crate) fn name_of(path: &str) -> Result<Name, Problem> {
 fn state(state: &VolumeState) -> Markup {
     match state {
         VolumeState::Ready => ui::badge(Tone::Good, "ready"),
+        VolumeState::Image => ui::badge(Tone::Off, "image"),
         VolumeState::Preparing => ui::badge(Tone::Busy, "being written for the first time"),
         VolumeState::Missing { reason } => html! { (ui::badge(Tone::Bad, "missing")) " " (reason) },
         VolumeState::Leaving => ui::badge(Tone::Busy, "leaving"),
+    }
+}
+
+/// What hosts may do with it on this box.
+fn hosts_may(volume: &VolumeStatus) -> &'static str {
+    match (&volume.state, volume.read_only) {
+        (VolumeState::Image, _) => "nothing here: it is an image",
+        (_, true) => "read",
+        (_, false) => "read and write",
     }
 }
 
@@ -63,7 +73,7 @@ pub(crate) fn table(group: &GroupStatus) -> Markup {
                                 td { (v.lun) }
                                 td { (units::bytes(v.size_bytes)) }
                                 td { (state(&v.state)) }
-                                td { (if v.read_only { "read" } else { "read and write" }) }
+                                td { (hosts_may(v)) }
                                 td { (if v.replicated { "yes" } else { "no, stays here" }) }
                             }
                         }
@@ -268,7 +278,8 @@ async fn volume_page(
     let volume = app.client.volume_show(&ByName { name: name_of(path)? }).await?;
     let name = volume.name.as_str();
     let fields = Fields { form, problem, prefix: "" };
-    let (now, wanted) = if volume.read_only { ("read", "no") } else { ("read and write", "yes") };
+    let (now, wanted) = (hosts_may(&volume), if volume.read_only { "no" } else { "yes" });
+    let is_image = volume.state == VolumeState::Image;
     let content = html! {
         dl data-part="volume" {
             dt { "Group" } dd { a href=(format!("/groups/{}", volume.group)) { (volume.group) } }
@@ -283,30 +294,34 @@ async fn volume_page(
             dt { "NAA" } dd { code { (volume.naa) } }
             dt { "Place" } dd { code { (volume.home) } }
         }
-        section class="card" {
-            h2 { "More room" }
-            form method="post" action=(format!("/volumes/{name}/resize")) {
-                (ui::token(signed))
-                (fields.text(Text {
-                    name: "size", label: "New size", required: true,
-                    hint: "More than it has. Hosts may go on using it; a mirrored one grows on both boxes.",
-                    ..Text::default()
-                }))
-                button type="submit" { "Give it more room" }
+        @if is_image {
+            p { "This box keeps the image of it: what is changed is changed on the box that serves it." }
+        } @else {
+            section class="card" {
+                h2 { "More room" }
+                form method="post" action=(format!("/volumes/{name}/resize")) {
+                    (ui::token(signed))
+                    (fields.text(Text {
+                        name: "size", label: "New size", required: true,
+                        hint: "More than it has. Hosts may go on using it; a mirrored one grows on both boxes.",
+                        ..Text::default()
+                    }))
+                    button type="submit" { "Give it more room" }
+                }
             }
-        }
-        section class="card" {
-            h2 { "What hosts may do" }
-            p { "Hosts may " strong { (now) } "." }
-            (ui::button(signed, &format!("/volumes/{name}/access"), &[("read_only", wanted)],
-                html! { @if volume.read_only { "Let hosts write" } @else { "Let hosts only read" } }))
-        }
-        section class="card" {
-            h2 { "Take it away" }
-            p { "What each does is shown before anything happens." }
-            (ui::ask_button(signed, "volume_erase", &[("volume", name)], html! { "Erase the volume…" }))
-            " "
-            (ui::ask_button(signed, "volume_remove", &[("volume", name)], html! { "Take it out, keep the bytes…" }))
+            section class="card" {
+                h2 { "What hosts may do" }
+                p { "Hosts may " strong { (now) } "." }
+                (ui::button(signed, &format!("/volumes/{name}/access"), &[("read_only", wanted)],
+                    html! { @if volume.read_only { "Let hosts write" } @else { "Let hosts only read" } }))
+            }
+            section class="card" {
+                h2 { "Take it away" }
+                p { "What each does is shown before anything happens." }
+                (ui::ask_button(signed, "volume_erase", &[("volume", name)], html! { "Erase the volume…" }))
+                " "
+                (ui::ask_button(signed, "volume_remove", &[("volume", name)], html! { "Take it out, keep the bytes…" }))
+            }
         }
     };
     Ok(Page::new(signed, &format!("Volume {name}")).problem(problem).live(None).show(content))

@@ -14,6 +14,7 @@ mod chaos;
 mod conformance;
 mod disk;
 mod faults;
+mod gone;
 mod history;
 mod http;
 mod images;
@@ -64,7 +65,7 @@ const BLOWS: (u32, u32) = (40, 20);
 const BLOWS_LONG: (u32, u32) = (500, 100);
 
 /// In the order they run.
-const GROUPS: [&str; 18] = [
+const GROUPS: [&str; 20] = [
     "bad-input",
     "convert",
     "access",
@@ -77,6 +78,7 @@ const GROUPS: [&str; 18] = [
     "sequences",
     "odd",
     "faults",
+    "gone",
     "links",
     "older",
     "power",
@@ -222,6 +224,7 @@ async fn one(name: &'static str, setup: &Setup) -> Vec<Part> {
         "verify" => vec![Part { name, outcome: verify::run(setup).await }],
         "faults" => faults::run(setup).await,
         "links" => links::run(setup).await,
+        "gone" => gone::run(setup).await,
         "older" => vec![Part { name, outcome: older::run(setup).await }],
         "power" => power::run(setup).await,
         "access" => access::run(setup).await,

@@ -408,8 +408,12 @@ pub struct JobList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCreate {
-    /// What it is for, 1 to 64 characters, not only spaces.
-    #[schema(min_length = 1, max_length = 64, pattern = "[!-~]")]
+    /// What it is for, 1 to 64 characters, not only spaces and without control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = "^ *[^\\u0000-\\u0020\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     pub label: String,
     /// What it allows.
     pub rights: Rights,

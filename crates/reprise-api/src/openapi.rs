@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ArrayItems, KnownFormat, Schema, SchemaFormat};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, KnownFormat, Schema, SchemaFormat};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Paths, Ref, RefOr, Required,
@@ -117,6 +117,20 @@ impl Refusals for OperationBuilder {
     }
 }
 
+/// Parts of requests that are of one kind or another and refuse what they do not know. The macro that makes the schemas says
+/// so for whole structures only.
+const STRICT_KINDS: [&str; 3] = ["Action", "InterfaceKind", "AddressMethod"];
+
+fn refuse_unknown_fields(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::OneOf(kinds)) => kinds.items.iter_mut().for_each(refuse_unknown_fields),
+        RefOr::T(Schema::Object(kind)) => {
+            kind.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+        _ => {}
+    }
+}
+
 /// Says of integers how large they may be: their format says it as well, but not to every reader.
 fn with_bounds(schema: &mut RefOr<Schema>) {
     let RefOr::T(schema) = schema else { return };
@@ -165,6 +179,9 @@ pub fn document() -> OpenApi {
     builder.text(OPENAPI_PATH, "application/json", "This document.");
     builder.text(METRICS_PATH, "text/plain; version=0.0.4", "Prometheus metrics.");
     builder.schemas.values_mut().for_each(with_bounds);
+    for kinds in STRICT_KINDS {
+        builder.schemas.entry(kinds.to_owned()).and_modify(refuse_unknown_fields);
+    }
     let info = InfoBuilder::new()
         .title("reprise")
         .version(env!("CARGO_PKG_VERSION"))

@@ -106,15 +106,22 @@ pub enum ClockState {
     Manual,
 }
 
+/// Name or address of a time server: a schema and nothing else.
+#[derive(ToSchema)]
+#[schema(pattern = "^[0-9A-Za-z._:-]+$", max_length = 253)]
+#[expect(dead_code, reason = "its schema alone is used")]
+struct TimeServer(String);
+
 /// How the clock is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeSet {
     /// Names or addresses of NTP servers, at most 8; none: the clock is set by hand.
-    #[schema(max_items = 8)]
+    #[schema(value_type = Vec<TimeServer>, max_items = 8)]
     pub servers: Vec<String>,
-    /// Sets the clock now, milliseconds since 1970.
+    /// Sets the clock now, milliseconds since 1970: a moment between 2020 and 2200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1577836800000i64, maximum = 7258118399999i64)]
     pub unix_ms: Option<u64>,
 }
 

@@ -128,6 +128,7 @@ fn bounds_are_in_the_document() {
         ("InitiatorSet/groups", "maxItems", RULES_MAX as u64),
         ("InitiatorSet/addresses", "maxItems", RULES_MAX as u64),
         ("InitiatorAdd/iops", "maximum", u64::from(u32::MAX)),
+        ("TimeSet/servers", "maxItems", 8),
         ("NotifySettings/webhooks", "maxItems", RECEIVERS_MAX as u64),
         ("MailSettings/to", "minItems", 1),
         ("MailSettings/to", "maxItems", RECEIVERS_MAX as u64),
@@ -151,6 +152,18 @@ fn requests_refuse_what_they_do_not_know_in_the_document_too() {
         let schema = &schemas[route.request];
         assert_eq!(schema["additionalProperties"], false, "{}: {schema}", route.request);
     }
+}
+
+#[test]
+fn kinds_refuse_what_they_do_not_know_in_the_document_too() {
+    let schemas = schemas();
+    for name in ["Action", "InterfaceKind", "AddressMethod"] {
+        for kind in schemas[name]["oneOf"].as_array().unwrap() {
+            assert_eq!(kind["additionalProperties"], false, "{name}: {kind}");
+        }
+    }
+    let action = json!({"kind": "volume_erase", "volume": "v", "more": 1});
+    assert!(serde_json::from_value::<Action>(action).is_err());
 }
 
 /// Every route says that it answers 401 and 403, also the two that are no commands.

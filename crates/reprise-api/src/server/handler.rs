@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::confirm::{Confirmations, TOKEN_SECS};
+use super::number::whole_numbers;
 use super::{Appliance, BoxService, Consequences};
 use crate::command::*;
 use crate::error::{ApiError, ErrorCode};
@@ -290,7 +291,10 @@ async fn read<Req: DeserializeOwned>(route: &Route, request: Request) -> Result<
                 let message = format!("{}: the body is larger than {BODY_BYTES_MAX} bytes, or was cut", route.name);
                 ApiError::new(ErrorCode::TooLarge, message, "see /api/v1/openapi.json")
             })?;
-            serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))
+            serde_json::from_slice(&body).or_else(|error| {
+                let respelled = whole_numbers(&body).and_then(|value| serde_json::from_value(value).ok());
+                respelled.ok_or_else(|| unreadable(error.to_string()))
+            })
         }
     }
 }

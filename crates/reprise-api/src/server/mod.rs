@@ -9,6 +9,7 @@ mod confirm;
 mod handler;
 pub mod http;
 mod listen;
+mod number;
 
 use std::future::Future;
 

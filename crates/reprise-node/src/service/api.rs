@@ -470,8 +470,12 @@ impl BoxService for Node {
     }
 
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, ApiError> {
-        if request.label.trim().is_empty() || request.label.chars().count() > TOKEN_LABEL_CHARS_MAX {
-            let text = "a label has 1 to 64 characters";
+        let label = &request.label;
+        if label.trim_matches(' ').is_empty()
+            || label.chars().count() > TOKEN_LABEL_CHARS_MAX
+            || label.contains(char::is_control)
+        {
+            let text = "a label has 1 to 64 characters, not only spaces and no control characters";
             return Err(ApiError::new(ErrorCode::BadRequest, text, "say in a few words what the token is for"));
         }
         let mut random = [0; 40];

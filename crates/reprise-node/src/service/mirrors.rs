@@ -207,13 +207,14 @@ impl Inner {
         if meta.peer.as_ref().map(|p| p.peer) != but {
             return Err(super::refused(reprise_engine::CommandError::HasPeer));
         }
+        self.nothing_prepared(group)?;
         if let Some(volume) = meta.volumes.iter().find(|v| v.local_only) {
             return Err(super::refused(reprise_engine::CommandError::LocalOnly { name: volume.name.clone() }));
         }
         if meta.volumes.is_empty() {
             return Err(wrong_state(format!("group {} has no volume", group.name), "make or adopt one first"));
         }
-        self.nothing_prepared(group)
+        Ok(())
     }
 
     /// What somebody should know about a peer before it mirrors something.

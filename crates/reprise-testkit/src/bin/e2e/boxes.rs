@@ -202,7 +202,8 @@ impl Appliance {
         Ok(answer.body)
     }
 
-    async fn job(&self, id: u64) -> Result<()> {
+    /// Waits until a job is done.
+    pub(crate) async fn job(&self, id: u64) -> Result<()> {
         let start = Instant::now();
         loop {
             let job = self.get(&format!("/api/v1/jobs/show?id={id}")).await?.body;

@@ -23,6 +23,8 @@ const READS_MAX: usize = 8;
 pub(crate) struct ReplayStep {
     life: u64,
     place: BatchPlace,
+    /// Keeps the place from being given to others meanwhile.
+    read: u64,
 }
 
 /// Batches with changes, on their way.
@@ -64,7 +66,8 @@ impl Group {
             let life = replay.life;
             let Some(place) = replay.waiting.pop_front_if(|_| replay.under_way < READS_MAX) else { break };
             replay.under_way += 1;
-            let token = self.token(Pending::Replay(ReplayStep { life, place }));
+            let read = self.read_opened();
+            let token = self.token(Pending::Replay(ReplayStep { life, place, read }));
             self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
         }
         if let Some(done) = self.units.replay.take_if(|r| r.under_way == 0) {
@@ -73,7 +76,8 @@ impl Group {
     }
 
     pub(crate) fn replay_step(&mut self, step: ReplayStep, result: Result<Bytes, IoFault>) {
-        let ReplayStep { life, place } = step;
+        let ReplayStep { life, place, read } = step;
+        self.read_closed(read);
         let Some(replay) = self.units.replay.as_mut().filter(|r| r.life == life) else { return };
         replay.under_way -= 1;
         match result.ok().and_then(|bytes| place.verify(bytes).ok()) {

@@ -160,10 +160,13 @@ mod tests {
         assert_eq!(told[0], None);
     }
 
+    /// What is seen after so many seconds, of a link that is up otherwise.
+    type Look = fn(u64, Seen) -> Seen;
+
     #[test]
     fn what_moves_or_is_down_or_has_nothing_to_bring_is_not_stalled() {
         let up = Seen { up: true, credit: 1, ..Seen::default() };
-        let cases: [(&str, fn(u64, Seen) -> Seen, Option<Stall>); 7] = [
+        let cases: [(&str, Look, Option<Stall>); 7] = [
             ("records arrive", |at, up| Seen { durable: Seq::from_raw(at / 20), ..up }, None),
             ("a copy goes on", |at, up| Seen { copied: at / 20, ..up }, None),
             ("one large batch on a slow line", |at, up| Seen { bytes_out: at * (32 << 10), ..up }, None),

@@ -67,6 +67,7 @@ impl std::fmt::Debug for PasswordSet {
 #[serde(deny_unknown_fields)]
 pub struct PasswordReset {
     /// The new one, 10 characters to 256 bytes.
+    #[schema(min_length = 10, max_length = 256)]
     pub new: String,
 }
 

@@ -1187,7 +1187,7 @@ async fn the_certificate_is_waited_for_and_a_stop_ends_all() {
     let served = tokio::spawn(console.run(stopped));
     web_double::certificate(dir.path());
     let mut browser = Browser::new(address);
-    assert_eq!(browser.get("/login").await.status, 503, "no box behind it yet, and HTTPS is there");
+    assert_eq!(browser.log_in(PASSWORD).await.status, 503, "no box behind it yet, and HTTPS is there");
     stop.send(true).unwrap();
     tokio::time::timeout(Duration::from_secs(10), served).await.expect("it ends").unwrap().unwrap();
     // Before there is one, a stop ends it, too; one that cannot be used is an error.

@@ -2,7 +2,7 @@
 
 use reprise_format::link::{BranchLink, CopyCursor, Instance, Nonce, Volume};
 use reprise_format::superblock::{
-    BranchBody, CopyBody, GroupBody, LegBody, PeerBody, PointBody, VOLUMES_MAX, VolumeBody,
+    BranchBody, CopyBody, GroupBody, LUN_MAX, LegBody, PeerBody, PointBody, VOLUMES_MAX, VolumeBody,
 };
 use reprise_format::unit;
 use reprise_format::{COUNTER_MAX, FormatError};
@@ -393,8 +393,9 @@ impl GroupMeta {
         if proven.is_some_and(|proven| proven.seq < self.trimmed.seq) {
             return Err(MetaError::Field("peer durable"));
         }
-        let twice = |at: usize, v: &VolumeMeta| self.volumes.iter().skip(at + 1).any(|o| o.slot == v.slot);
-        let past = |v: &VolumeMeta| v.slot.get() >= self.next_slot;
+        let same = |a: &VolumeMeta, b: &VolumeMeta| a.slot == b.slot || a.lun == b.lun;
+        let twice = |at: usize, v: &VolumeMeta| self.volumes.iter().skip(at + 1).any(|o| same(o, v));
+        let past = |v: &VolumeMeta| v.slot.get() >= self.next_slot || v.lun > LUN_MAX;
         if self.volumes.len() > VOLUMES_MAX || self.volumes.iter().enumerate().any(|(at, v)| past(v) || twice(at, v)) {
             return Err(MetaError::Field("volumes"));
         }

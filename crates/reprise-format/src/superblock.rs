@@ -17,6 +17,8 @@ pub const GROUPS_MAX: usize = 32;
 pub const BRANCHES_MAX: usize = 48;
 /// Volumes of a group, at most: bounds the superblock, the LUN map and the layout of a first copy.
 pub const VOLUMES_MAX: usize = 64;
+/// Largest LUN of a volume: up to 255 units a target, addressed in one byte.
+pub const LUN_MAX: u16 = 255;
 /// Start of the first group's superblock area.
 pub const GROUP_AREA_OFFSET: u64 = 1 << 20;
 /// Start of the first segment.

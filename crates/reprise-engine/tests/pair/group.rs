@@ -428,7 +428,7 @@ fn commands_are_for_the_source() {
 fn a_volume_gets_the_next_slot_and_is_stored() {
     let mut a = serving();
     for n in [2, 3] {
-        assert_eq!(a.command(|g, now| g.add_volume(now, volume(77, 64))), Ok(slot(n)));
+        assert_eq!(a.command(|g, now| g.add_volume(now, volume(70 + n, 64))), Ok(slot(n)));
         a.homes.push(vec![0; 64 * 512]);
     }
     a.run();

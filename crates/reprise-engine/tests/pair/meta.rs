@@ -166,6 +166,8 @@ fn what_no_group_has_is_refused() {
     refused("volumes", |b| b.volumes[0].slot = 3);
     refused("volumes", |b| b.volumes = vec![b.volumes[0].clone(); 65]);
     refused("volumes", |b| b.next_slot = 3);
+    refused("volumes", |b| b.volumes[1].lun = b.volumes[0].lun);
+    refused("volumes", |b| b.volumes[1].lun = 256);
     refused("generation_floor", |b| b.generation_floor = u64::MAX);
     refused("name", |b| b.name = "a\nb".into());
     refused("name", |b| b.volumes[0].name = "\u{1b}[2J".into());

@@ -454,6 +454,19 @@ impl ResetLevel {
             Self::Wipe => "wipe",
         }
     }
+
+    /// For people: what is lost, a sentence each.
+    pub fn losses(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (
+                Self::Settings,
+                "Network, clock, name, password and messages are as on a new box; the first password needs the code that its consoles show.",
+            ),
+            (Self::Forget, "Identity, peers, initiators, groups and volumes are forgotten; what volumes hold is lost."),
+            (Self::Wipe, "The content of the box's disks is overwritten."),
+        ];
+        all.into_iter().filter(move |(level, _)| *level <= self).map(|(_, loss)| loss)
+    }
 }
 
 /// A reset. The box writes down that it is wanted, starts again, and carries it out before anything else; a power cut in

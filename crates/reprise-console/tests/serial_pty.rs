@@ -12,9 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reprise_api::server::Waiting;
-use reprise_api::{BoxService, GroupState, ImageSource, ImageStatus, PoolPlace, Role, VolumeState};
+use reprise_api::{
+    BoxService, Done, GroupState, ImageSource, ImageStatus, PoolPlace, Reset, ResetLevel, Role, SystemCall,
+    SystemReply, VolumeState,
+};
 use reprise_console::serial::field::{FIELDS, Field};
-use reprise_console::serial::menu::{ADMIN, Act, DISKS, Go, HOME, MIRRORS, Menu, NETWORK, VOLUMES};
+use reprise_console::serial::menu::{ADMIN, Act, DISKS, Go, HOME, MIRRORS, Menu, NETWORK, RESET, VOLUMES};
 use reprise_console::serial::{Options, run};
 use serial_double::{CODE, Double, FOREIGN_SERIAL, Served, serve};
 
@@ -36,9 +39,14 @@ struct Terminal {
 
 impl Terminal {
     fn start<S: BoxService>(served: &Served<S>, plain: bool) -> Self {
+        Self::at(served.socket.clone(), None, plain)
+    }
+
+    /// A console of a box whose API is at `socket`, and whose first process is at `system`.
+    fn at(socket: PathBuf, system: Option<PathBuf>, plain: bool) -> Self {
         let pty = nix::pty::openpty(None, None).unwrap();
         let tty: PathBuf = nix::unistd::ttyname(&pty.slave).unwrap();
-        let options = Options { socket: served.socket.clone(), tty: Some(tty), plain };
+        let options = Options { socket, system, tty: Some(tty), plain };
         std::thread::spawn(move || run(&options));
         let master = File::from(pty.master);
         let mut reader = master.try_clone().unwrap();
@@ -696,6 +704,45 @@ fn a_cable_plugged_in_shows_something_within_five_seconds_and_nobody_has_to_know
     t.key(b"\x0c");
     t.see("turin2: Status");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+/// A daemon that ended at every start once left nothing but taking the disk out: the consoles were all its clients.
+#[test]
+fn a_box_without_its_daemon_is_reset_from_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let system = dir.path().join("system.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&system).unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let to = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
+            let reply = match serde_json::from_str::<SystemCall>(&line).unwrap() {
+                SystemCall::Show => SystemReply::Show(Box::new(serial_double::system())),
+                call => {
+                    to.lock().unwrap().push(call);
+                    SystemReply::Done(Done {})
+                }
+            };
+            writeln!(stream, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
+        }
+    });
+    let mut terminal = Terminal::at(dir.path().join("no.sock"), Some(system), false);
+    terminal.see("cannot reach the box");
+    terminal.line("15");
+    terminal.at_menu(&RESET);
+    terminal.line("2");
+    terminal.see("The daemon does not answer");
+    terminal.see("volumes are");
+    terminal.prompt_is("To go on, type FORGET lyon");
+    terminal.line("forget");
+    terminal.see("Nothing was done");
+    terminal.line("FORGET lyon");
+    terminal.see("Done.");
+    let wanted = [SystemCall::Reset(Reset { level: ResetLevel::Forget })];
+    assert_eq!(asked.lock().unwrap()[..], wanted, "and nothing else, before the word was typed or after");
 }
 
 #[test]

@@ -57,6 +57,9 @@ pub(crate) enum Command {
         /// No escape codes
         #[arg(long)]
         plain: bool,
+        /// Socket of an appliance's first process, which is asked where the daemon does not answer
+        #[arg(long, value_name = "PATH")]
+        system: Option<PathBuf>,
     },
     /// Serve the console for browsers
     #[cfg(feature = "console")]

@@ -70,8 +70,9 @@ fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Run { config } => daemon::run(&config),
         #[cfg(feature = "console")]
-        Command::Console { tty, plain } => {
-            reprise_console::serial::run(&reprise_console::serial::Options { socket: cli.global.socket, tty, plain })
+        Command::Console { tty, plain, system } => {
+            let socket = cli.global.socket;
+            reprise_console::serial::run(&reprise_console::serial::Options { socket, system, tty, plain })
         }
         #[cfg(feature = "console")]
         Command::Web(args) => web::run(args, cli.global.socket),

@@ -17,6 +17,7 @@ use reprise_api::{Client, Target};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::alone::Reach;
 use super::screen::{Input, Mode, Screen};
 
 /// Between two ticks of the screen.
@@ -37,6 +38,9 @@ const SERIAL_LINES: &str = "/proc/tty/driver/serial";
 pub struct Options {
     /// The box's local socket.
     pub socket: PathBuf,
+    /// The socket of the machine's first process, which is asked where the daemon does not answer; none on a Linux of
+    /// one's own.
+    pub system: Option<PathBuf>,
     /// The terminal: a path, or a name below `/dev`; standard input and output if absent.
     pub tty: Option<PathBuf>,
     /// No escape codes.
@@ -57,6 +61,7 @@ enum Ended {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = Client::new(Target::Socket(options.socket.clone()));
+    let reach = Reach { client, system: options.system.clone() };
     let term = std::env::var("TERM").ok();
     let Some(tty) = &options.tty else {
         let dumb = term.is_none_or(|t| t == "dumb") || !io::stdout().is_terminal();
@@ -64,7 +69,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let _restore = if input.is_terminal() { Some(Restore::raw(&input)?) } else { None };
-        runtime.block_on(session(&client, input, output, mode, None))?;
+        runtime.block_on(session(&reach, input, output, mode, None))?;
         // A reader may still wait for a key.
         runtime.shutdown_background();
         return Ok(());
@@ -76,7 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         if let Ok(terminal) = open(&path) {
             let output = terminal.try_clone()?;
             let cable = Cable::of(&path);
-            if let Ended::Over = runtime.block_on(session(&client, terminal, output, mode, cable))? {
+            if let Ended::Over = runtime.block_on(session(&reach, terminal, output, mode, cable))? {
                 return Ok(());
             }
         }
@@ -143,7 +148,7 @@ impl Drop for Restore {
 }
 
 async fn session(
-    client: &Client,
+    reach: &Reach,
     input: File,
     mut output: File,
     mode: Mode,
@@ -160,9 +165,9 @@ async fn session(
     let mut written = false;
     loop {
         for (id, call) in screen.take_requests() {
-            let (client, answer_to) = (client.clone(), answer_to.clone());
+            let (reach, answer_to) = (reach.clone(), answer_to.clone());
             tokio::spawn(async move {
-                let result = call.carry_out(&client).await.map(Box::new);
+                let result = reach.carry_out(call).await.map(Box::new);
                 // A screen that is gone wants no answer.
                 let _ = answer_to.send((id, result)).await;
             });

@@ -264,7 +264,8 @@ fn specs(reprise: &Path, paths: &Paths) -> Vec<Spec> {
         spec("web", web, "web.log"),
     ];
     for tty in TTYS.into_iter().filter(|tty| has_terminal(tty)) {
-        let args = own(&["console", "--tty", tty, "--socket", &socket]);
+        let system = text(paths.system_socket());
+        let args = own(&["console", "--tty", tty, "--socket", &socket, "--system", &system]);
         all.push(spec(tty, args, &format!("{tty}.log")));
     }
     all

@@ -77,15 +77,7 @@ impl Machine {
         if self.socket.is_none() {
             return Err(no_appliance());
         }
-        let mut losses = vec!["Network, clock, name, password and messages are as on a new box; the first password needs the code that its consoles show.".to_owned()];
-        if level >= ResetLevel::Forget {
-            losses.push(
-                "Identity, peers, initiators, groups and volumes are forgotten; what volumes hold is lost.".into(),
-            );
-        }
-        if level >= ResetLevel::Wipe {
-            losses.push("The content of the box's disks is overwritten.".to_owned());
-        }
+        let losses = level.losses().map(str::to_owned).collect();
         let summary = "The box starts again and resets itself before it serves.".to_owned();
         Ok(Consequences { summary, losses, basis: level.as_str().to_owned() })
     }

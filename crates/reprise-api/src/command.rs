@@ -13,7 +13,7 @@ pub use crate::admin::{AdminCode, AdminStatus, Login, NotifySettings, NotifyTest
 use crate::event::{Alert, Event, Job};
 pub use crate::initiator::{InitiatorAdd, InitiatorChanged, InitiatorList, InitiatorRef, InitiatorSet};
 use crate::route::Rights;
-use crate::status::{BlockSize, GroupStatus, PeerStatus, VolumeStatus};
+use crate::status::{BlockSize, GroupStatus, PeerShare, PeerStatus, VolumeStatus};
 pub use crate::system::{
     DiskTake, LogLines, LogQuery, NameSet, NetworkSettings, Power, PowerAction, ResetLevel, SupportBundle,
     SystemStatus, TimeSet,
@@ -313,6 +313,16 @@ pub enum PairState {
 pub struct PairStatus {
     /// The state.
     pub state: PairState,
+}
+
+/// Says what a peer may have mirrored to this box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PeerShareSet {
+    /// The peer.
+    pub peer: Name,
+    /// All of it, as it is to be.
+    pub share: PeerShare,
 }
 
 /// A group and the peer that mirrors it.
@@ -644,6 +654,7 @@ subject! {
     InitiatorRef: |r| format!("initiator {}", r.name);
     PairListen: |_r| String::new();
     PairDial: |r| format!("peer at {}", r.address);
+    PeerShareSet: |r| format!("peer {} may have {}", r.peer, r.share);
     MirrorOf: |r| format!("group {} to peer {}", r.group, r.peer);
     EventQuery: |_r| String::new();
     AlertQuery: |_r| String::new();

@@ -146,6 +146,8 @@ macro_rules! service_commands {
         post pair_dial "/api/v1/pairing/dial" Admin PairDial => PairStatus;
         "Ends the pairing that is under way; its code is void."
         post pair_cancel "/api/v1/pairing/cancel" Admin Nothing => PairStatus;
+        "Says what a peer may have mirrored to this box."
+        post peer_share "/api/v1/peers/share" Admin PeerShareSet => PeerStatus;
         "Mirrors a group to a peer, beginning with a first copy."
         post mirror_add "/api/v1/mirrors" Admin MirrorOf => MirrorStarted;
         "Stops sending; the cache takes the writes."

@@ -3,6 +3,8 @@
 //! Bytes are bytes, never KiB. Rates are averages over the last 5 seconds or so. A value that is not known is null, never
 //! 0. Times are milliseconds since 1970 by the box's clock, durations are seconds.
 
+use std::fmt;
+
 use reprise_types::{BoxId, BranchId, GroupId, PoolId, Seq, VolumeId};
 
 pub use reprise_types::Role;
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::event::{Alert, Job};
-use crate::value::Name;
+use crate::value::{ByteSize, Name};
 
 /// Everything about a box that a person or a monitor asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -657,4 +659,50 @@ pub struct PeerStatus {
     pub clock_offset_secs: Option<f64>,
     /// Groups that go to it or come from it.
     pub groups: Vec<Name>,
+    /// What it may have mirrored to this box.
+    #[serde(default)]
+    pub share: PeerShare,
+    /// Groups of it that this box holds or held a mirror of.
+    #[serde(default)]
+    pub mirrored_groups: u32,
+    /// Bytes of their volumes.
+    #[serde(default)]
+    pub mirrored_bytes: u64,
+}
+
+/// What a peer may have mirrored to this box. What it has stays when it may have less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PeerShare {
+    /// It may make mirrors here, and have their volumes grow.
+    pub mirrors: bool,
+    /// Groups that it may have here; null for as many as the pool takes.
+    #[serde(default)]
+    pub groups_max: Option<u32>,
+    /// Bytes that the volumes of its groups may have here; null for all that is free.
+    #[serde(default)]
+    pub bytes_max: Option<ByteSize>,
+}
+
+/// A box that was paired may mirror what it likes: that is what pairing is for.
+impl Default for PeerShare {
+    fn default() -> Self {
+        Self { mirrors: true, groups_max: None, bytes_max: None }
+    }
+}
+
+impl fmt::Display for PeerShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.mirrors {
+            return f.write_str("no mirrors here");
+        }
+        match self.groups_max {
+            Some(groups) => write!(f, "at most {groups} groups")?,
+            None => f.write_str("any number of groups")?,
+        }
+        match self.bytes_max {
+            Some(bytes) => write!(f, ", at most {bytes}"),
+            None => f.write_str(", all free room"),
+        }
+    }
 }

@@ -198,6 +198,22 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
         ),
         Act::PairCancel => (vec![See("The code is void.")], vec!["cancel"]),
         Act::PeerShow => (with(pick("Number of the box", "1"), vec![See("ffee ddcc"), Key(b"q\r")]), vec![]),
+        Act::PeerShare => (
+            with(
+                pick("Number of the box", "1"),
+                vec![
+                    Bad("It may make mirrors here", "maybe", "none of: yes, no"),
+                    Good("It may make mirrors here", "yes"),
+                    Bad("Groups at most", "many", "no number"),
+                    Good("Groups at most", "3"),
+                    Bad("Space at most", "10X", "not a size"),
+                    Good("Space at most", "2T"),
+                    Word("yes"),
+                    See("at most 3 groups, at most 2 TiB."),
+                ],
+            ),
+            vec!["peer turin may have at most 3 groups, at most 2 TiB"],
+        ),
         Act::PeerForget => (
             with(
                 pick("Number of the box", ""),

@@ -173,6 +173,12 @@ const FORMS: &[Case] = &[
     ),
     ("/pair/cancel", &[], "pair_cancel", || json!({})),
     (
+        "/peers/turin/share",
+        &[("mirrors", "yes"), ("groups_max", "3"), ("bytes_max", "2T")],
+        "peer_share",
+        || json!({"peer": "turin", "share": {"mirrors": true, "groups_max": 3, "bytes_max": 2u64 << 40}}),
+    ),
+    (
         "/hosts/new",
         &[
             ("name", "IQN.2026-01.com.example:new"),
@@ -295,7 +301,7 @@ fn pattern(path: &str) -> String {
     let mut parts: Vec<_> = path.split('/').collect();
     let fixed = ["new", "adopt", "show", "set", "remove"];
     match parts.get(1).copied() {
-        Some("volumes" | "groups") if parts.len() > 2 && !fixed.contains(&parts[2]) => parts[2] = "{name}",
+        Some("volumes" | "groups" | "peers") if parts.len() > 2 && !fixed.contains(&parts[2]) => parts[2] = "{name}",
         Some("jobs") if parts.len() > 2 => parts[2] = "{id}",
         _ => {}
     }

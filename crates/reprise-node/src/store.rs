@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use reprise_api::{Alert, Event, INITIATORS_MAX, InitiatorAdd, InitiatorName, Name, StoredToken};
+use reprise_api::{Alert, Event, INITIATORS_MAX, InitiatorAdd, InitiatorName, Name, PeerShare, StoredToken};
 use reprise_link::pairing::PairIdentity;
 use reprise_types::BoxId;
 use serde::de::DeserializeOwned;
@@ -179,6 +179,9 @@ pub struct PeerRecord {
     pub version: Option<String>,
     /// Last sign of life, milliseconds since 1970.
     pub last_seen_unix_ms: Option<u64>,
+    /// What it may have mirrored to this box.
+    #[serde(default)]
+    pub share: PeerShare,
 }
 
 impl PeerRecord {
@@ -364,6 +367,7 @@ impl Store {
             paired: peer.standing == PeerStanding::Paired,
             paired_unix_ms: known.as_ref().map_or_else(unix_ms, |k| k.paired_unix_ms),
             version: known.as_ref().and_then(|k| k.version.clone()),
+            share: known.as_ref().map_or_else(PeerShare::default, |k| k.share),
             last_seen_unix_ms: known.and_then(|k| k.last_seen_unix_ms),
         };
         self.peers_tree.insert(id.as_bytes(), serde_json::to_vec(&record)?)?;

@@ -309,6 +309,25 @@ pub(crate) enum MirrorCommand {
     },
 }
 
+/// A limit, or `all` for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AtMost<T>(pub(crate) Option<T>);
+
+impl<T: std::str::FromStr> std::str::FromStr for AtMost<T> {
+    type Err = T::Err;
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text == "all" { Ok(Self(None)) } else { text.parse().map(|limit| Self(Some(limit))) }
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("say yes or no"),
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerCommand {
     /// List paired boxes
@@ -326,6 +345,19 @@ pub(crate) enum PeerCommand {
         sure: Sure,
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Say what a peer may have mirrored to this box; what is not given stays, and nothing given only shows it
+    Share {
+        name: Name,
+        /// Whether it may make mirrors here
+        #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+        mirrors: Option<bool>,
+        /// Groups that it may have here, or all
+        #[arg(long, value_name = "N|all")]
+        groups: Option<AtMost<u32>>,
+        /// Room that its volumes may have here, such as 2T, or all
+        #[arg(long, value_name = "SIZE|all")]
+        space: Option<AtMost<ByteSize>>,
     },
     /// Put a paired box in the place of one that is gone
     Replace {
@@ -505,6 +537,10 @@ mod tests {
             "reprise peer replace turin --with milan --yes",
             "reprise peer set-address turin 192.0.2.9:3261",
             "reprise peer set-address turin",
+            "reprise peer share turin",
+            "reprise peer share turin --mirrors no",
+            "reprise peer share turin --mirrors yes --groups 3 --space 2T --json",
+            "reprise peer share turin --groups all --space all",
             "reprise initiator add iqn.2026-01.com.example:h",
             "reprise initiator add iqn.2026-01.com.example:h --group a --group b --address 10.0.0.0/8 --chap u --mutual b --iops 9",
             "reprise initiator set iqn.2026-01.com.example:h --no-chap --all-groups --any-address --iops 5 --rate 1M",
@@ -524,6 +560,8 @@ mod tests {
         for line in [
             "reprise",
             "reprise verify",
+            "reprise peer share turin --mirrors maybe",
+            "reprise peer share turin --groups -1",
             "reprise torture --minutes 0",
             "reprise torture --destroy scratch",
             "reprise verify --check /x --repair",

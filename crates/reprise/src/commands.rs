@@ -188,6 +188,18 @@ async fn peer(client: &Client, json: bool, command: PeerCommand) -> anyhow::Resu
         PeerCommand::Remove { name, sure, wait } => {
             act(client, json, Action::PeerRemove { peer: name }, sure, wait).await
         }
+        PeerCommand::Share { name, mirrors, groups, space } => {
+            let known = client.peer_list(&Nothing {}).await?.peers.into_iter().find(|p| p.name == name);
+            let asked = mirrors.is_some() || groups.is_some() || space.is_some();
+            if let Some(peer) = known.as_ref().filter(|_| !asked) {
+                return show(json, peer, render::peer_share);
+            }
+            let mut share = known.map(|p| p.share).unwrap_or_default();
+            share.mirrors = mirrors.unwrap_or(share.mirrors);
+            share.groups_max = groups.map_or(share.groups_max, |most| most.0);
+            share.bytes_max = space.map_or(share.bytes_max, |most| most.0);
+            show(json, &client.peer_share(&PeerShareSet { peer: name, share }).await?, render::peer_share)
+        }
         PeerCommand::Replace { name, with, sure, wait } => {
             act(client, json, Action::PeerReplace { peer: name, with }, sure, wait).await
         }

@@ -108,11 +108,20 @@ pub(crate) fn peer_address(peer: &PeerStatus) -> String {
     plain(&format!("{} is reached at {at}{}.", peer.name, says.unwrap_or_default()))
 }
 
+/// What a peer may have here, and has.
+pub(crate) fn peer_share(peer: &PeerStatus) -> String {
+    let has = format!("{} groups with {}", peer.mirrored_groups, bytes(peer.mirrored_bytes));
+    format!("{} may have here: {}. It has {has}.\n", peer.name, peer.share)
+}
+
 fn peer_items(peer: &PeerStatus) -> Vec<String> {
     let mut items = vec![format!("{} {}", peer.name, if peer.connected { "connected" } else { "not connected" })];
     items.extend(peer.address.clone());
     items.extend(peer.learned_address.as_ref().map(|a| format!("says it is at {a}")));
     items.extend(peer.version.as_ref().map(|v| format!("reprise {v}")));
+    if peer.share != PeerShare::default() {
+        items.push(format!("may have {}", peer.share));
+    }
     if let Some(offset) = peer.clock_offset_secs
         && offset.abs() >= 1.0
     {

@@ -277,6 +277,13 @@ impl BoxService for Scripted {
         Ok(PairStatus { state: PairState::Paired { peer_id: peer.id, peer: peer.name, address: r.address } })
     }
 
+    async fn peer_share(&self, r: PeerShareSet) -> Result<PeerStatus, ApiError> {
+        self.note(format!("peer {} may have {}", r.peer, r.share));
+        let found = sample().peers.into_iter().find(|p| p.name == r.peer);
+        let peer = found.ok_or_else(|| ApiError::not_found("peer", &r.peer))?;
+        Ok(PeerStatus { share: r.share, ..peer })
+    }
+
     async fn pair_cancel(&self, _: Nothing) -> Result<PairStatus, ApiError> {
         Ok(PairStatus { state: PairState::Cancelled })
     }

@@ -128,6 +128,7 @@ calls! {
     PairDial pair_dial(PairDial) -> PairStatus, Change;
     PairCancel pair_cancel(Nothing) -> PairStatus, Harmless;
     PeerSet peer_set(PeerSet) -> PeerStatus, Change;
+    PeerShare peer_share(PeerShareSet) -> PeerStatus, Change;
     VolumeCreate volume_create(VolumeCreate) -> VolumeStarted, Change;
     VolumeResize volume_resize(VolumeResize) -> VolumeStarted, Change;
     VolumeSet volume_set(VolumeSet) -> VolumeStatus, Change;

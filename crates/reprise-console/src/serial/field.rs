@@ -37,6 +37,9 @@ fields! {
     PICK_MIRROR false "Number of the mirror" "As in the list.";
     PICK_IMAGE false "Number of the image" "As in the list.";
     PICK_PEER false "Number of the box" "As in the list.";
+    SHARE_MIRRORS false "It may make mirrors here" "yes or no. What it has stays.";
+    SHARE_GROUPS false "Groups at most" "A number from 0 to 32, or all.";
+    SHARE_SPACE false "Space at most" "A number with K, M, G or T (powers of 1024), such as 2T; or all.";
     PICK_DISK false "Number of the disk" "As in the list.";
     PICK_INITIATOR false "Number of the host" "As in the list.";
     PICK_INTERFACE false "Number of the interface" "As in the list.";
@@ -122,6 +125,11 @@ pub(super) fn one_of(text: &str, choices: &[&str]) -> Checked<usize> {
 pub(super) fn pick(text: &str, count: usize) -> Checked<usize> {
     let number = text.parse::<usize>().ok().filter(|n| (1..=count).contains(n));
     number.map(|n| n - 1).ok_or_else(|| wrong(text, &format!("no number from 1 to {count}")))
+}
+
+/// A limit, or `all` for none.
+pub(super) fn limit<T>(text: &str, check: impl Fn(&str) -> Checked<T>) -> Checked<Option<T>> {
+    if text.eq_ignore_ascii_case("all") { Ok(None) } else { check(text).map(Some) }
 }
 
 /// A whole number between two others.

@@ -64,7 +64,7 @@ macro_rules! acts {
 }
 
 acts! {
-    PairListen, PairDial, PairCancel, PeerShow, PeerAddress, PeerForget,
+    PairListen, PairDial, PairCancel, PeerShow, PeerAddress, PeerShare, PeerForget,
     VolumeMirrored, VolumeCreate, VolumeResize, VolumeAccess, VolumeAdopt, VolumeRemove, VolumeErase,
     MirrorAdd, MirrorPause, MirrorResume, MirrorEnd, ImageGiveUp,
     DiskTake,
@@ -181,6 +181,7 @@ pub static PEERS: Menu = Menu {
         act("2", "Make the shown code void", Act::PairCancel),
         act("3", "Forget a box", Act::PeerForget),
         act("4", "Say where one is", Act::PeerAddress),
+        act("5", "Say what one may mirror here", Act::PeerShare),
     ],
 };
 

@@ -367,6 +367,11 @@ impl BoxService for Double {
         let peer = self.world().status.peers[0].clone();
         Ok(PairStatus { state: PairState::Paired { peer_id: peer.id, peer: peer.name, address: r.address } })
     }
+    async fn peer_share(&self, r: PeerShareSet) -> Result<PeerStatus, ApiError> {
+        self.note(format!("peer {} may have {}", r.peer, r.share));
+        let peer = self.world().status.peers[0].clone();
+        Ok(PeerStatus { share: r.share, ..peer })
+    }
     async fn pair_cancel(&self, _: Nothing) -> Result<PairStatus, ApiError> {
         self.note("cancel".into());
         Ok(PairStatus { state: PairState::Cancelled })

@@ -342,6 +342,12 @@ fn change(w: &mut World, command: &str, asked: &Asked) -> Result<Value, ApiError
             };
             give(PairStatus { state: w.pair.clone() })
         }
+        "peer_share" => {
+            let r: PeerShareSet = asked.read()?;
+            let peer = &mut w.status.peers[0];
+            peer.share = r.share;
+            give(peer)
+        }
         "pair_cancel" => {
             w.pair = PairState::Cancelled;
             give(PairStatus { state: PairState::Cancelled })

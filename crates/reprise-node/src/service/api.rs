@@ -248,7 +248,7 @@ impl Node {
                     let _command = inner.commands.lock().await;
                     let _change = inner.change.lock().await;
                     inner.delete_consequences(group)?;
-                    inner.delete_group(group).await?;
+                    inner.delete_group(group, None).await?;
                     done(action.clone(), None)
                 }
             }
@@ -395,6 +395,10 @@ impl BoxService for Node {
 
     async fn pair_cancel(&self, _: Nothing) -> Result<PairStatus, ApiError> {
         Ok(self.0.cancel_pair())
+    }
+
+    async fn peer_share(&self, request: PeerShareSet) -> Result<PeerStatus, ApiError> {
+        self.0.set_share(&request)
     }
 
     async fn mirror_add(&self, request: MirrorOf) -> Result<MirrorStarted, ApiError> {

@@ -115,6 +115,8 @@ pub(super) struct Entry {
     pub(super) flow: Flow,
     /// What is wrong with the link although it is not just down.
     pub(super) stall: Option<Stall>,
+    /// The source has said that it paused the group, or resumed it.
+    pub(super) paused_there: Option<bool>,
 }
 
 pub(super) enum EntryState {
@@ -169,6 +171,7 @@ impl Entry {
             room_tried: None,
             flow: Flow::default(),
             stall: None,
+            paused_there: None,
         }
     }
 
@@ -428,7 +431,7 @@ impl Inner {
         if !provisional || wanted || !group.now().meta.volumes.is_empty() {
             return;
         }
-        match self.delete_group(&group.name).await {
+        match self.delete_group(&group.name, None).await {
             // Nothing was ever written there.
             Ok(held) => self.pool.allocator().free(&held),
             Err(error) => {
@@ -523,16 +526,19 @@ impl Inner {
 
     /// Takes an empty group, or the image of a group that is mirrored here, away. To be called with `change` held. Gives
     /// the segments it held, which are free after the next start.
-    pub(super) async fn delete_group(self: &Arc<Self>, name: &Name) -> Result<Vec<SegmentId>, ApiError> {
+    pub(super) async fn delete_group(
+        self: &Arc<Self>,
+        name: &Name,
+        by: Option<BoxId>,
+    ) -> Result<Vec<SegmentId>, ApiError> {
         let group = self.group(name)?;
         let meta = group.now().meta;
-        self.board.event(Told::new(
-            "group-deleted",
-            Severity::Info,
-            format!("group {name}"),
-            format!("Group {name} is taken away."),
-            "",
-        ));
+        let text = format!("Group {name} is taken away.");
+        let told = Told::new("group-deleted", Severity::Info, format!("group {name}"), text, "");
+        match by {
+            Some(peer) => self.event_of(peer, told),
+            None => self.board.event(told),
+        }
         let held = self.stop_group(group.id).await;
         let inner = self.clone();
         blocking(move || {

@@ -11,23 +11,20 @@ use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
     ReserveVolume, Volume,
 };
-use reprise_format::superblock::VOLUMES_MAX;
+use reprise_format::superblock::{LUN_MAX, VOLUMES_MAX};
 use reprise_link::instance;
-use reprise_types::{BlockFormat, BoxId, ByteLen, GroupId, Point, Role, Seq, VolumeSlot};
+use reprise_types::{BlockFormat, BoxId, ByteLen, GroupId, Point, Role, SECTOR_END_MAX, SectorCount, Seq, VolumeSlot};
 
 use super::board::Told;
 use super::control::{CLOCK_OFFSET_MAX_SECS, NotDone};
 use super::groups::{Entry, Running, set_paused};
 use super::volumes::data_error;
 use super::words::Words;
-use super::{Inner, ask, blocking, locked, random16, wrong_state};
+use super::{Inner, ask, blocking, budget, locked, random16, wrong_state};
 use crate::clock;
 use crate::group::{Command, HomeMedia};
 use crate::pool::{DataHalf, HomeName, Make};
 use crate::store::PeerRecord;
-
-/// Largest LUN: up to 255 units a target, addressed in one byte.
-const LUN_MAX: u32 = 255;
 
 /// Longest wait for the peer to make its homes. Room is only promised there, not written, on file systems that can.
 const CREATE_TIME: Duration = Duration::from_secs(45);
@@ -310,10 +307,73 @@ impl Inner {
         match result {
             Ok(()) => Outcome::Done(Done {}),
             Err(refused) => {
-                tracing::info!(%peer, reason = ?refused.reason, detail = refused.detail, "command of the peer refused");
+                let (reason, detail) = (refused.reason, &refused.detail);
+                match self.budget(peer, "command-refused") {
+                    budget::Verdict::Refused => tracing::debug!(%peer, ?reason, detail, "command of the peer refused"),
+                    _ => tracing::info!(%peer, ?reason, detail, "command of the peer refused"),
+                }
                 Outcome::Refused(refused)
             }
         }
+    }
+
+    fn budget(&self, peer: BoxId, code: &'static str) -> budget::Verdict {
+        locked(&self.budgets).take(clock::now().mono, &format!("peer {peer}"), code)
+    }
+
+    /// An event that a peer has made: one that makes the same over and over pushes no other out.
+    pub(super) fn event_of(&self, peer: BoxId, told: Told) {
+        match self.budget(peer, told.code) {
+            budget::Verdict::Told => self.board.event(told),
+            budget::Verdict::Refused => tracing::debug!(code = told.code, subject = told.subject, "{}", told.text),
+            budget::Verdict::FirstRefused => {
+                let name = self.peer_name(peer);
+                let text = format!(
+                    "{name} makes more events ({}) than any use of a box does. All but one a minute are left out.",
+                    told.code
+                );
+                let what = "Look at what is done there. A box in wrong hands is forgotten with: reprise peer remove.";
+                self.board.event(Told::new("events-left-out", Severity::Warning, format!("peer {name}"), text, what));
+            }
+        }
+    }
+
+    /// The peer may have so many groups and bytes more here, or why not.
+    fn within_share(&self, peer: BoxId, groups: u32, bytes: u64) -> Result<(), Refused> {
+        let Some(share) = self.store.peer(peer).map(|record| record.share) else { return Ok(()) };
+        let (has_groups, has_bytes) = self.mirrored_for(peer);
+        let free = share.bytes_max.map(|max| max.bytes().saturating_sub(has_bytes));
+        if !share.mirrors {
+            Err(refused(RefusalReason::Invalid, "this box takes no mirrors from the other one"))
+        } else if groups > 0 && share.groups_max.is_some_and(|max| has_groups.saturating_add(groups) > max) {
+            Err(refused(RefusalReason::TooMany, "the other box has as many groups here as it may have"))
+        } else if let Some(free) = free.filter(|free| bytes > *free) {
+            let (needed, available) = (ByteLen::from_raw(bytes), ByteLen::from_raw(free));
+            let detail = "the other box may have no more room here".to_owned();
+            Err(Refused { reason: RefusalReason::TooSmall, detail, needed, available })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The room that a volume of a mirror is to have more is within its peer's share, or why not.
+    pub(super) fn may_grow(&self, group: &Running, slot: VolumeSlot, sectors: SectorCount) -> Result<(), Refused> {
+        let meta = group.now().meta;
+        let (Some(peer), Some(volume)) = (&meta.peer, meta.volume(slot)) else { return Ok(()) };
+        match sectors.bytes().get().saturating_sub(volume.sectors.bytes().get()) {
+            0 => Ok(()),
+            more => self.within_share(peer.peer, 0, more),
+        }
+    }
+
+    /// Somebody is told that a peer asked for more than it may have.
+    fn tell_refused(&self, peer: BoxId, group: &str, refused: Refused) -> Refused {
+        let name = self.peer_name(peer);
+        let share = self.store.peer(peer).map(|record| record.share).unwrap_or_default();
+        let text = format!("{name} asked for room for group {group} and was refused: it may have {share} here.");
+        let what = format!("If it is to have more: reprise peer share {name} --mirrors yes --groups all --space all");
+        self.event_of(peer, Told::new("mirror-refused", Severity::Warning, format!("peer {name}"), text, what));
+        refused
     }
 
     fn about(&self, asker: BoxId) -> BoxInfo {
@@ -414,6 +474,11 @@ impl Inner {
             return Err(refused(RefusalReason::NameTaken, &text));
         }
         let needed: u64 = create.volumes.iter().map(|v| v.sectors.bytes().get()).fold(0, u64::saturating_add);
+        self.within_share(peer, 1, needed).map_err(|r| self.tell_refused(peer, name.as_str(), r))?;
+        // Each makes files and takes a slot: a loop of them is none that anybody runs.
+        if self.budget(peer, "mirror-made") != budget::Verdict::Told {
+            return Err(refused(RefusalReason::TooMany, "too many mirrors were made in a short time"));
+        }
         let available = self.data_room().map_err(|e| refused(RefusalReason::Io, &e.message))?;
         if needed > available {
             return Err(Refused {
@@ -434,7 +499,7 @@ impl Inner {
             return Err(refused(reason_of(&error), &error.message));
         }
         let text = format!("Group {name} is mirrored to this box from {}.", self.peer_name(peer));
-        self.board.event(Told::new("mirror-created", Severity::Info, format!("group {name}"), text, ""));
+        self.event_of(peer, Told::new("mirror-created", Severity::Info, format!("group {name}"), text, ""));
         Ok(())
     }
 
@@ -447,6 +512,7 @@ impl Inner {
             let text = "volumes cannot join a mirrored group in this version";
             return Err(refused(RefusalReason::Unsupported, text));
         }
+        self.may_grow(&group, slot, sectors).map_err(|r| self.tell_refused(peer, group.name.as_str(), r))?;
         let grown = self.grow_home(&group, slot, sectors.bytes(), None).await;
         grown.map_err(|e| refused(reason_of(&e), &e.message))
     }
@@ -474,17 +540,22 @@ impl Inner {
         let io = |e: ApiError| refused(RefusalReason::Io, &e.message);
         // An image that has begun is never given up by the other box's word alone.
         if !delete.keep_image && group.now().meta.branches.is_empty() {
-            return self.delete_group(&group.name).await.map(drop).map_err(io);
+            return self.delete_group(&group.name, Some(peer)).await.map(drop).map_err(io);
         }
         self.mirror_ended(&group, peer).await.map_err(io)
     }
 
     fn note_pause(&self, peer: BoxId, notice: &PauseNotice) -> Result<(), Refused> {
         let group = self.mirror_of(peer, notice.group)?;
+        // Only what changes is told.
+        let before = locked(&self.groups).get_mut(&group.id).and_then(|e| e.paused_there.replace(notice.paused));
+        if before == Some(notice.paused) {
+            return Ok(());
+        }
         let code = if notice.paused { "mirror-paused" } else { "mirror-resumed" };
         let did = if notice.paused { "paused" } else { "resumed" };
         let text = format!("{} has {did} the mirror of group {}.", self.peer_name(peer), group.name);
-        self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
+        self.event_of(peer, Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
         Ok(())
     }
 
@@ -560,7 +631,7 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
         if volume.slot.get() == u16::MAX {
             return invalid("no slot of a volume: another one could not follow");
         }
-        if volume.lun > LUN_MAX || earlier.iter().any(|v| v.lun == volume.lun) {
+        if volume.lun > LUN_MAX.into() || earlier.iter().any(|v| v.lun == volume.lun) {
             return invalid("no LUN of a volume, or twice the same");
         }
         if BlockFormat::from_code(volume.block_size).is_none() {
@@ -569,7 +640,7 @@ fn check_volumes(volumes: &[Volume]) -> Result<(), Refused> {
         if volume.name.parse::<Name>().is_err() {
             return invalid("no name of a volume");
         }
-        if volume.sectors.get() == 0 {
+        if volume.sectors.get() == 0 || volume.sectors.get() > SECTOR_END_MAX {
             return invalid("no size of a volume");
         }
     }
@@ -644,7 +715,7 @@ fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, ran
 
 #[cfg(test)]
 mod tests {
-    use reprise_types::{SectorCount, VolumeId};
+    use reprise_types::VolumeId;
 
     use super::*;
 

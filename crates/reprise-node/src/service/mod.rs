@@ -7,6 +7,7 @@
 mod admin;
 mod api;
 mod board;
+mod budget;
 mod control;
 mod faults;
 mod groups;
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     links: Mutex<BTreeMap<BoxId, control::PeerLinks>>,
     pairing: Mutex<Pairing>,
     endpoints: Mutex<Endpoints>,
+    /// What peers may still make of the list of events.
+    budgets: Mutex<budget::Budgets>,
     /// Targets that the portal has, with rules that hold, and those that are away; none where it has to be told again.
     published: Mutex<Option<(Vec<String>, Vec<String>)>>,
     /// Reports of comparisons, the latest last.
@@ -239,6 +242,7 @@ impl Node {
             links: Mutex::default(),
             pairing: Mutex::default(),
             endpoints: Mutex::new(endpoints),
+            budgets: Mutex::default(),
             published: Mutex::default(),
             verified: Mutex::default(),
             started: Instant::now(),

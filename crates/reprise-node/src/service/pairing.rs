@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reprise_api::{
-    ApiError, ErrorCode, Name, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Severity,
+    ApiError, ErrorCode, Name, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerShareSet,
+    PeerStatus, Severity,
 };
+use reprise_engine::GroupMeta;
 use reprise_format::link::{Command as BoxCommand, ForgetPeer};
 use reprise_link::pairing::{CODE_LIFETIME_MS, PairError, PairIdentity, PairingCode};
 use reprise_types::{BoxId, Role};
 
 use super::board::Told;
 use super::control::DEFAULT_LINK_PORT;
+use super::groups::Entry;
 use super::view::known_name;
 use super::{Inner, chain, locked, wrong_state};
 use crate::net::NetError;
@@ -206,6 +209,7 @@ impl Inner {
             .into_iter()
             .map(|record| {
                 let (connected, clock) = self.peer_link(record.id);
+                let (mirrored_groups, mirrored_bytes) = self.mirrored_for(record.id);
                 PeerStatus {
                     id: record.id,
                     key_fingerprint: record.fingerprint.clone(),
@@ -217,10 +221,30 @@ impl Inner {
                     last_seen_unix_ms: heard.get(&record.id).and_then(|h| h.last_unix_ms),
                     clock_offset_secs: clock,
                     groups: self.groups_with(record.id).into_iter().map(|(name, _)| name).collect(),
+                    share: record.share,
+                    mirrored_groups,
+                    mirrored_bytes,
                     name: record.name,
                 }
             })
             .collect()
+    }
+
+    /// Says what a peer may have here. What it has stays.
+    pub(super) fn set_share(&self, request: &PeerShareSet) -> Result<PeerStatus, ApiError> {
+        let record = self.peer_named(&request.peer)?;
+        let kept = self.store.change_peer(record.id, true, |p| p.share = request.share);
+        kept.map_err(|e| ApiError::internal(chain(&e)))?;
+        let found = self.peer_statuses().into_iter().find(|p| p.id == record.id);
+        found.ok_or_else(|| ApiError::not_found("peer", &request.peer))
+    }
+
+    /// Groups that this box holds or held a mirror of for a peer, and the bytes of their volumes.
+    pub(super) fn mirrored_for(&self, peer: BoxId) -> (u32, u64) {
+        let of_peer = |m: &GroupMeta| m.role == Role::Mirror && m.peer.as_ref().is_some_and(|p| p.peer == peer);
+        let metas: Vec<_> = locked(&self.groups).values().filter_map(Entry::meta).filter(|m| of_peer(m)).collect();
+        let bytes = metas.iter().flat_map(|m| &m.volumes).map(|v| v.sectors.bytes().get()).fold(0, u64::saturating_add);
+        (u32::try_from(metas.len()).unwrap_or(u32::MAX), bytes)
     }
 
     /// Groups that go to a peer or come from it.

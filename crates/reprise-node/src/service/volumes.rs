@@ -513,9 +513,12 @@ impl Inner {
             let inner = self.clone();
             tokio::spawn(async move {
                 let _change = inner.change.lock().await;
-                let grown = inner.grow_home(&group, slot, sectors.bytes(), None).await;
+                let grown = match inner.may_grow(&group, slot, sectors) {
+                    Ok(()) => inner.grow_home(&group, slot, sectors.bytes(), None).await.map_err(|e| e.message),
+                    Err(refused) => Err(refused.detail),
+                };
                 if let Some(entry) = locked(&inner.groups).get_mut(&group.id) {
-                    entry.no_room = grown.err().map(|e| e.message);
+                    entry.no_room = grown.err();
                 }
                 inner.watch_conditions();
             });

@@ -133,6 +133,12 @@ fn group_subject(entry: &Entry) -> String {
 }
 
 impl Inner {
+    /// The peer that feeds a group of which this box is the mirror.
+    fn fed_by(&self, group: GroupId) -> Option<BoxId> {
+        let meta = locked(&self.groups).get(&group)?.meta()?;
+        meta.peer.as_ref().filter(|_| meta.role == Role::Mirror).map(|p| p.peer)
+    }
+
     fn on_notice(&self, group: GroupId, notice: &Notice) {
         let (subject, volume) = {
             let mut groups = locked(&self.groups);
@@ -202,7 +208,11 @@ impl Inner {
                 return self.watch_conditions();
             }
         };
-        self.board.event(told);
+        let of_link = matches!(notice, Notice::LinkUp(_) | Notice::LinkDown | Notice::LinkFault(_));
+        match self.fed_by(group).filter(|_| of_link) {
+            Some(peer) => self.event_of(peer, told),
+            None => self.board.event(told),
+        }
     }
 
     /// Dials what the groups want, and nothing else.

@@ -113,6 +113,7 @@ async fn dialog(ui: &Ui, act: Act) -> Talk {
         Act::PairDial => pairing::dial(ui).await,
         Act::PairCancel => pairing::cancel(ui).await,
         Act::PeerShow => pairing::show(ui).await,
+        Act::PeerShare => pairing::set_share(ui).await,
         Act::PeerForget => pairing::forget(ui).await,
         Act::PeerAddress => pairing::set_address(ui).await,
         Act::VolumeMirrored => volumes::create_mirrored(ui).await,

@@ -1,12 +1,16 @@
 //! Pairing, and the boxes that are paired.
 
 use reprise_api::{
-    Action, Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Status, SystemStatus,
+    Action, Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerShare, PeerShareSet,
+    PeerStatus, Status, SystemStatus,
 };
 
 use super::{Talk, destroy, home, nothing, status, system};
 use crate::serial::call;
-use crate::serial::field::{PAIR_CODE, PEER_ADDRESS, PICK_PEER, pair_code, peer_address};
+use crate::serial::field::{
+    PAIR_CODE, PEER_ADDRESS, PICK_PEER, SHARE_GROUPS, SHARE_MIRRORS, SHARE_SPACE, limit, number, one_of, pair_code,
+    parsed, peer_address,
+};
 use crate::serial::text::{fingerprint, labelled, secs, utc, wrap};
 use crate::serial::ui::{Event, Form, Ui, Waiting};
 
@@ -161,6 +165,7 @@ fn peer_lines(p: &PeerStatus) -> Vec<String> {
     if let Some(seen) = p.last_seen_unix_ms {
         lines.extend(labelled("Last seen", &format!("{} UTC", utc(seen))));
     }
+    lines.extend(labelled("May have", &p.share.to_string()));
     if let Some(offset) = p.clock_offset_secs {
         let text = format!("{} {} ours", secs(offset.abs()), if offset < 0.0 { "behind" } else { "before" });
         lines.extend(labelled("Clock", &text));
@@ -195,6 +200,26 @@ pub(super) async fn set_address(ui: &Ui) -> Talk {
     let confirmed = form.confirm("yes").await?;
     let set = ui.change(call::peer_set(PeerSet { peer: peer.name, address }), &confirmed).await?;
     ui.say_line(&format!("{} is tried at {} first.", set.name, set.address.as_deref().unwrap_or("no address")));
+    Ok(())
+}
+
+/// Says what a paired box may have mirrored to this one.
+pub(super) async fn set_share(ui: &Ui) -> Talk {
+    let title = "What a box may mirror here";
+    let PeerStatus { name: peer, share: now, .. } = pick(ui, title).await?;
+    let mut form = Form::new(ui, title);
+    form.say(&format!("{peer} may have here: {now}."));
+    let all = || "all".to_owned();
+    let (groups, bytes) =
+        (now.groups_max.map_or_else(all, |n| n.to_string()), now.bytes_max.map_or_else(all, |b| b.bytes().to_string()));
+    let may = if now.mirrors { "yes" } else { "no" };
+    let mirrors = form.ask(&SHARE_MIRRORS, Some(may), |t| one_of(t, &["yes", "no"])).await? == 0;
+    let groups_max = form.ask(&SHARE_GROUPS, Some(&groups), |t| limit(t, |t| number(t, 0, 32))).await?;
+    let bytes_max = form.ask(&SHARE_SPACE, Some(&bytes), |t| limit(t, parsed)).await?;
+    let confirmed = form.confirm("yes").await?;
+    let share = PeerShare { mirrors, groups_max, bytes_max };
+    let set = ui.change(call::peer_share(PeerShareSet { peer, share }), &confirmed).await?;
+    ui.say_line(&format!("{} may have here: {}.", set.name, set.share));
     Ok(())
 }
 

@@ -81,6 +81,7 @@ fn daily() -> Router<Arc<App>> {
         .route("/pair/dial", post(pairing::dial))
         .route("/peers/{name}/address", post(pairing::set_address))
         .route("/pair/cancel", post(pairing::cancel))
+        .route("/peers/{name}/share", post(pairing::set_share))
         .route("/hosts", get(hosts::list))
         .route("/hosts/new", get(hosts::add_form).post(hosts::add))
         .route("/hosts/show", get(hosts::show))

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
-use reprise_api::{Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerStatus, Status};
+use reprise_api::{
+    ByteSize, Nothing, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerShare, PeerShareSet,
+    PeerStatus, Status,
+};
 
 use super::volumes::name_of;
 use crate::web::form::Form;
@@ -154,6 +157,7 @@ fn peer_card(signed: &Signed, peer: &PeerStatus, all: &[PeerStatus]) -> Markup {
                     @if peer.groups.is_empty() { "none" }
                     @for group in &peer.groups { a href=(format!("/groups/{group}")) { (group) } " " }
                 }
+                dt { "May have here" } dd { (peer.share) }
             }
             form method="post" action=(format!("/peers/{name}/address")) {
                 (ui::token(signed))
@@ -164,6 +168,7 @@ fn peer_card(signed: &Signed, peer: &PeerStatus, all: &[PeerStatus]) -> Markup {
                 }
                 button type="submit" { "Change address" }
             }
+            (share_form(signed, peer))
             (ui::ask_button(signed, "peer_remove", &[("peer", name)], html! { "Forget this box…" (ui::hidden(name)) }))
             @if !others.is_empty() && !peer.groups.is_empty() {
                 form method="post" action="/confirm" {
@@ -178,6 +183,68 @@ fn peer_card(signed: &Signed, peer: &PeerStatus, all: &[PeerStatus]) -> Markup {
                 }
             }
         }
+    }
+}
+
+fn share_form(signed: &Signed, peer: &PeerStatus) -> Markup {
+    let (name, share) = (peer.name.as_str(), &peer.share);
+    let id = |field: &str| format!("{field}-{name}");
+    html! {
+        details {
+            summary { "What it may mirror here" (ui::hidden(name)) }
+            form method="post" action=(format!("/peers/{name}/share")) {
+                (ui::token(signed))
+                div class="field" {
+                    label for=(id("mirrors")) { "It may make mirrors here" }
+                    select id=(id("mirrors")) name="mirrors" {
+                        option value="yes" selected[share.mirrors] { "yes" }
+                        option value="no" selected[!share.mirrors] { "no; what it has stays" }
+                    }
+                }
+                div class="field" {
+                    label for=(id("groups_max")) { "Groups at most (empty: no limit)" }
+                    input id=(id("groups_max")) name="groups_max" inputmode="numeric" maxlength="3"
+                        value=(share.groups_max.map(|n| n.to_string()).unwrap_or_default());
+                }
+                div class="field" {
+                    label for=(id("bytes_max")) { "Space at most, such as 2T (empty: no limit)" }
+                    input id=(id("bytes_max")) name="bytes_max" maxlength="24"
+                        value=(share.bytes_max.map(|b| b.bytes().to_string()).unwrap_or_default());
+                }
+                button type="submit" { "Change" }
+            }
+        }
+    }
+}
+
+fn share_of(form: &Form) -> Result<PeerShare, Problem> {
+    let mirrors = match form.text("mirrors") {
+        "yes" => true,
+        "no" => false,
+        _ => return Err(Problem::input("say whether it may make mirrors here")),
+    };
+    let number = |_| Problem::field("groups_max", "The number of groups is a whole number, or empty for no limit.");
+    let groups_max = Some(form.text("groups_max")).filter(|t| !t.is_empty());
+    let groups_max = groups_max.map(|t| t.parse::<u32>().map_err(number)).transpose()?;
+    let bytes_max = Some(form.text("bytes_max")).filter(|t| !t.is_empty());
+    let size = bytes_max.map(|t| t.parse::<ByteSize>().map_err(|e| Problem::field("bytes_max", e.to_string())));
+    Ok(PeerShare { mirrors, groups_max, bytes_max: size.transpose()? })
+}
+
+/// `POST /peers/{name}/share`.
+pub(crate) async fn set_share(
+    State(app): State<Arc<App>>,
+    Path(path): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    let Posted { signed, form } = posted;
+    let set = match (name_of(&path), share_of(&form)) {
+        (Ok(peer), Ok(share)) => app.client.peer_share(&PeerShareSet { peer, share }).await.map_err(Problem::from),
+        (Err(problem), _) | (_, Err(problem)) => Err(problem),
+    };
+    match set {
+        Ok(peer) => Ok(signed.done("/pair", &format!("{} may have here: {}.", peer.name, peer.share))),
+        Err(problem) => pair_page(&app, &signed, &Form::default(), Some(&problem)).await,
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) async fn run(setup: &Setup) -> Vec<Part> {
         "a volume larger than the pool" => too_large,
         "a peer too small" => peer_too_small,
         "deleting a volume in use" => in_use,
+        "a peer that may have no more here" => small_share,
         "a second mirror of the same group" => second_mirror,
         "SCSI commands out of range" => scsi,
         "garbage in the API" => api,
@@ -417,6 +418,30 @@ async fn in_use(_: &Setup, w: &mut World) -> Result<String> {
     refused(&w.a.act(json!({ "kind": "volume_remove", "volume": "disk" })).await?, &["in-use"])?;
     session.test_unit_ready(0).await.context("the session of the host")?;
     session.logout().await?;
+    Ok(said)
+}
+
+/// What a box takes from a peer is said at that box; a refusal is told there, and the peer says why.
+async fn small_share(_: &Setup, w: &mut World) -> Result<String> {
+    let of = json!({ "group": "main", "peer": "b" });
+    let share =
+        async |w: &World, share: Value| w.b.done("/api/v1/peers/share", json!({ "peer": "a", "share": share })).await;
+    let mut said = String::new();
+    let shares = [
+        (json!({ "mirrors": false }), "peer-refused"),
+        (json!({ "mirrors": true, "groups_max": 0 }), "limit-reached"),
+        (json!({ "mirrors": true, "bytes_max": "1M" }), "no-space"),
+    ];
+    for (less, code) in shares {
+        let peer = share(w, less.clone()).await?;
+        ensure!(peer["share"]["mirrors"] == less["mirrors"] && peer["mirrored_groups"] == 0, "{peer}");
+        said = refused(&w.a.post("/api/v1/mirrors", of.clone()).await?, &[code])?;
+    }
+    let events = w.b.get("/api/v1/events?limit=100").await?.body;
+    let told = events["events"].as_array().map_or(0, |e| e.iter().filter(|e| e["code"] == "mirror-refused").count());
+    ensure!(told == 3, "{told} refusals are told: {events}");
+    let out = w.b.cli(&["peer", "share", "a", "--groups", "all", "--space", "all", "--json"])?;
+    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     Ok(said)
 }
 

@@ -431,6 +431,6 @@ fn second_volume_and_host(site: &mut Site<'_>) -> Result<()> {
     a.answers("Addresses it may come from", "")?;
     a.answers("CHAP name", "none")?;
     a.answers("To go on, type yes", "yes")?;
-    a.sees("may use the box", START)?;
+    a.sees("is listed and may log in", START)?;
     a.answers(MENU, "0")
 }

@@ -372,7 +372,7 @@ fn script(act: Act) -> (Vec<Step>, Vec<&'static str>) {
                 Bad("CHAP secret of the box", "secret-of-host", "has to differ"),
                 Good("CHAP secret of the box", "secret-of-box"),
                 Word("yes"),
-                See("is listed and may log in. Mind: the secret is long"),
+                See("is listed and may log in. Mind: the secret is"),
             ],
             vec![
                 "\"groups\":[\"pg\",\"files\"],\"addresses\":[\"192.0.2.0/24\"],\"chap\":{\"user\":\"host\",\"secret\":\"secret-of-host\"",

@@ -180,9 +180,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_rest_is_tried_when_what_answers_is_not_the_box() {
-        let [one, two] = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let (one, two) = (one.local_addr().unwrap(), two.local_addr().unwrap());
-        let keep = [one, two].map(|a| TcpListener::bind(a).unwrap());
+        let keep = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [one, two] = [&keep[0], &keep[1]].map(|l| l.local_addr().unwrap());
         let mut race = Race::new(&[one.to_string(), two.to_string(), one.to_string()]);
         assert_eq!(race.next().await.unwrap().1, one);
         assert_eq!(race.next().await.unwrap().1, two);

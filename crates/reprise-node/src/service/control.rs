@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reprise_api::{ApiError, ErrorCode, Severity};
 use reprise_engine::PeerMeta;
@@ -43,6 +43,9 @@ const SAME_FINDINGS: u32 = 3;
 const INFO_TIME: Duration = Duration::from_secs(10);
 /// How long the end of a group that is not known may take to be said.
 const UNKNOWN_TIME: Duration = Duration::from_secs(10);
+/// A command for a peer waits so long for the first connection to it, and looks for it so often.
+const FIRST_CONTACT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Clocks may differ by this much before somebody is told. Order never depends on them, but people read them.
 pub(super) const CLOCK_OFFSET_MAX_SECS: f64 = 3600.0;
 
@@ -508,12 +511,18 @@ impl Inner {
                 "check that it runs and that the network between the boxes works",
             ))
         };
-        let (asks, last_error) = {
+        let look = || {
             let links = locked(&self.links);
             let links = links.get(&peer);
             let asks = links.and_then(|l| l.connections.last().map(|c| c.asks.clone()));
             (asks, links.and_then(|l| l.last_error.clone()))
         };
+        // Just paired, or just started: neither a connection nor a failure yet.
+        let until = Instant::now() + FIRST_CONTACT;
+        while matches!(look(), (None, None)) && Instant::now() < until {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let (asks, last_error) = look();
         let Some(asks) = asks else {
             return Err(unreachable(last_error.map(|e| format!(": {e}")).unwrap_or_default()));
         };

@@ -51,6 +51,8 @@ pub(crate) struct Appliance {
 struct Ports {
     iscsi: SocketAddr,
     link: SocketAddr,
+    /// What the other box is told in the place of `link`.
+    advertise: Option<SocketAddr>,
     metrics: SocketAddr,
 }
 
@@ -59,7 +61,8 @@ impl Ports {
         let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         // All three are held until all are known, so that they differ.
         let (iscsi, link, metrics) = (any()?, any()?, any()?);
-        Ok(Self { iscsi: iscsi.local_addr()?, link: link.local_addr()?, metrics: metrics.local_addr()? })
+        let link = link.local_addr()?;
+        Ok(Self { iscsi: iscsi.local_addr()?, link, advertise: None, metrics: metrics.local_addr()? })
     }
 }
 
@@ -80,7 +83,7 @@ impl Appliance {
                 ..PoolSettings::default()
             },
             iscsi: IscsiSettings { listen: vec![ports.iscsi], ..IscsiSettings::default() },
-            link: LinkSettings { listen: ports.link, advertise: None },
+            link: LinkSettings { listen: ports.link, advertise: ports.advertise.map(|a| a.to_string()) },
             api: ApiSettings { socket: dir.join("api.sock"), ..ApiSettings::default() },
             metrics: MetricsSettings { listen: Some(ports.metrics), open: false },
             log: LogSettings::default(),
@@ -214,10 +217,12 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts two boxes and pairs them by code.
     pub(crate) async fn start(dir: &Path, wanted: &Wanted) -> anyhow::Result<Self> {
-        let (a, b) = (Ports::free()?, Ports::free()?);
+        let (a, mut b) = (Ports::free()?, Ports::free()?);
+        let relay = wanted.relayed.then(|| Relay::start(b.link)).transpose().context("start the relay")?;
+        // Else the source would find the way past the relay, and nothing could be cut.
+        b.advertise = relay.as_ref().map(Relay::address);
         let source = Appliance::start(dir, SOURCE, &a, wanted).await.context("start the source")?;
         let mirror = Appliance::start(dir, MIRROR, &b, wanted).await.context("start the mirror")?;
-        let relay = wanted.relayed.then(|| Relay::start(b.link)).transpose().context("start the relay")?;
         let mut pair = Self { source, mirror, relay, code: String::new() };
         let offer = pair.mirror.client.pair_listen(&PairListen::default()).await?;
         let address = pair.relay.as_ref().map_or(b.link, Relay::address).to_string();

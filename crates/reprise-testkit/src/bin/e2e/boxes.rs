@@ -70,6 +70,14 @@ impl Appliance {
         std::fs::write(self.config(), format!("{head}[pool]\n{lines}\n[iscsi]{rest}")).context("write box.toml")
     }
 
+    /// Has the box tell its peer another address than its own, so that the way there leads past nobody's relay.
+    pub(crate) fn advertise(&self, address: SocketAddr) -> Result<()> {
+        let text = std::fs::read_to_string(self.config())?;
+        let (head, rest) = text.split_once("[link]\n").context("a section of the link")?;
+        std::fs::write(self.config(), format!("{head}[link]\nadvertise = \"{address}\"\n{rest}"))
+            .context("write box.toml")
+    }
+
     /// Puts more lines behind the settings.
     pub(crate) fn add_settings(&self, lines: &str) -> Result<()> {
         let text = std::fs::read_to_string(self.config())?;

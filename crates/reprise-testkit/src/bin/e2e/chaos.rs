@@ -64,8 +64,10 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
     let mut rng = Rng::new(setup.seed);
     let blows = blows(setup, &mut rng);
     let a = Appliance::start(&setup.reprise, &setup.dir, &BoxPlan { name: "a", size: "2G" }).await?;
-    let b = Appliance::start(&setup.reprise, &setup.dir, &BoxPlan { name: "b", size: "2G" }).await?;
+    let mut b = Appliance::planned(&setup.reprise, &setup.dir, &BoxPlan { name: "b", size: "2G" })?;
     let line = Relay::start(b.link).await?;
+    b.advertise(line.address())?;
+    b.run().await?;
     pair(&a, &b, line.address()).await?;
     for name in VOLUMES {
         a.done("/api/v1/volumes", json!({ "name": name, "group": GROUP, "size": VOLUME_BYTES })).await?;

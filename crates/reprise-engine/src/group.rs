@@ -896,6 +896,7 @@ impl Group {
         }
         let lost = self.rot.lost().is_some();
         self.rot.try_again();
+        self.units_replay_unread();
         if !self.home.attach() && !lost {
             return Err(CommandError::Attached);
         }

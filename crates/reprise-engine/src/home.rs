@@ -156,6 +156,7 @@ impl Group {
             || self.journal_held
             || self.verify.holds_home()
             || self.strays_hold()
+            || self.units_replaying()
             || self.rot.holds_home(self.meta.applied)
         {
             return;

@@ -35,6 +35,8 @@ pub(super) struct Replay {
     under_way: usize,
     /// By volume, sizes apart from states: the newest record found.
     found: BTreeMap<(VolumeSlot, bool), (Seq, What)>,
+    /// The last record of the newest batch that could not be read: what is older may not be the newest.
+    unread_to: Seq,
     /// The group opens when it is done.
     opening: bool,
 }
@@ -50,7 +52,8 @@ impl Group {
         self.units.replays += 1;
         self.units.unread = false;
         let life = self.units.replays;
-        self.units.replay = Some(Replay { life, waiting, under_way: 0, found: BTreeMap::new(), opening });
+        self.units.replay =
+            Some(Replay { life, waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });
         self.replay_on();
     }
 
@@ -59,6 +62,11 @@ impl Group {
         if self.units.unread && self.units.replay.is_none() {
             self.units_replay(false);
         }
+    }
+
+    /// Changes are being read that no round may pass before they are taken.
+    pub(crate) fn units_replaying(&self) -> bool {
+        self.units.replay.is_some()
     }
 
     fn replay_on(&mut self) {
@@ -92,6 +100,7 @@ impl Group {
                 }
             }
             None => {
+                replay.unread_to = replay.unread_to.max(place.last_seq);
                 self.units.unread = true;
                 self.read_failed(Notice::JournalUnreadable(place.first_seq));
                 self.rot_found(place.first_seq);
@@ -102,10 +111,12 @@ impl Group {
 
     fn replay_end(&mut self, replay: Replay) {
         let mut sizes = Vec::new();
-        for ((volume, _), (seq, what)) in replay.found {
+        for ((volume, _), (seq, what)) in replay.found.into_iter().filter(|(_, (seq, _))| *seq > replay.unread_to) {
             sizes.extend(self.unit_take(volume, seq, what));
         }
         if replay.opening {
+            // Hosts come after this version, so that they are served the sizes that it holds.
+            self.units.lasting.clear();
             // Nobody is told anything before this version is durable.
             self.persist(After::MirrorStarted);
         } else {

@@ -279,6 +279,7 @@ fn a_mirror_knows_the_size_that_its_journal_holds_when_it_comes_back() {
     pair.b.restart();
     pair.b.run();
     assert_eq!((pair.b.group.durable(), size(&pair.b, 1)), (durable, 4096));
+    assert_eq!(pair.b.group.served_sectors(slot(1)).unwrap().get(), 4096);
     assert_eq!(pair.b.stored().volumes[1].sectors.get(), 4096, "before it is ready");
     assert_eq!(pair.a.group.positions().peer_durable, Some(seq(0)));
     pair.connect();
@@ -336,6 +337,26 @@ fn a_change_that_cannot_be_read_at_a_start_is_taken_up_once_the_other_box_has_re
     pair.rest();
     assert_eq!(stored(&pair.b, 0), Some(state(1)));
     assert_eq!(pair.b.group.rotten(), None);
+}
+
+/// The newest state was in the superblock, and its batch could not be read at the next start: an older one, which could, took
+/// its place.
+#[test]
+fn a_state_that_can_be_read_does_not_replace_a_newer_one_that_cannot() {
+    let mut a = TestBox::serving(&Setup::default());
+    for n in [1, 2] {
+        let io = change(&mut a, 0, state(n));
+        a.run();
+        a.assert_done(io);
+    }
+    assert_eq!((stored(&a, 0), a.group.positions().applied), (Some(state(2)), seq(0)));
+    a.restart();
+    let newest = a.take(Kind::ReadCache, 1);
+    a.answer_with(&newest, Bytes::new());
+    a.run();
+    assert!(a.group.is_ready());
+    assert_eq!(stored(&a, 0), Some(state(2)));
+    assert_eq!(a.group.meta().volumes[0].unit, Some(state(2)));
 }
 
 /// A mirror took the record of a size that its home had no room for: the home failed at the first write behind the old end,

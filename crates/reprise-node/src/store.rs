@@ -182,6 +182,9 @@ pub struct PeerRecord {
     /// What it may have mirrored to this box.
     #[serde(default)]
     pub share: PeerShare,
+    /// Identity of its pool when that knew of every mirror here, hexadecimal.
+    #[serde(default)]
+    pub pool: Option<String>,
 }
 
 impl PeerRecord {
@@ -323,15 +326,19 @@ impl Store {
         durable: bool,
         change: impl FnOnce(&mut PeerRecord),
     ) -> Result<(), StoreError> {
-        let Some(mut peer) = self.peer(id) else { return Ok(()) };
-        let before = peer.clone();
-        change(&mut peer);
-        if peer == before {
-            return Ok(());
-        }
-        self.peers_tree.insert(id.as_bytes(), serde_json::to_vec(&peer)?)?;
-        self.with_peers(|map| map.insert(id, peer));
-        if durable { self.flush() } else { Ok(()) }
+        // All under one lock: a peer that is forgotten meanwhile must not come back, nor a change of somebody else be lost.
+        let changed = self.with_peers(|map| {
+            let Some(known) = map.get_mut(&id) else { return Ok(false) };
+            let mut peer = known.clone();
+            change(&mut peer);
+            if peer == *known {
+                return Ok(false);
+            }
+            self.peers_tree.insert(id.as_bytes(), serde_json::to_vec(&peer)?)?;
+            *known = peer;
+            Ok::<_, StoreError>(true)
+        })?;
+        if changed && durable { self.flush() } else { Ok(()) }
     }
 
     /// Forgets a peer, durably.
@@ -339,8 +346,11 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub fn remove_peer(&self, id: BoxId) -> Result<(), StoreError> {
-        self.peers_tree.remove(id.as_bytes())?;
-        self.with_peers(|map| map.remove(&id));
+        self.with_peers(|map| {
+            self.peers_tree.remove(id.as_bytes())?;
+            map.remove(&id);
+            Ok::<_, StoreError>(())
+        })?;
         self.flush()
     }
 
@@ -368,6 +378,7 @@ impl Store {
             paired_unix_ms: known.as_ref().map_or_else(unix_ms, |k| k.paired_unix_ms),
             version: known.as_ref().and_then(|k| k.version.clone()),
             share: known.as_ref().map_or_else(PeerShare::default, |k| k.share),
+            pool: known.as_ref().and_then(|k| k.pool.clone()),
             last_seen_unix_ms: known.and_then(|k| k.last_seen_unix_ms),
         };
         self.peers_tree.insert(id.as_bytes(), serde_json::to_vec(&record)?)?;

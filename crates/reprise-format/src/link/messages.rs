@@ -596,6 +596,9 @@ message!(
         mirrored: Vec<GroupId>,
         /// Groups of the one that asks of which this box holds something: a second copy onto it is refused.
         held: Vec<GroupId>,
+        /// Identity of its pool: with another one the lists say nothing of what the one before held. None from a release that
+        /// does not say.
+        pool: Option<[u8; 16]>,
     }
 );
 

@@ -26,6 +26,8 @@ use crate::group::{Command, HomeMedia};
 use crate::pool::{DataHalf, HomeName, Make};
 use crate::store::PeerRecord;
 
+/// Alert: a source came back with a pool that knows nothing of what it has mirrored here.
+const OTHER_POOL: &str = "peer-other-pool";
 /// Longest wait for the peer to make its homes. Room is only promised there, not written, on file systems that can.
 const CREATE_TIME: Duration = Duration::from_secs(45);
 /// Longest wait for the peer to take note of something.
@@ -390,6 +392,7 @@ impl Inner {
             tells_groups: true,
             mirrored,
             held,
+            pool: Some(*self.pool.id().as_bytes()),
         }
     }
 
@@ -415,7 +418,8 @@ impl Inner {
         (mirrored, held)
     }
 
-    /// Mirrors here that their source says it does not mirror any more have ended: it could not say so when it ended them.
+    /// Mirrors here that their source says it does not mirror any more have ended: it could not say so when it ended them. A
+    /// source that came back with another pool knows of nothing and has ended nothing: the images here may be all there is.
     pub(super) async fn end_forgotten(&self, peer: BoxId, info: &BoxInfo) {
         if !info.tells_groups {
             return;
@@ -426,7 +430,32 @@ impl Inner {
             let begun = meta.role == Role::Mirror && !meta.branches.is_empty() && meta.ended.is_none();
             begun && meta.peer.as_ref().is_some_and(|p| p.peer == peer) && !info.mirrored.contains(&g.id)
         };
-        for group in self.running().into_iter().filter(gone) {
+        let forgotten: Vec<Running> = self.running().into_iter().filter(gone).collect();
+        let Some(record) = self.store.peer(peer) else { return };
+        let subject = format!("peer {}", record.name);
+        let pool = info.pool.map(hex::encode);
+        if forgotten.is_empty() {
+            self.board.clear(OTHER_POOL, &subject);
+            if let Err(error) = self.store.change_peer(peer, true, |p| p.pool = pool) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pool of a peer is not stored");
+            }
+            return;
+        }
+        if pool.is_none() || pool != record.pool {
+            let names: Vec<&str> = forgotten.iter().map(|g| g.name.as_str()).collect();
+            let text = format!(
+                "{} has come with another pool, which knows nothing of {}. The images here may be the last copy.",
+                record.name,
+                names.join(", ")
+            );
+            let what = format!(
+                "Do not give them up. Bring the disks that {} had back: they go on by themselves.",
+                record.name
+            );
+            self.board.raise(Told::new(OTHER_POOL, Severity::Critical, subject, text, what));
+            return;
+        }
+        for group in forgotten {
             let _change = self.change.lock().await;
             if let Err(error) = self.mirror_ended(&group, peer).await {
                 tracing::warn!(group = %group.name, %error, "end of a mirror is not stored");

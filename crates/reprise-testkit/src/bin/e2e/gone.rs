@@ -136,10 +136,33 @@ async fn silent(setup: &Setup) -> Result<String> {
     follows(&a).await?;
     until("box-a is heard again", async || Ok(image(&b).await?["source"] == "sends" && alert(&b).await?.is_none()))
         .await?;
+    with_another_pool(&mut a, &b).await?;
     a.stop()?;
     b.stop()?;
-    no_errors_logged(&[&a, &b], &["source-silent"])?;
+    no_errors_logged(&[&a, &b], &["source-silent", "peer-other-pool"])?;
     Ok(format!("told word by word, {} ms after its end", since.abs_diff(killed)))
+}
+
+/// Box A comes back without its disks. It knows of no mirror, and has ended none.
+async fn with_another_pool(a: &mut Appliance, b: &Appliance) -> Result<()> {
+    let warned = async || {
+        let status = b.status().await?;
+        let alerts = status["alerts"].as_array().context("alerts")?;
+        Ok::<_, anyhow::Error>(alerts.iter().any(|a| a["code"] == "peer-other-pool" && a["severity"] == "critical"))
+    };
+    a.stop()?;
+    let (pool, away) = (a.dir.join("pool"), a.dir.join("pool-away"));
+    std::fs::rename(&pool, &away)?;
+    a.run().await?;
+    until("the other pool is told", async || warned().await).await?;
+    let kept = b.group("vol1").await?;
+    ensure!(kept["state"]["kind"] != "ended", "a source without its disks has ended its mirror: {kept}");
+    a.stop()?;
+    std::fs::remove_dir_all(&pool)?;
+    std::fs::rename(&away, &pool)?;
+    a.run().await?;
+    follows(a).await?;
+    until("the pool is back", async || Ok(!warned().await?)).await.map(drop)
 }
 
 async fn preview(one: &Appliance, action: &Value) -> Result<(u16, Value)> {

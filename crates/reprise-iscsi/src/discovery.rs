@@ -1,6 +1,6 @@
 //! Which addresses of a target a host is told: those that it can use.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 /// The address of a socket as a host would write it: an IPv4 address as such, and no zone, which means something on this box only.
 fn plain(address: &str) -> Option<SocketAddr> {

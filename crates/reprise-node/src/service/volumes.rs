@@ -394,9 +394,14 @@ impl Inner {
         .await?;
         status.home.clone_from(&home.path);
         let added = self.add_volume(&group, &status, false, &home).await;
-        if added.is_err() {
-            // Nothing names the home: it was made for this volume and holds zeros.
-            self.remove_home(&home.path, &home.identity);
+        if let Err(error) = &added {
+            // A group that was fenced by this very write may have it in its superblock all the same.
+            let named = error.code == ErrorCode::Fenced || group.now().meta.volumes.iter().any(|v| v.id == status.id);
+            if named {
+                tracing::warn!(path = home.path, "home of a volume that may be in its group stays");
+            } else {
+                self.remove_home(&home.path, &home.identity);
+            }
         }
         drop(reserved);
         added

@@ -55,7 +55,7 @@ pub(super) fn close_data(folder: &Path) {
                 others += 1;
             }
         }
-        if homes > 0 || others == 0 {
+        if homes > 0 {
             close(&group);
         }
         all_ours &= others == 0;

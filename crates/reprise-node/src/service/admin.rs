@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Argon2, PasswordHash};
+use reprise_api::strangers::network_of;
 use reprise_api::{
     AdminCode, AdminStatus, ApiError, ErrorCode, Login, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordSet,
 };
@@ -334,9 +335,13 @@ fn check_form(new: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A place is known by its first characters: what a caller says must not fill the memory.
+/// A place is the network of an address, since whoever has one address of a /64 has all of them; another text is known by its
+/// first characters: what a caller says must not fill the memory.
 fn place_of(from: &str) -> String {
-    from.chars().take(64).collect()
+    match from.parse() {
+        Ok(address) => network_of(address).to_string(),
+        Err(_) => from.chars().take(64).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -149,6 +149,7 @@ impl Inner {
 
     fn told_paired(&self, peer: BoxId) {
         if let Some(record) = self.store.peer(peer) {
+            self.board.clear("peer-forgot-us", &format!("peer {}", record.name));
             let text = format!("Paired with {}.", record.name);
             self.board.event(Told::new("paired", Severity::Info, format!("peer {}", record.name), text, ""));
         }

@@ -14,6 +14,8 @@ use super::NetError;
 
 /// Between the beginnings of two attempts (RFC 8305, section 5).
 pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// A host that the peer has told of waits so long for the one that a person gave: it may lie in a network that is not meant.
+const HOST_DELAY: Duration = Duration::from_secs(2);
 /// Addresses tried for one connection. A name with more has a mistake in it; the rest is left out.
 const ADDRESSES_MAX: usize = 16;
 
@@ -33,11 +35,11 @@ pub(super) struct Race {
 }
 
 impl Race {
-    /// Begins with the first of `hosts`, each `HOST:PORT`; a later one is looked up a moment after the one before it.
+    /// Begins with the first of `hosts`, each `HOST:PORT`; a later one is looked up after `HOST_DELAY` more.
     pub(super) fn new(hosts: &[String]) -> Self {
         let mut resolving = JoinSet::new();
         for (turn, host) in hosts.iter().take(ADDRESSES_MAX).enumerate() {
-            let (host, pause) = (host.clone(), ATTEMPT_DELAY * u32::try_from(turn).unwrap_or(u32::MAX));
+            let (host, pause) = (host.clone(), HOST_DELAY * u32::try_from(turn).unwrap_or(u32::MAX));
             resolving.spawn(async move {
                 sleep(pause).await;
                 Ok(in_turns(tokio::net::lookup_host(host).await?.collect()))

@@ -616,7 +616,13 @@ impl Walk<'_> {
                 Key(keys) => self.terminal.key(keys),
             }
         }
-        let asked = self.served.service.taken();
+        // What the console asks for comes after what it shows, where it has nothing more to show.
+        let mut asked = self.served.service.taken();
+        let until = Instant::now() + WAIT;
+        while asked.len() < calls.len() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+            asked.extend(self.served.service.taken());
+        }
         assert_eq!(asked.len(), calls.len(), "{act:?} asked {asked:?}");
         for (asked, wanted) in asked.iter().zip(&calls) {
             assert!(asked.contains(wanted), "{act:?}: {asked} has no {wanted}");

@@ -813,7 +813,8 @@ impl Group {
     /// Attaches a peer that is to get a first copy.
     ///
     /// # Errors
-    /// Not on the source, another peer is there, or a volume is local-only.
+    /// Not on the source, another peer is there, a volume is local-only, or a size is under way that the mirror's homes were
+    /// not made for.
     pub fn add_peer(&mut self, now: Now, peer: BoxId, instance: Instance) -> Result<(), CommandError> {
         self.source_only()?;
         if self.meta.peer.is_some() {
@@ -821,6 +822,9 @@ impl Group {
         }
         if let Some(volume) = self.meta.volumes.iter().find(|v| v.local_only) {
             return Err(CommandError::LocalOnly { name: volume.name.clone() });
+        }
+        if self.sizes_under_way() {
+            return Err(CommandError::Busy);
         }
         self.now = now;
         self.lag = LagMeter::new(self.journal.durable().seq);

@@ -227,6 +227,12 @@ impl Group {
         self.units.too_large
     }
 
+    /// A record that gives a volume more room does not count yet.
+    pub(crate) fn sizes_under_way(&self) -> bool {
+        let waiting = self.units.first.iter().map(|(_, _, what)| what);
+        self.units.changes.iter().map(|c| &c.what).chain(waiting).any(What::is_size)
+    }
+
     /// Size of a volume as hosts may know it: what a crash leaves at least.
     pub fn served_sectors(&self, slot: VolumeSlot) -> Option<SectorCount> {
         let volume = self.meta.volume(slot)?;

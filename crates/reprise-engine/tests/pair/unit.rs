@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reprise_engine::{CommandError, HostError, HostOp, Io, Notice, VerifyPlan};
 use reprise_format::link::Message;
 use reprise_format::superblock::{SUPERBLOCK_COPY_LEN, copies_of, group_copies};
-use reprise_types::{InitiatorPort, Registration, SectorCount, UnitState};
+use reprise_types::{BoxId, InitiatorPort, Registration, SectorCount, UnitState};
 
 use crate::harness::{Kind, Setup, TestBox, content, extent, seq, slot, source_instance};
 use crate::pair::Pair;
@@ -337,6 +337,21 @@ fn a_change_that_cannot_be_read_at_a_start_is_taken_up_once_the_other_box_has_re
     pair.rest();
     assert_eq!(stored(&pair.b, 0), Some(state(1)));
     assert_eq!(pair.b.group.rotten(), None);
+}
+
+/// A mirror that was added beside it was made with the old size, and its first copy with the new one was refused for ever.
+#[test]
+fn no_mirror_is_added_while_a_size_is_under_way() {
+    let mut a = TestBox::serving(&Setup::default());
+    a.homes[1].resize(4096 * 512, 0);
+    a.hold(Kind::WriteCache);
+    assert_eq!(resize(&mut a, 1, 4096), Ok(()));
+    a.run();
+    let add = |a: &mut TestBox| a.command(|g, now| g.add_peer(now, BoxId::from_raw([5; 16]), source_instance()));
+    assert_eq!(add(&mut a), Err(CommandError::Busy));
+    a.release(Kind::WriteCache);
+    a.run();
+    assert_eq!(add(&mut a), Ok(()));
 }
 
 /// The newest state was in the superblock, and its batch could not be read at the next start: an older one, which could, took

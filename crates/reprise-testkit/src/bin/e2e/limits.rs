@@ -1,5 +1,6 @@
 //! Limits of the settings, seen from outside: rates of the link, buffers, memory of the indexes; and what status measures.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_testkit::rng::Rng;
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 
 use crate::boxes::{Appliance, BoxPlan, drained, no_errors_logged, pair, until};
 use crate::{Part, Setup};
@@ -94,14 +96,18 @@ async fn buffers(setup: &Setup) -> Result<String> {
     a.add_settings("[limits]\nbuffers = \"64M\"")?;
     a.run().await?;
     let mut writers = Vec::new();
+    // All write at once: a group takes longer to make than its writer to be done.
+    let all_there = Arc::new(Barrier::new(GROUPS + 1));
     for n in 0..GROUPS {
+        let all_there = all_there.clone();
         let volume = json!({ "name": format!("v{n}"), "group": format!("g{n}"), "size": 32 * MIB });
         a.done("/api/v1/volumes", volume).await?;
         let session = login(&a, &format!("g{n}")).await?;
         let mut rng = Rng::new(setup.seed ^ n as u64);
         let piece = noise(&mut rng, 1 << 20);
+        let block = u64::from(session.read_capacity(0).await?.block_size);
         writers.push(tokio::spawn(async move {
-            let block = u64::from(session.read_capacity(0).await?.block_size);
+            all_there.wait().await;
             for _ in 0..4 {
                 let write = |n: u64| session.write(0, n * MIB / block, (MIB / block) as u32, piece.clone());
                 let under_way: Vec<_> = (0..24).map(write).map(tokio::spawn).collect();
@@ -113,6 +119,7 @@ async fn buffers(setup: &Setup) -> Result<String> {
             Ok::<_, anyhow::Error>(())
         }));
     }
+    all_there.wait().await;
     let (mut most, mut limit) = (0, 0);
     while writers.iter().any(|w| !w.is_finished()) {
         let memory = a.status().await?["box"]["memory"].clone();

@@ -11,7 +11,7 @@ use crate::test::Depth;
 
 /// A target is fuzzed for so long in a short run, and must come to so many executions in it on whatever machine.
 const SHORT_SECS: u64 = 5;
-const SHORT_RUNS_MIN: u64 = 2_000;
+const SHORT_RUNS_MIN: u64 = 500;
 /// Executions of each target in a long run, at least.
 const LONG_RUNS: u64 = 10_000_000;
 

@@ -196,7 +196,10 @@ impl Group {
         if copying || self.verify.base().is_some() {
             return Err(CommandError::Busy);
         }
-        self.meta.volume(slot).filter(|v| v.sectors < sectors).ok_or(CommandError::NoVolume)?;
+        let volume = self.meta.volume(slot).ok_or(CommandError::NoVolume)?;
+        if self.size_under_way(slot).is_some_and(|size| sectors <= size) || sectors <= volume.sectors {
+            return Err(CommandError::NoVolume);
+        }
         if !self.home_holds(slot, sectors) {
             return Err(CommandError::HomeTooSmall);
         }
@@ -229,8 +232,21 @@ impl Group {
 
     /// A record that gives a volume more room does not count yet.
     pub(crate) fn sizes_under_way(&self) -> bool {
-        let waiting = self.units.first.iter().map(|(_, _, what)| what);
-        self.units.changes.iter().map(|c| &c.what).chain(waiting).any(What::is_size)
+        self.under_way().any(|(_, what)| what.is_size())
+    }
+
+    /// The largest size of a volume that does not count yet.
+    fn size_under_way(&self, slot: VolumeSlot) -> Option<SectorCount> {
+        let sizes = self.under_way().filter(|(of, _)| *of == slot).filter_map(|(_, what)| match what {
+            What::Size(sectors) => Some(*sectors),
+            What::State(_) => None,
+        });
+        sizes.max()
+    }
+
+    fn under_way(&self) -> impl Iterator<Item = (VolumeSlot, &What)> {
+        let waiting = self.units.first.iter().map(|(_, slot, what)| (*slot, what));
+        self.units.changes.iter().map(|c| (c.volume, &c.what)).chain(waiting)
     }
 
     /// Size of a volume as hosts may know it: what a crash leaves at least.

@@ -297,6 +297,7 @@ fn hosts_are_served_a_size_when_the_superblock_holds_it() {
     a.run();
     a.hold(Kind::Superblock);
     assert_eq!(resize(&mut a, 1, 3500), Ok(()));
+    assert_eq!(resize(&mut a, 1, 3200), Err(CommandError::NoVolume), "a larger one is under way");
     a.run();
     assert_eq!(resize(&mut a, 1, 4096), Ok(()));
     a.run();

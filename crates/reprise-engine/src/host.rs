@@ -416,6 +416,7 @@ impl Group {
                 None => Ok(compare.data.clone()),
             }
         });
+        let forgotten = outcome.is_err() && has(Planted::BlockedForgotten);
         match outcome {
             Ok(data) => {
                 self.stats.writes += 1;
@@ -423,6 +424,9 @@ impl Group {
                 self.host.acks.push_back((seq, compare.io));
             }
             Err(error) => self.effects.push_back(Effect::Reply(compare.io, Err(error))),
+        }
+        if forgotten {
+            return;
         }
         let blocked = std::mem::take(&mut self.host.blocked);
         blocked.into_iter().for_each(|(io, op)| self.host_op(io, op));

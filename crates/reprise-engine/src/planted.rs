@@ -29,6 +29,8 @@ reprise_types::planted! {
     ZeroSkipped,
     /// COMPARE AND WRITE does not hold its range.
     CompareHoldsNothing,
+    /// What waits for such a range is not taken up after a miscompare.
+    BlockedForgotten,
     /// Zeros that wait for such a range hold back nothing that comes later.
     WaitingZerosPassed,
     /// A group serves before what recovery chose is sealed.

@@ -18,7 +18,7 @@ cargo xtask sim OPTIONS
 
   --seed N        run that seed and print what happens
   --minutes M     search with fresh seeds for so long
-  --seeds COUNT   run so many seeds
+  --seeds COUNT   run so many seeds; with --minutes what is reached first
   --from N        the first of them (else: drawn from the clock)
   --kept          run the seeds that failed once (crates/reprise-sim/seeds)
   --threads N     at a time (else: one per core)
@@ -147,7 +147,7 @@ fn search(options: &Options) -> (Sum, u64, Duration) {
     };
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     let first = options.from.unwrap_or_else(|| clock() * 1_000);
-    let count = if end.is_some() { u64::MAX } else { options.seeds.unwrap_or(0) };
+    let count = options.seeds.unwrap_or(if end.is_some() { u64::MAX } else { 0 });
     if count > 0 {
         println!("seeds from {first} on");
     }
@@ -232,6 +232,8 @@ fn tell(sum: &Sum, failed: u64, took: Duration) {
     }
     let [writes, troubles, restarts] = sum.medians();
     println!("median run: {writes} host writes, {troubles} faults, {restarts} restarts");
+    let held = c.held.iter().map(|(hold, time)| format!("{hold:?} {} s", time / SEC)).collect::<Vec<_>>();
+    println!("hosts waited for: {}", held.join(", "));
     let simulated = sum.simulated / SEC;
     let factor = simulated as f64 / took.as_secs_f64().max(0.001);
     println!(

@@ -8,6 +8,7 @@ pub mod boxes;
 mod checks;
 pub mod exhaustive;
 pub mod history;
+mod holds;
 mod home_rot;
 mod net;
 mod newer;
@@ -22,6 +23,7 @@ mod traffic;
 mod trouble;
 pub mod world;
 
+pub use holds::Hold;
 pub use plan::Plan;
 pub use run::{Ending, Report, Sum, Tell, run};
 pub use shrink::{parse_kept, render_kept, shrink};

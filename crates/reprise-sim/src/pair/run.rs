@@ -182,10 +182,11 @@ impl Sum {
 
 impl Counts {
     fn merge(&mut self, other: &Self) {
-        fn add(to: &mut BTreeMap<u8, u64>, from: &BTreeMap<u8, u64>) {
-            from.iter().for_each(|(class, n)| *to.entry(*class).or_default() += n);
+        fn add<K: Copy + Ord>(to: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+            from.iter().for_each(|(key, n)| *to.entry(*key).or_default() += n);
         }
         add(&mut self.classes, &other.classes);
+        add(&mut self.held, &other.held);
         self.writes += other.writes;
         self.reads += other.reads;
         self.restarts += other.restarts;

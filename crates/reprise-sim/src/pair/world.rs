@@ -12,6 +12,7 @@ use reprise_types::{Extent, InitiatorPort, Registration, Reservation, Reservatio
 use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SimBox};
 use crate::pair::history::{Asked, History, VOLUME_SECTORS, content, extent, stamp};
+use crate::pair::holds::{Hold, Holds};
 use crate::pair::home_rot::HomeRot;
 use crate::pair::net::Conn;
 use crate::pair::newer::Changed;
@@ -171,6 +172,8 @@ pub struct Counts {
     pub behind: u64,
     /// Times hosts waited for a full cache.
     pub cache_full: u64,
+    /// Nanoseconds in which operations of hosts were not answered, by the reason.
+    pub held: BTreeMap<Hold, u64>,
     /// Tails that a lone box lost with a disk that had lied, and that nobody could have known of.
     pub undetectable: u64,
     /// Events handled.
@@ -225,6 +228,7 @@ pub struct World {
     pub(super) cut_after: [Option<(u64, VecDeque<u64>)>; 2],
     /// The comparison that is at work.
     pub(super) comparing: Option<u64>,
+    pub(super) holds: Holds,
     /// Rounds of the boxes' homes.
     pub(super) rounds: [Rounds; 2],
     /// Rot in the mirror's homes.
@@ -288,6 +292,7 @@ impl World {
             unreadable: [0; 2],
             cut_after: [None, None],
             comparing: None,
+            holds: Holds::default(),
             rounds: [Rounds::default(), Rounds::default()],
             home_rot: HomeRot::default(),
             newer: [None, None],
@@ -473,6 +478,9 @@ impl World {
             }
         }
         self.check_step(n);
+        if n == 0 {
+            self.check_holds();
+        }
         self.schedule_tick(n);
     }
 

@@ -9,7 +9,8 @@ use crate::process::{cargo, output, root, run as run_command, target_dir, watch}
 
 /// Seeds that every test run goes through.
 const FIXED_SEEDS: u32 = 120;
-/// Minutes of fresh seeds in a test run, and their number in a long one.
+/// Fresh seeds of a test run and the minutes it has for them, and their number in a long one.
+const FRESH_SEEDS: &str = "2000";
 const FRESH_MINUTES: &str = "4";
 const FRESH_LONG: &str = "10000";
 
@@ -79,7 +80,12 @@ fn scratch(patch: &Path) -> Result<PathBuf> {
 pub(crate) fn test(long: bool) -> Result<(u64, u64)> {
     let binary = build(&root())?;
     let fixed = FIXED_SEEDS.to_string();
-    let fresh = if long { ["--seeds", FRESH_LONG] } else { ["--minutes", FRESH_MINUTES] };
+    let from = committed_tree();
+    let mut fresh =
+        if long { vec!["--seeds", FRESH_LONG] } else { vec!["--seeds", FRESH_SEEDS, "--minutes", FRESH_MINUTES] };
+    if let Some(from) = from.as_deref().filter(|_| !long) {
+        fresh.extend(["--from", from]);
+    }
     let runs: [&[&str]; 3] = [&["--kept", "--seeds", &fixed, "--from", "1"], &["--exhaustive", "3"], &fresh];
     let (mut passed, mut failed) = (0, 0);
     for args in runs {
@@ -88,4 +94,13 @@ pub(crate) fn test(long: bool) -> Result<(u64, u64)> {
         if status.success() { passed += 1 } else { failed += 1 }
     }
     Ok((passed, failed))
+}
+
+/// Each committed tree has its own fresh seeds: whoever runs its tests again searches where they were searched before. None
+/// where something is not committed; the seeds come from the clock then.
+fn committed_tree() -> Option<String> {
+    let git = |args: &[&str]| output(Command::new("git").args(args).current_dir(root())).ok();
+    git(&["status", "--porcelain"]).filter(String::is_empty)?;
+    let tree = git(&["rev-parse", "HEAD^{tree}"])?;
+    u64::from_str_radix(tree.get(..12)?, 16).ok().map(|n| n.to_string())
 }

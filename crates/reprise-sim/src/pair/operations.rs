@@ -7,6 +7,7 @@ use reprise_format::segment::SEGMENT_HEADER_LEN;
 use reprise_journal::segment_offset;
 use reprise_types::Seq;
 
+use crate::Rng;
 use crate::pair::boxes::SEGMENT_LEN;
 use crate::pair::history::History;
 use crate::pair::plan::{Hanging, MS};
@@ -21,18 +22,22 @@ impl World {
                 self.tap(*at, bufs);
             }
         }
-        let trimmed = self.boxes[n].group().map_or(Seq::ZERO, |g| g.meta().trimmed.seq);
-        let trims = std::mem::replace(&mut self.boxes[n].trimmed, trimmed) < trimmed;
-        let micros = match &effect {
-            Effect::WriteCache { .. } | Effect::WriteSuperblock { .. } => self.rng.range(30, 300),
-            Effect::FlushHome { .. } => self.rng.range(200, 3_000),
-            _ => self.rng.range(20, 200),
+        let mut trims = false;
+        if matches!(effect, Effect::WriteSuperblock { .. }) {
+            let trimmed = self.boxes[n].group().map_or(Seq::ZERO, |g| g.meta().trimmed.seq);
+            trims = std::mem::replace(&mut self.boxes[n].trimmed, trimmed) < trimmed;
+        }
+        let (op, mut rng) = self.drawn(n, lane(&effect));
+        let nanos = match &effect {
+            Effect::WriteCache { .. } | Effect::WriteSuperblock { .. } => rng.range(30_000, 300_000),
+            Effect::FlushHome { .. } => rng.range(200_000, 3_000_000),
+            _ => rng.range(20_000, 200_000),
         };
-        let spike = if self.rng.one_in(500) { 50 } else { 1 };
+        let spike = if rng.one_in(500) { 50 } else { 1 };
         let life = self.boxes[n].life;
         let home = matches!(effect, Effect::WriteHome { .. } | Effect::ZeroHome { .. } | Effect::FlushHome { .. });
         let slow = self.boxes[n].slow.max(if home { self.boxes[n].slow_home } else { 1 });
-        let mut delay = micros * 1_000 * spike * slow;
+        let mut delay = nanos * spike * slow;
         let hanging = &mut self.boxes[n].hanging;
         if let Some(i) = hanging.iter().position(|(what, _)| hangs(*what, &effect, again, trims)) {
             let (_, time) = hanging.swap_remove(i);
@@ -40,12 +45,19 @@ impl World {
             delay = delay.max(time);
         }
         self.check_read(n, &effect);
-        self.order += 1;
-        let op = self.order;
         if let Some(p) = &mut self.boxes[n].process {
             p.pending.insert(op, (token, effect));
         }
         self.after(delay, Next::Io { n, life, op });
+    }
+
+    /// A number for an operation, and what its time is drawn from. Both hang on what the box does in this lane only: two
+    /// operations of different lanes that change places change nothing else.
+    fn drawn(&mut self, n: usize, lane: u64) -> (u64, Rng) {
+        let count = self.submitted.entry((n, lane)).or_default();
+        *count += 1;
+        let op = self.counts.events << 32 | lane << 24 | *count & 0xff_ffff;
+        (op, Rng::new(self.plan.seed.rotate_left(24) ^ (n as u64) << 60 ^ lane << 48 ^ *count))
     }
 
     pub(super) fn io_done(&mut self, n: usize, life: u64, op: u64) {
@@ -127,6 +139,19 @@ pub(super) fn token_of(effect: &Effect) -> Option<Token> {
         | Effect::ZeroHome { token, .. }
         | Effect::FlushHome { token, .. } => Some(*token),
         _ => None,
+    }
+}
+
+/// Operations of one kind on one disk, which keep their order.
+fn lane(effect: &Effect) -> u64 {
+    match effect {
+        Effect::WriteCache { .. } => 0,
+        Effect::WriteSuperblock { .. } => 1,
+        Effect::ReadCache { .. } => 2,
+        Effect::FlushHome { .. } => 3,
+        Effect::WriteHome { extent, .. } | Effect::ZeroHome { extent, .. } => 4 + 2 * u64::from(extent.volume.get()),
+        Effect::ReadHome { extent, .. } => 5 + 2 * u64::from(extent.volume.get()),
+        _ => 255,
     }
 }
 

@@ -186,7 +186,9 @@ pub struct World {
     pub(super) rng: Rng,
     pub(super) t: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
-    pub(super) order: u64,
+    order: u64,
+    /// Disk operations so far, by box and lane.
+    pub(super) submitted: BTreeMap<(usize, u64), u64>,
     pub(super) boxes: [SimBox; 2],
     pub(super) conns: BTreeMap<u64, Conn>,
     /// The connection each box uses.
@@ -266,6 +268,7 @@ impl World {
             t: 0,
             queue: BinaryHeap::new(),
             order: 0,
+            submitted: BTreeMap::new(),
             boxes,
             conns: BTreeMap::new(),
             conn: [None; 2],

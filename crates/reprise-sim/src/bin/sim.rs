@@ -1,7 +1,7 @@
 //! Runs the pair simulator: one seed with its trace, many seeds, or the kept ones. `cargo xtask sim` starts it.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +23,8 @@ cargo xtask sim OPTIONS
   --kept          run the seeds that failed once (crates/reprise-sim/seeds)
   --threads N     at a time (else: one per core)
   --keep-going    search on after a failure
+  --digest        with --seeds: a number for each seed that stands for all that left the boxes, to compare two trees;
+                  with --seed: what left them, item by item
   --exhaustive N  all workloads of up to N operations, every cut, all subsets
 ";
 
@@ -40,6 +42,7 @@ struct Options {
     kept: bool,
     threads: Option<usize>,
     keep_going: bool,
+    digest: bool,
     exhaustive: Option<u32>,
 }
 
@@ -57,6 +60,7 @@ fn options() -> Option<Options> {
             "--exhaustive" => options.exhaustive = Some(number()? as u32),
             "--kept" => options.kept = true,
             "--keep-going" => options.keep_going = true,
+            "--digest" => options.digest = true,
             _ => return None,
         }
     }
@@ -75,12 +79,15 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     if let Some(seed) = options.seed {
-        return show(seed);
+        return show(seed, if options.digest { Tell::DigestItems } else { Tell::Print });
     }
     // Failed assertions are findings and are told as such.
     std::panic::set_hook(Box::new(|_| {}));
     if let Some(length) = options.exhaustive {
         return exhaustive(length, options.threads.unwrap_or_else(cores));
+    }
+    if options.digest {
+        return digests(&options);
     }
     let (sum, failed, took) = search(&options);
     tell(&sum, failed, took);
@@ -125,11 +132,33 @@ fn exhaustive(length: u32, threads: usize) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn show(seed: u64) -> ExitCode {
-    let report = run(Plan::new(seed), Tell::Print);
+fn show(seed: u64, tell: Tell) -> ExitCode {
+    let report = run(Plan::new(seed), tell);
     println!("seed {seed}: {:?}", report.ending);
     println!("{:#?}", report.counts);
     if report.wrong().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// A line for each seed, in order.
+fn digests(options: &Options) -> ExitCode {
+    let (first, count) = (options.from.unwrap_or(1), options.seeds.unwrap_or(0));
+    let (next, done) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                return;
+            }
+            let report = run(Plan::new(first + i), Tell::Digest);
+            locked(&done).insert(i, (report.digest.unwrap_or(0), report.wrong().is_some()));
+        }
+    };
+    let threads = options.threads.unwrap_or_else(cores).max(1);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    for (i, (digest, wrong)) in locked(&done).iter() {
+        println!("{} {digest:016x}{}", first + i, if *wrong { " WRONG" } else { "" });
+    }
+    ExitCode::SUCCESS
 }
 
 fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

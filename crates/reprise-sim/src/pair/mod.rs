@@ -6,6 +6,7 @@
 
 pub mod boxes;
 mod checks;
+mod digest;
 pub mod exhaustive;
 pub mod history;
 mod holds;

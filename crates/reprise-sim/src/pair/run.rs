@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::pair::digest::Digest;
 use crate::pair::plan::{Plan, SEC, What};
 use crate::pair::world::{Counts, Next, World};
 
@@ -34,6 +35,8 @@ pub struct Report {
     pub troubles: u64,
     /// The trace, where one was asked for.
     pub trace: Vec<String>,
+    /// What left the boxes, where it was asked for.
+    pub digest: Option<u64>,
 }
 
 impl Report {
@@ -54,12 +57,17 @@ pub enum Tell {
     Nothing,
     /// Each line as it happens.
     Print,
+    /// What leaves the boxes, as one number.
+    Digest,
+    /// The same, and each item of it as it leaves.
+    DigestItems,
 }
 
 /// Runs a plan.
 pub fn run(plan: Plan, tell: Tell) -> Report {
     let mut world = World::new(plan, tell == Tell::Print);
     world.print = tell == Tell::Print;
+    world.digest = matches!(tell, Tell::Digest | Tell::DigestItems).then(|| Digest::new(tell == Tell::DigestItems));
     // An assertion of the code under test is a finding like any other.
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     let ending = match ended {
@@ -72,7 +80,14 @@ pub fn run(plan: Plan, tell: Tell) -> Report {
     };
     let troubles = world.plan.active().filter(|(_, i)| matches!(i.what, What::Trouble(_))).count() as u64;
     let trace = world.trace.take().unwrap_or_default();
-    Report { ending, simulated: world.t, troubles, trace, counts: world.counts }
+    Report {
+        ending,
+        simulated: world.t,
+        troubles,
+        trace,
+        digest: world.digest.as_ref().map(Digest::finish),
+        counts: world.counts,
+    }
 }
 
 fn live(world: &mut World) -> Ending {

@@ -11,6 +11,7 @@ use reprise_types::{Extent, InitiatorPort, Registration, Reservation, Reservatio
 
 use crate::Rng;
 use crate::pair::boxes::{Disks, GROUP, SimBox};
+use crate::pair::digest::Digest;
 use crate::pair::history::{Asked, History, VOLUME_SECTORS, content, extent, stamp};
 use crate::pair::holds::{Hold, Holds};
 use crate::pair::home_rot::HomeRot;
@@ -230,6 +231,8 @@ pub struct World {
     pub(super) cut_after: [Option<(u64, VecDeque<u64>)>; 2],
     /// The comparison that is at work.
     pub(super) comparing: Option<u64>,
+    /// What leaves the boxes, where it is wanted.
+    pub(super) digest: Option<Digest>,
     pub(super) holds: Holds,
     /// Rounds of the boxes' homes.
     pub(super) rounds: [Rounds; 2],
@@ -295,6 +298,7 @@ impl World {
             unreadable: [0; 2],
             cut_after: [None, None],
             comparing: None,
+            digest: None,
             holds: Holds::default(),
             rounds: [Rounds::default(), Rounds::default()],
             home_rot: HomeRot::default(),
@@ -458,6 +462,7 @@ impl World {
 
     pub(super) fn drain(&mut self, n: usize) {
         while let Some(effect) = self.boxes[n].process.as_mut().and_then(|p| p.group.poll_effect()) {
+            self.fold(n, &effect);
             if let Some(token) = token_of(&effect) {
                 self.submit(n, token, effect);
                 continue;

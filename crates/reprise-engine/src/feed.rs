@@ -72,18 +72,18 @@ impl Group {
         match input {
             LinkInput::Connected { .. } => {
                 self.feed.disconnected();
-                let copied_to = self.meta.copy.is_none() || !self.home.is_detached();
-                let wanted = self.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.meta.ended.is_none();
+                let copied_to = self.core.meta.copy.is_none() || !self.home.is_detached();
+                let wanted = self.core.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.core.meta.ended.is_none();
                 if self.is_ready() && !self.is_fenced() && wanted && copied_to {
-                    self.feed.session = Some(MirrorSession::new(self.now.mono, self.config.link_window));
+                    self.feed.session = Some(MirrorSession::new(self.core.now.mono, self.core.config.link_window));
                 } else {
                     self.tell_not_ready();
-                    self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                    self.core.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
                 }
             }
             LinkInput::Disconnected => {
                 if self.feed.session.is_some() {
-                    self.notice(Notice::LinkDown);
+                    self.core.notice(Notice::LinkDown);
                 }
                 self.feed.disconnected();
             }
@@ -94,9 +94,9 @@ impl Group {
 
     /// Says why the group takes nothing at this moment.
     pub(crate) fn tell_not_ready(&mut self) {
-        let (trouble, detail) = (self.trouble(), self.home_fault().or(self.meta.fenced.as_deref()));
+        let (trouble, detail) = (self.trouble(), self.home_fault().or(self.core.meta.fenced.as_deref()));
         let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
-        self.effects.push_back(Effect::LinkSend(close.into(), Vec::new()));
+        self.core.effects.push_back(Effect::LinkSend(close.into(), Vec::new()));
     }
 
     fn feed_message(&mut self, message: Message, payload: Bytes) {
@@ -104,7 +104,7 @@ impl Group {
         let room = if matches!(message, Message::Batch(_)) { 64 } else { 0 };
         let len = (payload.len() as u64).saturating_sub(room);
         let Some(session) = &mut self.feed.session else { return };
-        match session.handle(self.now.mono, message, len) {
+        match session.handle(self.core.now.mono, message, len) {
             Ok(None) => {}
             Ok(Some(event)) => self.feed_event(event, payload),
             Err(error) => self.feed_fault(&error),
@@ -113,7 +113,7 @@ impl Group {
 
     fn feed_fault(&mut self, error: &LinkError) {
         if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
-            self.notice(Notice::LinkFault(error.to_string()));
+            self.core.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();
         self.link_close(error.close_reason().unwrap_or(CloseReason::ProtocolViolation));
@@ -134,9 +134,10 @@ impl Group {
                     let what = "its volumes are not those that this mirror was made for";
                     return self.feed_fault(&LinkError::Contradiction { what });
                 }
-                let ours = self.meta.peer.as_ref().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
-                let fed = self.meta.role == Role::Mirror;
-                match (rule_of(row).consequence, start, &mut self.meta.peer) {
+                let ours =
+                    self.core.meta.peer.as_ref().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
+                let fed = self.core.meta.role == Role::Mirror;
+                match (rule_of(row).consequence, start, &mut self.core.meta.peer) {
                     (Consequence::Stream, Some(start), Some(peer)) if fed => {
                         peer.seen = Some(instance_seen);
                         peer.instance = reprise_link::instance::on_confirmed(peer.instance);
@@ -145,17 +146,17 @@ impl Group {
                         }
                         if row == Row::RestartCopy {
                             // Forgotten durably before the first region comes: what there is must not count once more.
-                            self.meta.copy = Some(CopyState::default());
+                            self.core.meta.copy = Some(CopyState::default());
                         }
                         self.hold_link();
-                        self.notice(Notice::LinkUp(row));
+                        self.core.notice(Notice::LinkUp(row));
                     }
                     _ => {
                         // A source that was asked is told as the one that asked is: neither dials again.
                         if ours && !fed {
                             self.peer.stopped = Some(row);
                         }
-                        self.notice(Notice::LinkStopped(row));
+                        self.core.notice(Notice::LinkStopped(row));
                         self.link_close(CloseReason::Verdict);
                     }
                 }
@@ -165,14 +166,14 @@ impl Group {
                 let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
                 self.feed.writing += 1;
                 let token = self.token(Pending::Feed(FeedStep::Region { life: self.feed.life, region }));
-                self.effects.push_back(if zero {
+                self.core.effects.push_back(if zero {
                     Effect::ZeroHome { token, extent }
                 } else {
                     Effect::WriteHome { token, extent, bufs: vec![payload] }
                 });
             }
             MirrorEvent::CopyDone { r1 } => {
-                if let Some(copy) = &mut self.meta.copy {
+                if let Some(copy) = &mut self.core.meta.copy {
                     copy.complete_at = Some(r1);
                 }
             }
@@ -181,20 +182,21 @@ impl Group {
 
     /// True where every volume of an offer has its home here, and fits it: regions are written where the offer says.
     fn holds_volumes(&self, offered: &[Volume]) -> bool {
-        let held = |v: &Volume| self.meta.volume(v.slot).is_some_and(|own| own.id == v.id && v.sectors <= own.sectors);
+        let held =
+            |v: &Volume| self.core.meta.volume(v.slot).is_some_and(|own| own.id == v.id && v.sectors <= own.sectors);
         offered.iter().all(held)
     }
 
     /// The journal of a mirror begins where the copy begins.
     fn start_mirror(&mut self, start: Point, offer: &GroupOffer) {
-        self.meta.set_lineage(&offer.lineage);
-        self.meta.trimmed = start;
-        (self.meta.applied, self.meta.applying, self.meta.seal) = (start.seq, start.seq, start);
-        self.meta.copy = Some(CopyState::default());
+        self.core.meta.set_lineage(&offer.lineage);
+        self.core.meta.trimmed = start;
+        (self.core.meta.applied, self.core.meta.applying, self.core.meta.seal) = (start.seq, start.seq, start);
+        self.core.meta.copy = Some(CopyState::default());
         // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
-        let unused: Vec<_> = self.journal.segment_ids().collect();
-        let begin = JournalStart::empty(start, self.meta.incarnation);
-        self.journal = Journal::new(self.config.journal, begin, start.seq);
+        let unused: Vec<_> = self.core.journal.segment_ids().collect();
+        let begin = JournalStart::empty(start, self.core.meta.incarnation);
+        self.core.journal = Journal::new(self.core.config.journal, begin, start.seq);
         self.journal_held = true;
         self.units_forget();
         self.persist(After::MirrorStarted);
@@ -202,8 +204,8 @@ impl Group {
     }
 
     fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {
-        self.stats.bytes_in += payload.len() as u64;
-        let fault = match self.journal.check_body(payload) {
+        self.core.stats.bytes_in += payload.len() as u64;
+        let fault = match self.core.journal.check_body(payload) {
             Ok(batch) if (batch.first_seq(), batch.last_seq()) == (first, last) => {
                 let records = match self.unit_records_of(&batch) {
                     Ok(records) => records,
@@ -213,24 +215,24 @@ impl Group {
                     // It comes again, when the home may have grown.
                     return self.link_close(CloseReason::NotReady);
                 }
-                self.journal.append_batch(batch);
+                self.core.journal.append_batch(batch);
                 self.unit_records(records);
                 #[cfg(feature = "planted")]
                 if has(Planted::MirrorAcksReceived) {
-                    self.feed_durable(self.journal.packed());
+                    self.feed_durable(self.core.journal.packed());
                 }
                 return;
             }
-            Ok(_) => LinkError::Gap { first, last, received: self.journal.written() },
+            Ok(_) => LinkError::Gap { first, last, received: self.core.journal.written() },
             Err(BodyError::Diverged { seq, .. }) => LinkError::Diverged { at: seq },
             Err(error) => {
-                self.notice(Notice::LinkFault(error.to_string()));
+                self.core.notice(Notice::LinkFault(error.to_string()));
                 self.link_close(CloseReason::ProtocolViolation);
                 return;
             }
         };
         if matches!(fault, LinkError::Diverged { .. }) {
-            self.notice(Notice::LinkStopped(Row::Diverged));
+            self.core.notice(Notice::LinkStopped(Row::Diverged));
         }
         self.feed_fault(&fault);
     }
@@ -239,15 +241,20 @@ impl Group {
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self) {
         let asked = self.feed.offer.is_some() && !self.feed.answered;
-        let fed = self.meta.role == Role::Mirror;
-        if asked && fed && self.journal.stalled() && self.rot.holds_home(self.meta.applied) && !has(Planted::StallKept)
+        let fed = self.core.meta.role == Role::Mirror;
+        if asked
+            && fed
+            && self.core.journal.stalled()
+            && self.rot.holds_home(self.core.meta.applied)
+            && !has(Planted::StallKept)
         {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
-            self.journal.forget_undurable(self.meta.applied);
+            self.core.journal.forget_undurable(self.core.meta.applied);
             self.units_forget();
         }
         // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
-        let settled = self.journal.durable().seq == self.journal.written() || !fed || has(Planted::AnswerUnsettled);
+        let settled =
+            self.core.journal.durable().seq == self.core.journal.written() || !fed || has(Planted::AnswerUnsettled);
         let settled = settled && !self.journal_held && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
@@ -264,23 +271,23 @@ impl Group {
 
     /// What the mirror says of itself.
     fn group_state(&self, offer: &GroupOffer) -> GroupState {
-        let peer = self.meta.peer.as_ref();
-        let known = peer.is_some_and(|p| p.peer == offer.box_id) && offer.group == self.meta.group;
-        let lineage = self.meta.lineage();
-        let lookup = |seq| self.journal.hash_at(seq);
+        let peer = self.core.meta.peer.as_ref();
+        let known = peer.is_some_and(|p| p.peer == offer.box_id) && offer.group == self.core.meta.group;
+        let lineage = self.core.meta.lineage();
+        let lookup = |seq| self.core.journal.hash_at(seq);
         GroupState {
-            group: self.meta.group,
-            box_id: self.config.this_box,
+            group: self.core.meta.group,
+            box_id: self.core.config.this_box,
             membership: if known { Membership::Known } else { Membership::OtherPeer },
-            role: Side::from(self.meta.role),
+            role: Side::from(self.core.meta.role),
             hash_at_offer: handshake::hash_at_offer(offer, &lineage, &lookup),
             // What was received and is not durable is received again.
-            durable: (!self.meta.branches.is_empty()).then(|| self.journal.durable()),
+            durable: (!self.core.meta.branches.is_empty()).then(|| self.core.journal.durable()),
             lineage,
-            applied: self.meta.applied,
-            complete: self.meta.copy.is_none(),
-            copy_cursor: self.meta.copy.and_then(|c| c.cursor),
-            copy_reach: self.meta.copy.and_then(|c| c.reach),
+            applied: self.core.meta.applied,
+            complete: self.core.meta.copy.is_none(),
+            copy_cursor: self.core.meta.copy.and_then(|c| c.cursor),
+            copy_reach: self.core.meta.copy.and_then(|c| c.reach),
             ceded: None,
             instance: peer.map_or(reprise_link::instance::first([0; 16]), |p| p.instance),
             peer_instance_seen: peer.and_then(|p| p.seen),
@@ -297,7 +304,7 @@ impl Group {
     }
 
     pub(crate) fn feed_tick(&mut self) {
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         if let Some(session) = &mut self.feed.session
             && now >= session.deadline()
             && let Err(error) = session.tick(now)
@@ -308,8 +315,8 @@ impl Group {
 
     pub(crate) fn feed_pump(&mut self) {
         self.answer_offer();
-        let free = u64::from(self.fill.free()) * self.config.journal.segment_len;
-        let volumes: Vec<VolumeSlot> = self.meta.volumes.iter().map(|v| v.slot).collect();
+        let free = u64::from(self.core.fill.free()) * self.core.config.journal.segment_len;
+        let volumes: Vec<VolumeSlot> = self.core.meta.volumes.iter().map(|v| v.slot).collect();
         let trouble = self.trouble();
         let Some(session) = &mut self.feed.session else { return };
         session.set_journal_free(free);
@@ -322,15 +329,16 @@ impl Group {
                 return self.feed_step(FeedStep::Flushed { life: self.feed.life, mark }, Ok(Bytes::new()));
             }
             let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, mark }));
-            self.effects.push_back(Effect::FlushHome { token, volumes });
+            self.core.effects.push_back(Effect::FlushHome { token, volumes });
         }
-        if let Some(copy) = self.meta.copy.take_if(|_| complete) {
+        if let Some(copy) = self.core.meta.copy.take_if(|_| complete) {
             // Regions hold content up to R1: home is a mixture until everything up to there is applied.
             if !has(Planted::MomentsBeforeCopyEnd) {
-                self.meta.applying = self.meta.applying.max(copy.complete_at.unwrap_or(self.meta.applying));
+                self.core.meta.applying =
+                    self.core.meta.applying.max(copy.complete_at.unwrap_or(self.core.meta.applying));
             }
             self.persist(After::Nothing);
-            self.notice(Notice::CopyComplete);
+            self.core.notice(Notice::CopyComplete);
         }
         self.flush_control();
     }
@@ -358,7 +366,7 @@ impl Group {
                 }
             }
             FeedStep::Flushed { mark: CopyMark { cursor, reach }, .. } => {
-                if let Some(copy) = &mut self.meta.copy {
+                if let Some(copy) = &mut self.core.meta.copy {
                     (copy.cursor, copy.reach) = (Some(cursor), reach);
                 }
                 self.persist(After::CopyCursor { life, cursor });

@@ -132,17 +132,17 @@ impl Group {
     fn round_target(&self) -> Seq {
         let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit());
         let limit = limit.filter(|_| !has(Planted::ApplyLimitIgnored)).unwrap_or(Seq::MAX);
-        let (mut bytes, mut to) = (0u64, self.meta.applied);
+        let (mut bytes, mut to) = (0u64, self.core.meta.applied);
         for count in 0.. {
-            let Some(source) = self.journal.batch_after(to) else { break };
+            let Some(source) = self.core.journal.batch_after(to) else { break };
             let (last, len) = match &source {
                 BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
                 BatchSource::Disk(place) => (place.last_seq, place.len as u64),
             };
-            let zeros = if has(Planted::ZerosUncounted) { 0 } else { self.journal.zeros_between(to, last) };
+            let zeros = if has(Planted::ZerosUncounted) { 0 } else { self.core.journal.zeros_between(to, last) };
             let with = bytes.saturating_add(len).saturating_add(zeros);
-            let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > self.config.round_bytes);
-            let unbounded = has(Planted::RoundUnbounded) && to < self.meta.applying;
+            let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > self.core.config.round_bytes);
+            let unbounded = has(Planted::RoundUnbounded) && to < self.core.meta.applying;
             if last > limit || full && !unbounded {
                 break;
             }
@@ -157,30 +157,30 @@ impl Group {
             || self.verify.holds_home()
             || self.strays_hold()
             || self.units_replaying()
-            || self.rot.holds_home(self.meta.applied)
+            || self.rot.holds_home(self.core.meta.applied)
         {
             return;
         }
-        if self.journal.durable().seq <= self.meta.applied {
+        if self.core.journal.durable().seq <= self.core.meta.applied {
             self.home.waiting_since = None;
             return;
         }
-        let since = *self.home.waiting_since.get_or_insert(self.now.mono);
+        let since = *self.home.waiting_since.get_or_insert(self.core.now.mono);
         let quiet = !self.feed_is_busy();
-        let overdue = self.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
-        let half = self.config.journal.ram_tail_max.get() / 2;
-        let much = || self.journal.durable_bytes_after(self.meta.applied) >= half;
-        if !(quiet || overdue || self.fill.fraction() > 0.5 || much()) {
+        let overdue = self.core.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
+        let half = self.core.config.journal.ram_tail_max.get() / 2;
+        let much = || self.core.journal.durable_bytes_after(self.core.meta.applied) >= half;
+        if !(quiet || overdue || self.core.fill.fraction() > 0.5 || much()) {
             return;
         }
         let to = self.round_target();
-        if to == self.meta.applied {
+        if to == self.core.meta.applied {
             return;
         }
         self.home.waiting_since = None;
         self.home.round = Round::Announced { to };
-        let before = if has(Planted::ApplyingGoesBack) { to } else { self.meta.applying };
-        self.meta.applying = before.max(to);
+        let before = if has(Planted::ApplyingGoesBack) { to } else { self.core.meta.applying };
+        self.core.meta.applying = before.max(to);
         self.persist(After::StartRound);
     }
 
@@ -188,9 +188,9 @@ impl Group {
     pub(crate) fn round_start(&mut self) {
         let Round::Announced { to } = self.home.round else { return };
         let read = self.read_opened();
-        let (mut at, mut batches, mut missing) = (self.meta.applied, Vec::new(), 0);
+        let (mut at, mut batches, mut missing) = (self.core.meta.applied, Vec::new(), 0);
         while at < to {
-            let source = self.journal.batch_after(at).expect("a batch that is not applied is in the journal");
+            let source = self.core.journal.batch_after(at).expect("a batch that is not applied is in the journal");
             match source {
                 BatchSource::Ram(batch) => {
                     at = batch.last_seq();
@@ -199,7 +199,7 @@ impl Group {
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
                     let token = self.token(Pending::Home(HomeStep::Batch { index: batches.len(), place }));
-                    self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
                     batches.push(None);
                     missing += 1;
                 }
@@ -235,7 +235,7 @@ impl Group {
                 }
             }
             HomeStep::Write { bytes } => {
-                self.stats.bytes_applied += bytes;
+                self.core.stats.bytes_applied += bytes;
                 let Round::Write(writing) = &mut self.home.round else { return };
                 writing.under_way -= 1;
                 writing.bytes -= bytes;
@@ -252,10 +252,10 @@ impl Group {
                 match result {
                     Err(fault) => self.home_detach(Notice::HomeFailed(fault)),
                     Ok(_) => {
-                        let before = self.home.applied_durable.unwrap_or(self.meta.applied);
+                        let before = self.home.applied_durable.unwrap_or(self.core.meta.applied);
                         self.home.applied_durable = Some(before);
                         self.home.round = Round::Idle;
-                        self.meta.applied = to;
+                        self.core.meta.applied = to;
                         self.persist(After::RoundApplied(to));
                     }
                 }
@@ -275,18 +275,18 @@ impl Group {
             self.read_closed(read);
         }
         self.home.round = Round::Detached { reason };
-        self.notice(notice);
+        self.core.notice(notice);
         // A first copy is written to the home and nowhere else: it goes on when the home is back.
-        if self.meta.copy.is_some() {
+        if self.core.meta.copy.is_some() {
             self.link_close(CloseReason::NotReady);
         }
     }
 
     /// `applied` is durable: reads go to home and the journal may be trimmed.
     pub(crate) fn round_applied(&mut self, seq: Seq) {
-        let before = self.home.applied_durable.unwrap_or(self.meta.applied);
-        self.journal.forget_applied(before, seq);
-        self.home.applied_durable = (seq < self.meta.applied).then_some(seq);
+        let before = self.home.applied_durable.unwrap_or(self.core.meta.applied);
+        self.core.journal.forget_applied(before, seq);
+        self.home.applied_durable = (seq < self.core.meta.applied).then_some(seq);
         let applied = seq;
         if let Some(session) = &mut self.feed.session {
             session.set_applied(applied);
@@ -295,7 +295,7 @@ impl Group {
 
     /// Hands waiting writes to the disk, as many as it may have now; flushes behind the last.
     fn write_on(&mut self) {
-        let busy = self.feed_is_busy() && self.fill.fraction() <= 0.5;
+        let busy = self.feed_is_busy() && self.core.fill.fraction() <= 0.5;
         let (writes_max, bytes_max) = match busy {
             true => (BUSY_WRITES_MAX, BUSY_BYTES_MAX),
             false => (QUIET_WRITES_MAX, QUIET_BYTES_MAX),
@@ -308,7 +308,7 @@ impl Group {
             writing.under_way += 1;
             writing.bytes += bytes;
             let token = self.token(Pending::Home(HomeStep::Write { bytes }));
-            self.effects.push_back(if bufs.is_empty() {
+            self.core.effects.push_back(if bufs.is_empty() {
                 Effect::ZeroHome { token, extent }
             } else {
                 Effect::WriteHome { token, extent, bufs }
@@ -326,7 +326,7 @@ impl Group {
     }
 
     fn feed_is_busy(&self) -> bool {
-        self.now.mono.millis_since(self.home.fed_at) < QUIET_MILLIS
+        self.core.now.mono.millis_since(self.home.fed_at) < QUIET_MILLIS
     }
 
     fn round_write(&mut self) {
@@ -336,7 +336,8 @@ impl Group {
         let mut newest = Index::default();
         for batch in &batches {
             for (record, _) in batch.records() {
-                if record.descriptor.kind.changes_content() && self.meta.volume(record.descriptor.volume).is_some() {
+                if record.descriptor.kind.changes_content() && self.core.meta.volume(record.descriptor.volume).is_some()
+                {
                     newest.insert(record.descriptor.extent(), record.seq);
                 }
             }
@@ -386,7 +387,7 @@ impl Group {
             return;
         }
         let token = self.token(Pending::Home(HomeStep::Flush));
-        self.effects.push_back(Effect::FlushHome { token, volumes });
+        self.core.effects.push_back(Effect::FlushHome { token, volumes });
     }
 
     /// True where the home leg is detached after an error.

@@ -115,7 +115,7 @@ fn touches(op: &HostOp, extent: &Extent) -> bool {
 impl Group {
     pub(crate) fn host_op(&mut self, io: Io, op: HostOp) {
         if let Some(error) = self.host_refusal(&op) {
-            self.effects.push_back(Effect::Reply(io, Err(error)));
+            self.core.effects.push_back(Effect::Reply(io, Err(error)));
             return;
         }
         let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
@@ -133,26 +133,26 @@ impl Group {
         }
         match op {
             HostOp::Read(extent) => {
-                self.stats.reads += 1;
-                self.stats.bytes_read += extent.sectors.bytes().get();
+                self.core.stats.reads += 1;
+                self.core.stats.bytes_read += extent.sectors.bytes().get();
                 self.start_read(Reader::Host(io), extent);
             }
             HostOp::Write { extent, data } => {
-                self.stats.writes += 1;
+                self.core.stats.writes += 1;
                 let seq = self.append_write(extent, &data);
                 self.host.acks.push_back((seq, io));
-                if has(Planted::AckBeforeSync) && self.journal.undurable_bytes() < 8 << 10 {
+                if has(Planted::AckBeforeSync) && self.core.journal.undurable_bytes() < 8 << 10 {
                     self.host_durable(seq);
                 }
             }
             HostOp::Zero { volume, ranges } => {
-                self.stats.writes += 1;
-                let mut seq = self.journal.written();
+                self.core.stats.writes += 1;
+                let mut seq = self.core.journal.written();
                 for (sector, sectors) in ranges {
                     seq = self.append_zero(Extent { volume, sector, sectors });
                 }
                 self.host.acks.push_back((seq, io));
-                self.host_durable(self.durable_seq());
+                self.host_durable(self.core.journal.durable().seq);
             }
             HostOp::CompareAndWrite { extent, verify, data } => {
                 let read = self.start_read(Reader::Compare, extent);
@@ -166,8 +166,8 @@ impl Group {
             }
             HostOp::Unit { volume, state } => self.host_unit(io, volume, state),
             HostOp::Flush => {
-                self.host.acks.push_back((self.journal.written(), io));
-                self.host_durable(self.durable_seq());
+                self.host.acks.push_back((self.core.journal.written(), io));
+                self.host_durable(self.core.journal.durable().seq);
             }
         }
     }
@@ -176,7 +176,7 @@ impl Group {
         if self.is_fenced() {
             return Some(HostError::Fenced);
         }
-        if self.meta.role != Role::Source {
+        if self.core.meta.role != Role::Source {
             return Some(HostError::NotSource);
         }
         let inside = |e: &Extent| {
@@ -186,7 +186,7 @@ impl Group {
         };
         let fits = match op {
             HostOp::Flush => true,
-            HostOp::Unit { volume, .. } => self.meta.volume(*volume).is_some(),
+            HostOp::Unit { volume, .. } => self.core.meta.volume(*volume).is_some(),
             HostOp::Read(e) => inside(e),
             HostOp::Write { extent, data } | HostOp::OrWrite { extent, data } => {
                 inside(extent) && extent.sectors.bytes().get() == data.len() as u64
@@ -203,13 +203,13 @@ impl Group {
     }
 
     pub(crate) fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
-        self.stats.bytes_in += payload.len() as u64;
+        self.core.stats.bytes_in += payload.len() as u64;
         // Extent and length were checked, and the payload is cut to a record's size.
-        self.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
+        self.core.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
     }
 
     fn append_write(&mut self, extent: Extent, data: &Bytes) -> Seq {
-        let mut seq = self.journal.written();
+        let mut seq = self.core.journal.written();
         for at in (0..data.len()).step_by(RECORD_PAYLOAD_MAX) {
             let payload = data.slice(at..(at + RECORD_PAYLOAD_MAX).min(data.len()));
             let part = Extent {
@@ -224,7 +224,7 @@ impl Group {
 
     fn append_zero(&mut self, extent: Extent) -> Seq {
         let (mut at, mut left) = (extent.sector.get(), extent.sectors.get());
-        let mut seq = self.journal.written();
+        let mut seq = self.core.journal.written();
         while left > 0 {
             let count = left.min(ZERO_SECTORS_MAX);
             let part = Extent { sector: Sector::from_raw(at), sectors: SectorCount::from_raw(count), ..extent };
@@ -238,7 +238,7 @@ impl Group {
     /// Everything up to `durable` is durable: answers that waited for it go out, in order.
     pub(crate) fn host_durable(&mut self, durable: Seq) {
         while let Some((_, io)) = self.host.acks.pop_front_if(|(seq, _)| *seq <= durable) {
-            self.effects.push_back(Effect::Reply(io, Ok(HostReply::Done)));
+            self.core.effects.push_back(Effect::Reply(io, Ok(HostReply::Done)));
         }
         if self.host.seen.iter().any(|(seq, _)| *seq <= durable) {
             let (ready, waiting) =
@@ -261,7 +261,7 @@ impl Group {
             Reader::Compare | Reader::Copy(_) | Reader::Verify(_) => None,
         });
         for io in acks.chain(blocked).chain(compares).chain(reads).chain(units) {
-            self.effects.push_back(Effect::Reply(io, Err(error)));
+            self.core.effects.push_back(Effect::Reply(io, Err(error)));
         }
         host.reads.into_keys().for_each(|read| self.read_closed(read));
     }
@@ -271,13 +271,13 @@ impl Group {
     /// a full cache become durable only when the peer has got further.
     pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> u64 {
         let mut plan = match reader {
-            Reader::Verify(_) => self.journal.plan_with(self.verify.index(), extent),
-            _ => self.journal.plan_read(extent),
+            Reader::Verify(_) => self.core.journal.plan_with(self.verify.index(), extent),
+            _ => self.core.journal.plan_read(extent),
         };
-        let durable = self.durable_seq();
+        let durable = self.core.journal.durable().seq;
         if matches!(reader, Reader::Copy(_)) && plan.newest > durable && !has(Planted::CopyReadsNewest) {
-            let applied = self.home.applied_durable.unwrap_or(self.meta.applied);
-            plan = self.journal.plan_durable(applied, extent);
+            let applied = self.home.applied_durable.unwrap_or(self.core.meta.applied);
+            plan = self.core.journal.plan_durable(applied, extent);
         }
         let name = self.read_opened();
         let mut pieces = Vec::with_capacity(plan.pieces.len());
@@ -291,15 +291,19 @@ impl Group {
                 PieceSource::Home => {
                     missing += 1;
                     let token = self.token(id(Part::Home));
-                    self.effects.push_back(Effect::ReadHome { token, extent: part });
+                    self.core.effects.push_back(Effect::ReadHome { token, extent: part });
                     PieceState::Home(piece.sector)
                 }
                 PieceSource::Disk(disk) => {
                     missing += 2;
                     let token = self.token(id(Part::Header));
-                    self.effects.push_back(Effect::ReadCache { token, at: disk.header_at, len: disk.header_len });
+                    self.core.effects.push_back(Effect::ReadCache { token, at: disk.header_at, len: disk.header_len });
                     let token = self.token(id(Part::Payload));
-                    self.effects.push_back(Effect::ReadCache { token, at: disk.payload_at, len: disk.payload_len });
+                    self.core.effects.push_back(Effect::ReadCache {
+                        token,
+                        at: disk.payload_at,
+                        len: disk.payload_len,
+                    });
                     PieceState::Disk { piece: disk, sector: piece.sector, header: None, payload: None }
                 }
             });
@@ -364,7 +368,7 @@ impl Group {
 
     /// All bytes there? Then the read waits only until what it saw is durable.
     fn finish_read(&mut self, name: u64) {
-        let durable = self.durable_seq();
+        let durable = self.core.journal.durable().seq;
         let Some(read) = self.host.reads.get(&name).filter(|r| r.missing == 0) else { return };
         let (newest, failed) = (read.newest, read.failed.is_some());
         // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
@@ -395,7 +399,7 @@ impl Group {
                 .collect::<Vec<Bytes>>()),
         };
         match read.reader {
-            Reader::Host(io) => self.effects.push_back(Effect::Reply(io, data.map(HostReply::Data))),
+            Reader::Host(io) => self.core.effects.push_back(Effect::Reply(io, data.map(HostReply::Data))),
             Reader::Compare => self.compare(name, data),
             Reader::Verify(of) => self.verify_read(of, data.ok()),
             Reader::Copy(of) => match data {
@@ -419,11 +423,11 @@ impl Group {
         let forgotten = outcome.is_err() && has(Planted::BlockedForgotten);
         match outcome {
             Ok(data) => {
-                self.stats.writes += 1;
+                self.core.stats.writes += 1;
                 let seq = self.append_write(compare.extent, &data);
                 self.host.acks.push_back((seq, compare.io));
             }
-            Err(error) => self.effects.push_back(Effect::Reply(compare.io, Err(error))),
+            Err(error) => self.core.effects.push_back(Effect::Reply(compare.io, Err(error))),
         }
         if forgotten {
             return;

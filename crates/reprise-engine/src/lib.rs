@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod core;
 mod effect;
 mod feed;
 mod group;
@@ -23,8 +24,9 @@ mod rot;
 mod unit;
 mod verify;
 
+pub use core::{GroupConfig, GroupStats};
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
-pub use group::{CommandError, Group, GroupConfig, GroupStats};
+pub use group::{CommandError, Group};
 pub use home::ROUND_BYTES_MAX;
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
 pub use peer::PeerTrouble;

@@ -123,19 +123,19 @@ fn failed(error: &LinkError) -> CloseReason {
 impl Group {
     /// What the link's handshake begins with.
     fn offer(&self) -> Option<GroupOffer> {
-        let peer = self.meta.peer.as_ref()?;
+        let peer = self.core.meta.peer.as_ref()?;
         let copy = match (&peer.durable, &peer.copy) {
             (None, _) => CopyNeed::Needed,
             (Some(_), Some(_)) => CopyNeed::UnderWay,
             (Some(_), None) => CopyNeed::Complete,
         };
         Some(GroupOffer {
-            group: self.meta.group,
-            box_id: self.config.this_box,
-            role: Side::from(self.meta.role),
-            lineage: self.meta.lineage(),
-            durable: self.journal.durable(),
-            trimmed: self.meta.trimmed,
+            group: self.core.meta.group,
+            box_id: self.core.config.this_box,
+            role: Side::from(self.core.meta.role),
+            lineage: self.core.meta.lineage(),
+            durable: self.core.journal.durable(),
+            trimmed: self.core.meta.trimmed,
             serving: true,
             ceded: None,
             copy,
@@ -148,7 +148,7 @@ impl Group {
 
     /// The volumes as the link speaks of them.
     pub fn link_volumes(&self) -> Vec<Volume> {
-        self.meta.link_volumes()
+        self.core.meta.link_volumes()
     }
 
     /// The row of the handshake on this connection, or on which the link stopped.
@@ -158,12 +158,12 @@ impl Group {
 
     /// True where the node should hold a connection to the peer.
     pub fn wants_link(&self) -> bool {
-        let peer = self.meta.peer.as_ref();
-        self.meta.role == Role::Source
+        let peer = self.core.meta.peer.as_ref();
+        self.core.meta.role == Role::Source
             && !self.is_fenced()
             && self.is_ready()
             && self.peer.stopped.is_none()
-            && self.now.mono >= self.peer.retry_at
+            && self.core.now.mono >= self.peer.retry_at
             && self.rot.lost().is_none_or(|(_, last)| !self.peer_needs(last))
             && peer.is_some_and(|p| !p.paused)
     }
@@ -183,22 +183,22 @@ impl Group {
             LinkInput::Connected { .. } => {
                 self.peer.disconnected();
                 if let Some(offer) = self.offer().filter(|_| self.wants_link()) {
-                    self.peer.session = Some(SourceSession::new(self.now.mono, offer));
+                    self.peer.session = Some(SourceSession::new(self.core.now.mono, offer));
                 } else {
-                    self.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                    self.core.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
                 }
             }
             LinkInput::Disconnected => {
                 if self.peer.session.is_some() {
-                    self.notice(Notice::LinkDown);
+                    self.core.notice(Notice::LinkDown);
                 }
                 self.peer.disconnected();
             }
             LinkInput::Sent(bytes) => self.peer.queued = self.peer.queued.saturating_sub(bytes),
             LinkInput::Message(message, _) => {
                 let Some(mut session) = self.peer.session.take() else { return };
-                let journal = &self.journal;
-                let result = session.handle(self.now.mono, message, &|seq| journal.hash_at(seq));
+                let journal = &self.core.journal;
+                let result = session.handle(self.core.now.mono, message, &|seq| journal.hash_at(seq));
                 self.peer.session = Some(session);
                 match result {
                     Ok(Some(event)) => self.peer_event(event),
@@ -215,16 +215,16 @@ impl Group {
         }
         if matches!(error, LinkError::Diverged { .. }) {
             self.peer.stopped = Some(Row::Diverged);
-            self.notice(Notice::LinkStopped(Row::Diverged));
+            self.core.notice(Notice::LinkStopped(Row::Diverged));
         } else if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
-            self.notice(Notice::LinkFault(error.to_string()));
+            self.core.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();
         self.link_close(failed(error));
     }
 
     fn peer_event(&mut self, event: SourceEvent) {
-        let Some(meta) = &mut self.meta.peer else { return };
+        let Some(meta) = &mut self.core.meta.peer else { return };
         match event {
             SourceEvent::Verdict { verdict, instance_seen } => {
                 self.peer.row = Some(verdict.row);
@@ -242,11 +242,11 @@ impl Group {
                         self.peer.confirmed = false;
                         self.hold_link();
                         self.units_say_again(start.seq);
-                        self.notice(Notice::LinkUp(verdict.row));
+                        self.core.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {
                         self.peer.stopped = Some(verdict.row);
-                        self.notice(Notice::LinkStopped(verdict.row));
+                        self.core.notice(Notice::LinkStopped(verdict.row));
                         self.flush_control();
                         self.link_close(CloseReason::Verdict);
                     }
@@ -274,7 +274,7 @@ impl Group {
             }
             SourceEvent::Credit if has(Planted::TrimOnStatus) => {
                 let sent = self.peer.sent();
-                if let Some(hash) = self.journal.hash_at(sent) {
+                if let Some(hash) = self.core.journal.hash_at(sent) {
                     meta.durable = meta.durable.map(|d| reprise_types::Point { seq: sent, hash, ..d });
                 }
             }
@@ -284,17 +284,17 @@ impl Group {
 
     fn copy_settled(&mut self) {
         let complete = self.peer.session.as_ref().is_some_and(SourceSession::copy_complete);
-        if let Some(meta) = &mut self.meta.peer
+        if let Some(meta) = &mut self.core.meta.peer
             && complete
             && meta.copy.take().is_some()
         {
             self.persist(After::Nothing);
-            self.notice(Notice::CopyComplete);
+            self.core.notice(Notice::CopyComplete);
         }
     }
 
     pub(crate) fn peer_tick(&mut self) {
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         if let Some(session) = &mut self.peer.session
             && now >= session.deadline()
             && let Err(error) = session.tick(now)
@@ -310,12 +310,12 @@ impl Group {
         }
         if let Some(session) = &mut self.peer.session {
             while let Some(message) = session.poll_message() {
-                self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+                self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
             }
         }
         if let Some(session) = &mut self.feed.session {
             while let Some(message) = session.poll_message() {
-                self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+                self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
             }
         }
     }
@@ -332,15 +332,15 @@ impl Group {
         let open = self.peer.session.as_mut().filter(|_| !self.link_held);
         let done = open.and_then(SourceSession::poll_copy_done);
         if let Some(done) = done {
-            self.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
+            self.core.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
         }
     }
 
     /// True while little waits and the last burst went out a moment ago.
     fn collects_burst(&self) -> bool {
         let next = self.peer.session.as_ref().and_then(SourceSession::next_wanted);
-        let recent = self.now.mono.millis_since(self.peer.burst_at) < BURST_MILLIS;
-        recent && next.is_some_and(|n| self.journal.durable_bytes_after(Seq::from_raw(n.get() - 1)) < BURST_BYTES)
+        let recent = self.core.now.mono.millis_since(self.peer.burst_at) < BURST_MILLIS;
+        recent && next.is_some_and(|n| self.core.journal.durable_bytes_after(Seq::from_raw(n.get() - 1)) < BURST_BYTES)
     }
 
     fn send_batch(&mut self) -> bool {
@@ -351,7 +351,7 @@ impl Group {
         }
         let batch = match self.peer.ahead.front() {
             Some(ahead) => ahead.batch.clone(),
-            None => match self.journal.batch_after(before) {
+            None => match self.core.journal.batch_after(before) {
                 Some(BatchSource::Ram(batch)) => Some(batch),
                 Some(BatchSource::Disk(_)) => None,
                 // A batch that straddles cannot be: the peer's position is always the end of one.
@@ -370,10 +370,10 @@ impl Group {
         session.batch_sent(batch.first_seq(), batch.last_seq(), bytes);
         self.peer.ahead.pop_front();
         self.peer.queued += bytes;
-        self.peer.burst_at = self.now.mono;
-        self.stats.bytes_sent += bytes;
+        self.peer.burst_at = self.core.now.mono;
+        self.core.stats.bytes_sent += bytes;
         let message = Message::Batch(link::Batch { first: batch.first_seq(), last: batch.last_seq() });
-        self.effects.push_back(Effect::LinkSend(message, batch.body().collect()));
+        self.core.effects.push_back(Effect::LinkSend(message, batch.body().collect()));
         if !self.peer.ahead.is_empty() {
             self.read_ahead(batch.last_seq());
         }
@@ -384,7 +384,7 @@ impl Group {
     fn read_ahead(&mut self, after: Seq) {
         let mut at = self.peer.ahead.back().map_or(after, |a| a.last);
         while self.peer.ahead.len() < PREFETCH_MAX
-            && let Some(source) = self.journal.batch_after(at)
+            && let Some(source) = self.core.journal.batch_after(at)
         {
             match source {
                 BatchSource::Ram(batch) => {
@@ -396,7 +396,7 @@ impl Group {
                     at = place.last_seq;
                     let read = self.read_opened();
                     let token = self.token(Pending::Peer(PeerStep::Batch { place, read }));
-                    self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
                     self.peer.ahead.push_back(Ahead { first: place.first_seq, last: place.last_seq, batch: None });
                 }
             }
@@ -406,7 +406,7 @@ impl Group {
     /// Limits the first copy to so many bytes of volumes a second, and says what the link is limited to; 0 for no limit.
     /// Counts from now on.
     pub fn set_rates(&mut self, copy: u64, link: u64) {
-        self.peer.copy_rate.set_rate(self.now.mono, copy);
+        self.peer.copy_rate.set_rate(self.core.now.mono, copy);
         self.peer.link_rate = link;
     }
 
@@ -417,10 +417,10 @@ impl Group {
         if let (Some(rate), Some(session)) = (slowest, &mut self.peer.session) {
             session.set_link_rate(rate);
         }
-        while self.peer.copy_rate.is_ready(self.now.mono)
+        while self.peer.copy_rate.is_ready(self.core.now.mono)
             && let Some(region) = self.peer.session.as_mut().and_then(SourceSession::next_region)
         {
-            self.peer.copy_rate.charge(self.now.mono, region.sectors.bytes().get());
+            self.peer.copy_rate.charge(self.core.now.mono, region.sectors.bytes().get());
             self.peer.regions.push_back(Region { region, data: None });
             let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
             let of = CopyRead { life: self.peer.life, volume: region.slot, sector: region.sector };
@@ -436,16 +436,16 @@ impl Group {
         let Some(session) = &mut self.peer.session else { return false };
         session.region_sent(&region, bytes);
         self.peer.queued += bytes;
-        self.stats.bytes_sent += bytes;
+        self.core.stats.bytes_sent += bytes;
         let payload = if zero { Vec::new() } else { data };
-        self.effects.push_back(Effect::LinkSend(Message::CopyExtent(region.extent(zero)), payload));
+        self.core.effects.push_back(Effect::LinkSend(Message::CopyExtent(region.extent(zero)), payload));
         true
     }
 
     /// What the peer needs cannot be read: the line is closed, and tried again after a while.
     pub(crate) fn peer_unreadable(&mut self) {
         self.link_close(CloseReason::NotReady);
-        self.peer.retry_at = self.now.mono.plus_millis(UNREADABLE_RETRY_MILLIS);
+        self.peer.retry_at = self.core.now.mono.plus_millis(UNREADABLE_RETRY_MILLIS);
     }
 
     pub(crate) fn peer_step(&mut self, step: PeerStep, result: Result<Bytes, IoFault>) {

@@ -97,9 +97,9 @@ impl Group {
         if self.rot.rotten.is_some() {
             return;
         }
-        let Some(place) = self.journal.place_of(seq) else { return };
+        let Some(place) = self.core.journal.place_of(seq) else { return };
         self.rot.rotten = Some(Rotten { place, stage: Stage::Found, retry_at: Mono::default() });
-        if self.meta.peer.is_none() {
+        if self.core.meta.peer.is_none() {
             self.rot_lost();
         }
     }
@@ -111,21 +111,21 @@ impl Group {
         }
         let Some(rotten) = &mut self.rot.rotten else { return };
         rotten.stage = Stage::Lost;
-        rotten.retry_at = self.now.mono.plus_millis(LOST_RETRY_MILLIS);
+        rotten.retry_at = self.core.now.mono.plus_millis(LOST_RETRY_MILLIS);
         let (first, last) = (rotten.place.first_seq, rotten.place.last_seq);
-        self.notice(Notice::JournalLost(first, last));
-        if last > self.meta.applied {
+        self.core.notice(Notice::JournalLost(first, last));
+        if last > self.core.meta.applied {
             self.rot.home_detached = true;
             self.home_detach(Notice::JournalUnreadable(first));
         }
-        if self.meta.role == Role::Source && self.peer_needs(last) {
+        if self.core.meta.role == Role::Source && self.peer_needs(last) {
             self.link_close(CloseReason::NotReady);
         }
     }
 
     /// Reads again what is lost, from time to time.
     pub(crate) fn rot_tick(&mut self) {
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         let Some(rotten) = self.rot.rotten.as_mut().filter(|r| r.stage == Stage::Lost && r.retry_at <= now) else {
             return;
         };
@@ -136,12 +136,13 @@ impl Group {
         }
         let read = self.read_opened();
         let token = self.token(Pending::Rot(RotStep::Reread { place, read }));
-        self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+        self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
     }
 
     /// What was rotten is not in the journal any more: nobody needs it, and it is forgotten.
     fn rot_trimmed(&mut self) -> bool {
-        let gone = |r: &mut Rotten| self.journal.place_of(r.place.first_seq).is_none_or(|place| place.at != r.place.at);
+        let gone =
+            |r: &mut Rotten| self.core.journal.place_of(r.place.first_seq).is_none_or(|place| place.at != r.place.at);
         self.rot.rotten.take_if(gone).is_some()
     }
 
@@ -151,16 +152,16 @@ impl Group {
             return;
         }
         self.rot.rotten = None;
-        self.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
+        self.core.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
         self.units_replay_unread();
         if std::mem::take(&mut self.rot.home_detached) && self.home_may_attach() && self.home.attach() {
-            self.notice(Notice::HomeAttached);
+            self.core.notice(Notice::HomeAttached);
         }
     }
 
     /// True where the peer has yet to get the record.
     pub(crate) fn peer_needs(&self, seq: Seq) -> bool {
-        self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
+        self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
     }
 
     /// Asks the other box, as soon as that makes sense.
@@ -172,27 +173,27 @@ impl Group {
             Stage::Asked { life: asked } => asked != life,
             Stage::Writing | Stage::Lost => false,
         };
-        let streaming = match self.meta.role {
+        let streaming = match self.core.meta.role {
             Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
             Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
         };
         if !ask || !streaming || self.link_held {
             return;
         }
-        if self.meta.role == Role::Source && self.peer_needs(place.last_seq) {
+        if self.core.meta.role == Role::Source && self.peer_needs(place.last_seq) {
             return self.rot_lost();
         }
         if let Some(rotten) = &mut self.rot.rotten {
             rotten.stage = Stage::Asked { life };
         }
         let wanted = BatchWanted { first: place.first_seq, last: place.last_seq };
-        self.effects.push_back(Effect::LinkSend(wanted.into(), Vec::new()));
+        self.core.effects.push_back(Effect::LinkSend(wanted.into(), Vec::new()));
     }
 
     /// Takes the two messages; gives others back.
     pub(crate) fn rot_input(&mut self, input: LinkInput) -> Option<LinkInput> {
         let LinkInput::Message(message, payload) = input else { return Some(input) };
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         let streaming = match (&mut self.peer.session, &mut self.feed.session) {
             (Some(s), _) if s.is_streaming() => {
                 s.heard(now);
@@ -218,14 +219,14 @@ impl Group {
         if self.rot.serving || first == Seq::ZERO {
             return;
         }
-        match self.journal.batch_after(Seq::from_raw(first.get() - 1)) {
+        match self.core.journal.batch_after(Seq::from_raw(first.get() - 1)) {
             Some(BatchSource::Ram(batch)) if batch.last_seq() == last => self.rot_send(first, last, Some(&batch)),
             Some(BatchSource::Disk(place)) if place.last_seq == last => {
                 self.rot.serving = true;
                 let read = self.read_opened();
                 let step = RotStep::Serve { place, read, life: self.link_life };
                 let token = self.token(Pending::Rot(step));
-                self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
             }
             _ => self.rot_send(first, last, None),
         }
@@ -234,7 +235,7 @@ impl Group {
     fn rot_send(&mut self, first: Seq, last: Seq, batch: Option<&Batch>) {
         let message = Message::from(BatchAgain { first, last, found: batch.is_some() });
         let payload = batch.map_or_else(Vec::new, |b| b.body().collect());
-        self.effects.push_back(Effect::LinkSend(message, payload));
+        self.core.effects.push_back(Effect::LinkSend(message, payload));
     }
 
     fn rot_answer(&mut self, m: &BatchAgain, payload: Bytes) {
@@ -250,14 +251,14 @@ impl Group {
             let head = b.header().head;
             (head.first_seq, head.last_seq, head.h_after) == (place.first_seq, place.last_seq, place.h_after)
         });
-        let rewrite = batch.and_then(|b| self.journal.rewrite(&place, &b, self.superblock_durable()));
+        let rewrite = batch.and_then(|b| self.core.journal.rewrite(&place, &b, self.superblock_durable()));
         let Some((at, bufs)) = rewrite else { return self.rot_lost() };
         if let Some(rotten) = &mut self.rot.rotten {
             rotten.stage = Stage::Writing;
         }
         let read = if has(Planted::RewriteNotHeld) { 0 } else { self.read_opened() };
         let token = self.token(Pending::Rot(RotStep::Rewritten { read }));
-        self.effects.push_back(Effect::WriteCache { token, at, bufs });
+        self.core.effects.push_back(Effect::WriteCache { token, at, bufs });
     }
 
     pub(crate) fn rot_step(&mut self, step: RotStep, result: Result<Bytes, IoFault>) {
@@ -282,7 +283,7 @@ impl Group {
                     Err(fault) => self.fence(fault),
                     Ok(_) => {
                         if let Some(rotten) = self.rot.rotten.take() {
-                            self.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
+                            self.core.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
                         }
                         self.units_replay_unread();
                     }

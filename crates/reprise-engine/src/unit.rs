@@ -119,7 +119,7 @@ impl Group {
     /// A host changes what a unit remembers.
     pub(crate) fn host_unit(&mut self, io: Io, volume: VolumeSlot, state: UnitState) {
         if !self.unit_fits(volume, &state) {
-            self.effects.push_back(Effect::Reply(io, Err(HostError::NoRoom)));
+            self.core.effects.push_back(Effect::Reply(io, Err(HostError::NoRoom)));
             return;
         }
         self.unit_change(Some(io), volume, What::State(state));
@@ -127,7 +127,7 @@ impl Group {
 
     /// Appends a change once the superblock knows that the unit has a state, which is then said again at each link.
     fn unit_change(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
-        let known = self.meta.volumes.iter_mut().find(|v| v.slot == volume).is_some_and(|v| {
+        let known = self.core.meta.volumes.iter_mut().find(|v| v.slot == volume).is_some_and(|v| {
             let known = v.unit.is_some();
             v.unit.get_or_insert_default();
             known
@@ -141,7 +141,7 @@ impl Group {
 
     /// A superblock copy has room for the state and some more.
     fn unit_fits(&self, volume: VolumeSlot, state: &UnitState) -> bool {
-        let mut meta = self.meta.clone();
+        let mut meta = self.core.meta.clone();
         if let Some(known) = meta.volumes.iter_mut().find(|v| v.slot == volume) {
             known.unit = Some(state.clone());
         }
@@ -159,7 +159,7 @@ impl Group {
         });
         let told: Vec<UnitRecord> = told.collect();
         if !told.is_empty() {
-            let mut meta = self.meta.clone();
+            let mut meta = self.core.meta.clone();
             let under_way = self.units.changes.iter().map(|c| (c.volume, &c.what));
             under_way
                 .chain(told.iter().map(|r| (r.volume, &r.what)))
@@ -192,18 +192,18 @@ impl Group {
     /// Not on the source, no such volume, no room in its home, a first copy or a comparison is under way.
     pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
         self.source_only()?;
-        let copying = self.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        let copying = self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
         if copying || self.verify.base().is_some() {
             return Err(CommandError::Busy);
         }
-        let volume = self.meta.volume(slot).ok_or(CommandError::NoVolume)?;
+        let volume = self.core.meta.volume(slot).ok_or(CommandError::NoVolume)?;
         if self.size_under_way(slot).is_some_and(|size| sectors <= size) || sectors <= volume.sectors {
             return Err(CommandError::NoVolume);
         }
         if !self.home_holds(slot, sectors) {
             return Err(CommandError::HomeTooSmall);
         }
-        self.now = now;
+        self.core.now = now;
         self.unit_change(None, slot, What::Size(sectors));
         self.settle(now);
         Ok(())
@@ -251,7 +251,7 @@ impl Group {
 
     /// Size of a volume as hosts may know it: what a crash leaves at least.
     pub fn served_sectors(&self, slot: VolumeSlot) -> Option<SectorCount> {
-        let volume = self.meta.volume(slot)?;
+        let volume = self.core.meta.volume(slot)?;
         Some(self.units.lasting.get(&slot).copied().unwrap_or(volume.sectors))
     }
 
@@ -305,13 +305,13 @@ impl Group {
             return None;
         }
         *self.units.taken.entry((slot, what.is_size())).or_default() = seq;
-        let before = self.meta.volume(slot)?.sectors;
+        let before = self.core.meta.volume(slot)?.sectors;
         let larger = match what {
             What::Size(sectors) if sectors <= before => return None,
             What::Size(sectors) => Some(sectors),
             What::State(_) => None,
         };
-        what.apply(&mut self.meta, slot);
+        what.apply(&mut self.core.meta, slot);
         larger.map(|sectors| {
             self.units.lasting.entry(slot).or_insert(before);
             (slot, sectors)
@@ -325,21 +325,21 @@ impl Group {
     }
 
     fn units_answer(&mut self, done: &[Io]) {
-        self.effects.extend(done.iter().map(|io| Effect::Reply(*io, Ok(HostReply::Done))));
+        self.core.effects.extend(done.iter().map(|io| Effect::Reply(*io, Ok(HostReply::Done))));
     }
 
     pub(crate) fn units_kept(&mut self, done: &[Io], sizes: &[(VolumeSlot, SectorCount)]) {
         self.units.holding -= 1;
         for (slot, sectors) in sizes {
-            if self.meta.volume(*slot).is_some_and(|v| v.sectors > *sectors) {
+            if self.core.meta.volume(*slot).is_some_and(|v| v.sectors > *sectors) {
                 self.units.lasting.insert(*slot, *sectors);
             } else {
                 self.units.lasting.remove(slot);
             }
         }
         self.units_answer(done);
-        if self.units.holding == 0 && self.meta.role == Role::Mirror {
-            self.feed_durable(self.journal.durable());
+        if self.units.holding == 0 && self.core.meta.role == Role::Mirror {
+            self.feed_durable(self.core.journal.durable());
         }
     }
 
@@ -354,9 +354,10 @@ impl Group {
         if has(Planted::UnitNotSaidAgain) || self.is_fenced() {
             return;
         }
-        let known: Vec<VolumeSlot> = self.meta.volumes.iter().filter(|v| v.unit.is_some()).map(|v| v.slot).collect();
+        let known: Vec<VolumeSlot> =
+            self.core.meta.volumes.iter().filter(|v| v.unit.is_some()).map(|v| v.slot).collect();
         for slot in known {
-            let Some(volume) = self.meta.volume(slot) else { continue };
+            let Some(volume) = self.core.meta.volume(slot) else { continue };
             let stored = [What::Size(volume.sectors), What::State(volume.unit.clone().unwrap_or_default())];
             for what in stored {
                 let on_its_way = |seq: &Seq| *seq > held;

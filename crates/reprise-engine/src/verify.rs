@@ -258,13 +258,13 @@ impl Group {
     /// Not on the source, no mirror that follows, or another comparison is at work.
     pub fn verify(&mut self, now: Now, plan: VerifyPlan) -> Result<u64, CommandError> {
         let not = |reason| Err(CommandError::NotComparable { reason });
-        if let Some(reason) = &self.meta.fenced {
+        if let Some(reason) = &self.core.meta.fenced {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
-        if self.meta.role != Role::Source {
+        if self.core.meta.role != Role::Source {
             return Err(CommandError::NotSource);
         }
-        let peer = self.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
+        let peer = self.core.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
         if peer.durable.is_none() || peer.copy.is_some() {
             return not("the first copy is not complete");
         }
@@ -277,18 +277,18 @@ impl Group {
         if self.verify.run.is_some() {
             return not("a comparison is at work already");
         }
-        if self.records_behind(self.journal.durable().seq) > self.config.moment_records {
+        if self.records_behind(self.core.journal.durable().seq) > self.core.config.moment_records {
             return not(SOURCE_BEHIND);
         }
         let first = self.region_at(None);
         if first.is_none() {
             return not("the group has no volume");
         }
-        self.now = now;
+        self.core.now = now;
         self.verify.next_id += 1;
         self.verify.life += 1;
-        let (id, at) = (self.verify.next_id, self.journal.durable());
-        let total = self.meta.volumes.iter().map(|v| v.sectors.get()).fold(0, u64::saturating_add);
+        let (id, at) = (self.verify.next_id, self.core.journal.durable());
+        let total = self.core.meta.volumes.iter().map(|v| v.sectors.get()).fold(0, u64::saturating_add);
         self.verify.report = Some(VerifyReport {
             id,
             at,
@@ -324,7 +324,7 @@ impl Group {
 
     /// Ends the comparison that is at work.
     pub fn verify_cancel(&mut self, now: Now) {
-        self.now = now;
+        self.core.now = now;
         self.verify_end(VerifyEnd::Cancelled);
         self.settle(now);
     }
@@ -335,22 +335,22 @@ impl Group {
     }
 
     fn hold_moment(&mut self, at: Point) {
-        let (base, step_at) = (self.positions().applied, self.now.mono);
+        let (base, step_at) = (self.positions().applied, self.core.now.mono);
         self.verify.view = Some(View { base, at: at.seq, filled: base, step_at, index: Index::default() });
         self.verify_fill();
     }
 
     /// The next step of a moment that is being put together, if it is due.
     fn verify_fill(&mut self) {
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         let Some(view) = self.verify.view.as_mut().filter(|v| v.filled < v.at && v.step_at <= now) else { return };
         let to = Seq::from_raw(view.filled.get().saturating_add(STEP_RECORDS)).min(view.at);
-        self.journal.extend_index(&mut view.index, view.filled, to);
+        self.core.journal.extend_index(&mut view.index, view.filled, to);
         (view.filled, view.step_at) = (to, now.plus_millis(STEP_MILLIS));
     }
 
     fn verify_send(&mut self, message: Message) {
-        self.effects.push_back(Effect::LinkSend(message, Vec::new()));
+        self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
     }
 
     /// Ends whatever is at work here, on either side, and lets home go on.
@@ -372,7 +372,7 @@ impl Group {
 
     /// The region behind `after`, or the first one.
     fn region_at(&self, after: Option<(VolumeSlot, u64)>) -> Option<(VolumeSlot, u64)> {
-        let mut volumes: Vec<_> = self.meta.volumes.iter().map(|v| (v.slot, v.sectors.get())).collect();
+        let mut volumes: Vec<_> = self.core.meta.volumes.iter().map(|v| (v.slot, v.sectors.get())).collect();
         volumes.sort_unstable();
         let from = |slot: VolumeSlot| match after {
             Some((at, sector)) if at == slot => Some(sector + REGION_SECTORS),
@@ -390,8 +390,8 @@ impl Group {
             message,
             Message::VerifyOpen(_) | Message::VerifyAsk(_) | Message::VerifyFix(_) | Message::VerifyClose(_)
         );
-        let now = self.now.mono;
-        match self.meta.role {
+        let now = self.core.now.mono;
+        match self.core.meta.role {
             Role::Source if of_source => {
                 let session = self.peer.session.as_mut().filter(|s| s.is_streaming())?;
                 session.heard(now);
@@ -410,7 +410,7 @@ impl Group {
 
     /// Begins regions as budget and memory allow; ends what the cache has no room for.
     pub(crate) fn verify_pump(&mut self) {
-        if self.fill.fraction() > FILL_MAX && self.verify.holds_home() {
+        if self.core.fill.fraction() > FILL_MAX && self.verify.holds_home() {
             if let Some(id) = self.verify.held.as_ref().map(|h| h.id) {
                 self.verify_send(VerifyReady { id, refused: "the mirror's cache fills".to_owned() }.into());
             }
@@ -418,7 +418,7 @@ impl Group {
         }
         self.verify_fill();
         self.verify_take_moment();
-        let now = self.now.mono;
+        let now = self.core.now.mono;
         let open = self.verify.is_open();
         let Some(run) = &mut self.verify.run else { return };
         let rate = run.plan.bytes_per_sec.max(REGION_SECTORS * 512);
@@ -434,7 +434,7 @@ impl Group {
             // An old region that takes its time is waited for: the hashes behind it are kept until it is digested.
             let full = run.regions.len() >= REGIONS_MAX || run.hashes.len() >= HASHES_MAX;
             let Some(at) = run.next.filter(|_| run.ready && open && !full && run.budget > 0) else { return };
-            let left = self.meta.volume(at.0).map_or(0, |v| v.sectors.get().saturating_sub(at.1));
+            let left = self.core.meta.volume(at.0).map_or(0, |v| v.sectors.get().saturating_sub(at.1));
             let sectors = SectorCount::from_raw(left.min(REGION_SECTORS));
             let next = self.region_at(Some(at));
             let Some(run) = &mut self.verify.run else { return };

@@ -47,7 +47,7 @@ impl Group {
     pub(crate) fn units_replay(&mut self, opening: bool) {
         let waiting = match has(Planted::UnitsNotReplayed) {
             true => VecDeque::new(),
-            false => self.journal.batches_with_changes(self.meta.applied),
+            false => self.core.journal.batches_with_changes(self.core.meta.applied),
         };
         self.units.replays += 1;
         self.units.unread = false;
@@ -76,7 +76,7 @@ impl Group {
             replay.under_way += 1;
             let read = self.read_opened();
             let token = self.token(Pending::Replay(ReplayStep { life, place, read }));
-            self.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+            self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
         }
         if let Some(done) = self.units.replay.take_if(|r| r.under_way == 0) {
             self.replay_end(done);

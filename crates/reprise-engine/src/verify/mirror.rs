@@ -16,9 +16,9 @@ impl Group {
                 self.verify_end(VerifyEnd::Cancelled);
                 let refused = if self.home_detached() {
                     Some("a home of the mirror is detached")
-                } else if self.meta.copy.is_some() {
+                } else if self.core.meta.copy.is_some() {
                     Some("the first copy is not complete")
-                } else if self.meta.applying > m.at.seq {
+                } else if self.core.meta.applying > m.at.seq {
                     Some("the mirror's home is past the moment")
                 } else {
                     None
@@ -54,7 +54,7 @@ impl Group {
 
     fn verify_inside(&self, extent: &Extent) -> bool {
         let end = extent.sector.checked_add(extent.sectors);
-        let volume = self.meta.volume(extent.volume);
+        let volume = self.core.meta.volume(extent.volume);
         (1..=REGION_SECTORS).contains(&extent.sectors.get())
             && volume.zip(end).is_some_and(|(v, end)| end.get() <= v.sectors.get())
     }
@@ -64,15 +64,15 @@ impl Group {
     pub(super) fn verify_take_moment(&mut self) {
         let Some(held) = self.verify.held.as_ref().filter(|h| !h.told && self.verify.run.is_none()) else { return };
         let (id, at) = (held.id, held.at);
-        if self.journal.durable().seq < at.seq {
+        if self.core.journal.durable().seq < at.seq {
             return;
         }
         let mut refused = "";
         if self.verify.view.is_none() {
-            let same = self.journal.branch() == at.branch && self.journal.hash_at(at.seq) == Some(at.hash);
+            let same = self.core.journal.branch() == at.branch && self.core.journal.hash_at(at.seq) == Some(at.hash);
             if !same {
                 refused = "the mirror holds another history at the moment";
-            } else if self.records_behind(at.seq) > self.config.moment_records {
+            } else if self.records_behind(at.seq) > self.core.config.moment_records {
                 refused = MIRROR_BEHIND;
             } else {
                 self.hold_moment(at);
@@ -104,7 +104,7 @@ impl Group {
             let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
             let token = self.token(Pending::Verify(VerifyStep::Write { life }));
             let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
-            self.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
+            self.core.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
             written += sectors.get();
         }
         let fix = Fix { slot: m.slot, sector: m.sector, written, missing: home.len(), failed: false };
@@ -132,7 +132,7 @@ impl Group {
                 if fix.missing == 0 {
                     let volumes = vec![fix.slot];
                     let token = self.token(Pending::Verify(VerifyStep::Flush { life }));
-                    self.effects.push_back(Effect::FlushHome { token, volumes });
+                    self.core.effects.push_back(Effect::FlushHome { token, volumes });
                 }
             }
             VerifyStep::Flush { .. } => self.verify_fixed(),

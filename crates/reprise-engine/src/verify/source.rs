@@ -127,7 +127,7 @@ impl Group {
         let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
         let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
         let fix = VerifyFix { id, slot: at.0, sector, sectors };
-        self.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
+        self.core.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
     }
 
     pub(super) fn verify_ask(&mut self, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {

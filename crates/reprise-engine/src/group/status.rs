@@ -1,0 +1,116 @@
+//! What a group says of itself.
+
+use reprise_journal::{Journal, SegmentId};
+use reprise_link::copy::CopyProgress;
+use reprise_link::mirror::MirrorSession;
+use reprise_link::source::SourceSession;
+use reprise_types::{Now, Point, Positions, Role};
+
+use crate::core::GroupStats;
+use crate::group::{After, Group};
+use crate::meta::GroupMeta;
+
+impl Group {
+    /// The superblock as it is in memory.
+    pub fn meta(&self) -> &GroupMeta {
+        &self.core.meta
+    }
+
+    /// True once the seal of the last recovery is durable: hosts may be served and the link may run.
+    pub fn is_ready(&self) -> bool {
+        !self.journal_held
+    }
+
+    /// True where a write of the journal or the superblock failed.
+    pub fn is_fenced(&self) -> bool {
+        self.core.meta.fenced.is_some()
+    }
+
+    /// The positions.
+    pub fn positions(&self) -> Positions {
+        let proven =
+            self.core.meta.peer.as_ref().and_then(|p| p.durable).filter(|_| self.core.meta.role == Role::Source);
+        let positions = Positions {
+            trimmed: self.core.meta.trimmed.seq,
+            applied: self.home.applied_durable.unwrap_or(self.core.meta.applied).min(self.core.meta.applied),
+            applying: self.core.meta.applying,
+            durable: self.core.journal.durable().seq,
+            written: self.core.journal.written(),
+            sent: proven.map(|p| self.peer.sent().max(p.seq)),
+            peer_durable: proven.map(|p| p.seq),
+        };
+        positions.assert_ordered();
+        positions
+    }
+
+    /// Age of the oldest write that the peer lacks, in milliseconds, whatever the link does; 0 where it lacks none. What
+    /// was there before this box started is as old as the wall clock says.
+    pub fn lag_millis(&self, now: Now) -> u64 {
+        let peer = self.core.meta.peer.as_ref().filter(|_| self.core.meta.role == Role::Source);
+        let Some(proven) = peer.and_then(|p| p.durable) else { return 0 };
+        if proven.seq >= self.core.journal.durable().seq {
+            return 0;
+        }
+        let before = self.core.journal.wall_of(proven.seq.next()).filter(|_| proven.seq < self.opened_at);
+        let since_before = before.map_or(0, |wall| now.wall.get().saturating_sub(wall.get()) / 1000);
+        since_before.max(self.lag.lag_ms(now.mono))
+    }
+
+    /// How far a first copy is that is not complete, whether the link is up or not; none where none is left to do.
+    pub fn copy_progress(&self) -> Option<CopyProgress> {
+        let (cursor, session) = match (self.core.meta.role, &self.core.meta.peer) {
+            (Role::Source, Some(p)) if p.durable.is_none() || p.copy.is_some() => {
+                (p.copy.and_then(|c| c.cursor), self.peer.session.as_ref().and_then(SourceSession::copy_progress))
+            }
+            (Role::Source, _) => return None,
+            (Role::Mirror, _) => {
+                (self.core.meta.copy?.cursor, self.feed.session.as_ref().and_then(MirrorSession::copy_progress))
+            }
+        };
+        Some(session.unwrap_or_else(|| CopyProgress::of(&self.link_volumes(), cursor)))
+    }
+
+    /// The end of the durable history.
+    pub fn durable(&self) -> Point {
+        self.core.journal.durable()
+    }
+
+    /// Figures for status.
+    pub fn stats(&self) -> GroupStats {
+        GroupStats {
+            segments: self.core.journal.segments_held() as u64,
+            held_bytes: self.core.journal.durable_bytes_after(self.core.meta.trimmed.seq),
+            index_extents: self.core.journal.index_len() as u64,
+            index_bytes: self.core.journal.index_bytes(),
+            records: self.core.journal.records_held() as u64,
+            undurable_bytes: self.core.journal.undurable_bytes(),
+            ..self.core.stats
+        }
+    }
+
+    /// The journal, to read from (inspect).
+    pub fn journal(&self) -> &Journal {
+        &self.core.journal
+    }
+
+    /// True when home holds everything that has a Seq, durably.
+    pub fn is_applied(&self) -> bool {
+        self.home.is_idle() && self.core.meta.applied == self.core.journal.written() && self.superblock_settled()
+    }
+
+    /// True when the superblock on disk is the one in memory.
+    pub fn superblock_settled(&self) -> bool {
+        !self.superblock_dirty && self.superblock_writing.is_none()
+    }
+
+    /// Segments that the group holds, also those that it has no use for yet. For the allocator when the group's thread
+    /// has ended.
+    pub fn segments(&self) -> Vec<SegmentId> {
+        let waiting = self.limbo.iter().flat_map(|(_, s)| s).copied();
+        let freeing = self.after.iter().flat_map(|(_, a)| match a {
+            After::Free(segments) => segments.clone(),
+            _ => Vec::new(),
+        });
+        self.core.journal.segment_ids().chain(waiting).chain(freeing).collect()
+    }
+}

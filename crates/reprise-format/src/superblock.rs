@@ -136,7 +136,7 @@ pub struct BranchBody {
     /// Parent branch and the Seq and h where this one left it; none for the first.
     #[prost(message, optional, tag = "2")]
     pub fork: Option<PointBody>,
-    /// True once this side has ceded the branch (see design, section 9).
+    /// True once this side has ceded the branch: it has given it up to the peer.
     #[prost(bool, tag = "3")]
     pub ceded: bool,
 }

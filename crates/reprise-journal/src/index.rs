@@ -16,7 +16,7 @@ struct Node {
 ///
 /// Extents of a volume do not overlap; inserting cuts what lies under the new one. An older moment S is looked up in
 /// an index built from the records up to S (`Journal::index_at`): the tables the segments keep make that a replay in
-/// memory. What this costs in memory is stated in `docs/ARCHITECTURE.md`.
+/// memory. What this costs in memory is stated in `docs/internals/pool.md`.
 #[derive(Debug, Default, Clone)]
 pub struct Index {
     volumes: BTreeMap<VolumeSlot, BTreeMap<u64, Node>>,

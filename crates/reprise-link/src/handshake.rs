@@ -1,4 +1,4 @@
-//! The handshake table (design, section 7): from what both ends know to one row, by a pure function.
+//! The handshake table: from what both ends know to one row, by a pure function.
 //!
 //! The source's box dials and sends a [`GroupOffer`]; the asked box answers with a [`GroupState`], in which it has looked
 //! up its own h at the offer's position; the source looks up its own h at the state's position and sends the

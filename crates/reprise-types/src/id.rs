@@ -110,7 +110,7 @@ id_type!(
     VolumeId
 );
 id_type!(
-    /// A line of history (design, section 1).
+    /// A line of history.
     BranchId
 );
 id_type!(

@@ -78,7 +78,7 @@ pub struct Point {
     pub hash: HistoryHash,
 }
 
-/// The positions of one group on one box (design, section 3):
+/// The positions of one group on one box (`docs/glossary.md`):
 ///
 /// `trimmed <= applied <= applying <= durable <= written` for the home leg and
 /// `trimmed <= peer_durable <= sent <= durable` for an attached peer.

@@ -70,7 +70,7 @@ impl From<Role> for Side {
 }
 
 codes!(
-    /// Rows of the handshake table (design, section 7); `reprise-link` decides which one holds.
+    /// Rows of the handshake table; `reprise-link` decides which one holds.
     Row {
         /// The mirror holds a prefix of the source's history and the journal holds what follows.
         Resume = 1,

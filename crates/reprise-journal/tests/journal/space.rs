@@ -181,7 +181,7 @@ fn bytes_behind_a_position_are_counted_as_they_lie_on_disk() {
     assert_eq!(bench.journal.durable_bytes_after(seq(4)), pages(full + 1));
 }
 
-/// As `docs/ARCHITECTURE.md` states it: 40 bytes an extent, 24 a record, 40 a batch.
+/// As `docs/internals/pool.md` states it: 40 bytes an extent, 24 a record, 40 a batch.
 #[test]
 fn memory_of_index_and_tables_is_counted() {
     let mut bench = Bench::new(0);

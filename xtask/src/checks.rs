@@ -1,5 +1,7 @@
 //! Rules about the source that no compiler knows.
 
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -8,8 +10,8 @@ use serde_json::Value;
 
 use crate::process::{cargo, output, root};
 
-/// Which crate may use which: the table of `docs/ARCHITECTURE.md`. Development dependencies do not count. The engine may
-/// use the format, because the messages that link and engine exchange are types of the format.
+/// Which crate may use which. Development dependencies do not count. The engine may use the format, because the messages
+/// that link and engine exchange are types of the format.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("reprise-types", &[]),
     ("reprise-format", &["types"]),
@@ -71,7 +73,7 @@ pub(crate) fn all() -> Result<Vec<Checked>> {
     let text = output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&text).context("read cargo metadata")?;
     let edges = edges(&metadata)?;
-    Ok(vec![forbidden_edges(&edges), no_io(&edges)?, unsafe_code()?])
+    Ok(vec![forbidden_edges(&edges), no_io(&edges)?, unsafe_code()?, links::check()?])
 }
 
 /// Normal and build dependencies of each crate of the workspace.

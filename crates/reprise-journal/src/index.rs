@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
-
-use crate::planted::{Planted, has};
+use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Node {
@@ -54,7 +52,7 @@ impl Index {
             if at < start {
                 map.insert(at, Node { end: start, seq: node.seq });
             }
-            if node.end > end && !has(Planted::IndexCut) {
+            if honest!(node.end > end, IndexCut => false) {
                 map.insert(end, node);
             }
             from = node.end.min(end);

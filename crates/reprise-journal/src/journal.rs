@@ -12,11 +12,10 @@ use reprise_format::batch::{
 use reprise_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader, footer_len};
 use reprise_types::{
     BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_END_MAX, SECTOR_SIZE,
-    Sector, SectorCount, Seq, WallMicros,
+    Sector, SectorCount, Seq, WallMicros, honest,
 };
 
 use crate::covered::Covered;
-use crate::planted::{Planted, has};
 use crate::read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
 use crate::segment::{Rec, Segment};
 use crate::{Batch, Grant, Index, SegmentId, segment_offset};
@@ -219,7 +218,7 @@ impl Journal {
             in_flight: None,
             in_flight_bytes: 0,
             next_token: 1,
-            open: start.open || has(Planted::FooterReopened) && !start.segments.is_empty(),
+            open: honest!(start.open, FooterReopened => !start.segments.is_empty()),
             segments: start.segments,
             grant: None,
             tail: VecDeque::new(),
@@ -354,10 +353,10 @@ impl Journal {
         if head.group != self.config.group || head.branch != self.branch {
             return Err(BodyError::Foreign { group: head.group, branch: head.branch });
         }
-        if head.first_seq != self.written.next() && !has(Planted::GapUnchecked) {
+        if honest!(head.first_seq != self.written.next(), GapUnchecked => false) {
             return Err(BodyError::Gap { found: head.first_seq, expected: self.written.next() });
         }
-        if head.h_before != self.packed.hash && !has(Planted::ChainUnchecked) && !has(Planted::GapUnchecked) {
+        if honest!(head.h_before != self.packed.hash, ChainUnchecked => false, GapUnchecked => false) {
             return Err(BodyError::Diverged { seq: head.first_seq, found: head.h_before, expected: self.packed.hash });
         }
         Ok(batch)
@@ -624,10 +623,8 @@ impl Journal {
     pub fn trim(&mut self, to: Seq) -> Option<(Point, Vec<SegmentId>)> {
         let mut freed = Vec::new();
         while self.segments.len() > 1
-            && let Some(oldest) = self
-                .segments
-                .front()
-                .filter(|s| s.last_seq() <= to || has(Planted::TrimTooFar) && s.header.first_seq <= to)
+            && let Some(oldest) =
+                self.segments.front().filter(|s| honest!(s.last_seq() <= to, TrimTooFar => s.header.first_seq <= to))
         {
             self.trimmed = Point { branch: self.branch, seq: oldest.last_seq(), hash: oldest.h_after() };
             freed.push(oldest.header.segment);
@@ -741,7 +738,7 @@ impl Journal {
     /// The durable batch that begins behind `after`.
     pub fn batch_after(&self, after: Seq) -> Option<BatchSource> {
         let first = after.next();
-        if first > self.durable.seq && !has(Planted::BatchBeforeDurable) {
+        if honest!(first > self.durable.seq, BatchBeforeDurable => false) {
             return None;
         }
         if let Some(batch) = self.tail_batch(first).filter(|b| b.first_seq() == first) {
@@ -902,7 +899,7 @@ impl Journal {
             payload_at: base + u64::from(record.payload_sector) * 512 + grains_at as u64,
             payload_len: grains_end - grains_at,
             first_grain,
-            skip: if has(Planted::ReadSkipsWrong) { 0 } else { from - grains_at },
+            skip: honest!(from - grains_at, ReadSkipsWrong => 0),
             take: len,
         })
     }

@@ -14,9 +14,6 @@ mod index;
 mod journal;
 #[cfg(feature = "planted")]
 pub mod planted;
-#[cfg(not(feature = "planted"))]
-#[allow(dead_code, unreachable_pub)]
-mod planted;
 mod read;
 mod recover;
 mod segment;

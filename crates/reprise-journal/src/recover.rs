@@ -7,9 +7,8 @@ use bytes::Bytes;
 use reprise_format::FormatError;
 use reprise_format::batch::{BATCH_ALIGN, BATCH_LEN_MAX, BodyHeader, ENVELOPE_LEN, Envelope};
 use reprise_format::segment::{Footer, SEGMENT_HEADER_LEN, SegmentHeader, TRAILER_LEN};
-use reprise_types::{GroupId, HistoryHash, Point, PoolId, Seq, WallMicros};
+use reprise_types::{GroupId, HistoryHash, Point, PoolId, Seq, WallMicros, honest};
 
-use crate::planted::{Planted, has};
 use crate::segment::Segment;
 use crate::{Batch, JournalStart, SegmentId, segment_offset};
 
@@ -297,7 +296,7 @@ impl Walk<'_> {
                     // sealed again further on) where the history does not lead. Batches that a later one was
                     // built on are missed by the witness and the seal, never here.
                     let dropped = head.last_seq > self.found.seal.seq || !next;
-                    if envelope.incarnation < self.found.incarnation && dropped && !has(Planted::IncarnationIgnored) {
+                    if honest!(envelope.incarnation < self.found.incarnation && dropped, IncarnationIgnored => false) {
                         return Ok((segment, Case::StaleIncarnation));
                     }
                     if !next {
@@ -367,7 +366,7 @@ impl Walk<'_> {
             Err(FormatError::Magic { .. }) => Ok(Err(Case::CleanEnd)),
             Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
                 let here = Envelope::names_place(bytes, header.segment, at as u32, header.generation);
-                if here && !has(Planted::NewerIsTorn) {
+                if honest!(here, NewerIsTorn => false) {
                     return Err(stop(Case::NewerVersion, header.segment, at, Detail::Format(e)));
                 }
                 Ok(Err(Case::ForeignBytes))

@@ -1,11 +1,10 @@
 //! A segment as the journal keeps it in memory.
 
-use crate::planted::{Planted, has};
 use crate::recover::SegmentFound;
 use reprise_format::batch::BodyHeader;
 use reprise_format::segment::{BatchEntry, Footer, RecordEntry, SEGMENT_HEADER_LEN, SegmentHeader};
 use reprise_format::superblock::SEGMENTS_OFFSET;
-use reprise_types::{Extent, HistoryHash, RecordKind, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, HistoryHash, RecordKind, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 /// Index of a segment in the cache.
 pub type SegmentId = u32;
@@ -19,7 +18,7 @@ pub fn segment_offset(segment: SegmentId, segment_len: u64) -> u64 {
 /// of a generation that is not newer than its group's floor is of an earlier life of the group and is never read again, so
 /// the next one is given out behind all of these.
 pub fn newest_generation(found: &[SegmentFound], floors: impl IntoIterator<Item = u64>) -> u64 {
-    let floors = floors.into_iter().filter(|_| !has(Planted::FloorForgotten));
+    let floors = floors.into_iter().filter(|_| honest!(true, FloorForgotten => false));
     found.iter().map(|s| s.header.generation).chain(floors).max().unwrap_or(0)
 }
 

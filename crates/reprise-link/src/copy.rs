@@ -9,10 +9,9 @@
 use std::collections::VecDeque;
 
 use reprise_format::link::{CopyCursor, CopyExtent, Volume};
-use reprise_types::{HistoryHash, Point, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{HistoryHash, Point, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 use crate::LinkError;
-use crate::planted::{Planted, has};
 
 /// Largest region in sectors: 1 MiB, one good disk read and a quarter of a second at 32 Mbit/s. Slower links take smaller
 /// regions, so that batches do not wait long behind one.
@@ -203,7 +202,7 @@ impl CopySource {
 
     /// No record after this one may be sent before the regions being read are.
     pub fn send_limit(&self) -> Option<Seq> {
-        self.reading.iter().map(|region| region.view_seq).min().filter(|_| !has(Planted::SendLimitIgnored))
+        honest!(self.reading.iter().map(|region| region.view_seq).min(), SendLimitIgnored => None)
     }
 
     /// Bytes of the regions being read.

@@ -9,9 +9,8 @@ use reprise_format::link::{
     BranchLink, CopyNeed, GroupOffer, GroupState, Hello, HelloKind, Membership, Row, Side, Verdict,
 };
 use reprise_format::superblock::BRANCHES_MAX;
-use reprise_types::{BoxId, HistoryHash, Point, Position, Seq};
+use reprise_types::{BoxId, HistoryHash, Point, Position, Seq, honest};
 
-use crate::planted::{Planted, has};
 use crate::{LinkError, instance};
 
 /// Lowest protocol version that this firmware speaks.
@@ -205,7 +204,7 @@ fn decide_ahead(offer: &GroupOffer, state: &GroupState) -> Row {
 
 /// The mirror holds a part of the source's line.
 fn decide_behind(offer: &GroupOffer, state: &GroupState, durable: &Point, place: usize, known: Known) -> Row {
-    if known.at_state.is_some_and(|hash| hash != durable.hash) && !has(Planted::HashIgnored) {
+    if honest!(known.at_state.is_some_and(|hash| hash != durable.hash), HashIgnored => false) {
         return Row::Diverged;
     }
     let proven = offer.peer_proven.as_ref();
@@ -229,11 +228,8 @@ fn decide_behind(offer: &GroupOffer, state: &GroupState, durable: &Point, place:
 /// True where what the mirror has copied is of the source's line. A region contains records that the mirror's journal does
 /// not: a source that has lost those and gone on may still hold all that is durable at the mirror.
 fn reaches_on_line(offer: &GroupOffer, durable: &Point, reach: &Point, known: Option<HistoryHash>) -> bool {
-    if has(Planted::ReachIgnored) {
-        return true;
-    }
     // What came after the regions came from a source on whose line they were.
-    let settled = reach.seq <= durable.seq;
+    let settled = honest!(reach.seq <= durable.seq, ReachIgnored => true);
     settled || place_on_line(&offer.lineage, position(reach)).is_some() && known == Some(reach.hash)
 }
 

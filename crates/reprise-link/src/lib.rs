@@ -18,9 +18,6 @@ pub mod mux;
 pub mod pairing;
 #[cfg(feature = "planted")]
 pub mod planted;
-#[cfg(not(feature = "planted"))]
-#[allow(dead_code, unreachable_pub)]
-mod planted;
 pub mod pulse;
 pub mod source;
 pub mod throttle;

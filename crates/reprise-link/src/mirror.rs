@@ -6,12 +6,11 @@ use reprise_format::link::{
     Ack, Close, CloseReason, CopyAck, CopyCursor, Credit, GroupOffer, GroupState, Heartbeat, Message, Nonce,
     PAYLOAD_BYTES_MAX, Row, Trouble,
 };
-use reprise_types::{Mono, Point, Sector, Seq, VolumeSlot};
+use reprise_types::{Mono, Point, Sector, Seq, VolumeSlot, honest};
 
 use crate::LinkError;
 use crate::copy::{CopyMark, CopyMirror, CopyProgress, CopyRegion};
 use crate::handshake::{self, Consequence};
-use crate::planted::{Planted, has};
 use crate::pulse::Pulse;
 
 /// Least window in bytes: beside all copied regions that may be outstanding (16 MiB) a batch of any size must fit, or it
@@ -208,8 +207,9 @@ impl MirrorSession {
     }
 
     fn on_batch(&mut self, first: Seq, last: Seq, bytes: u64) -> Result<MirrorEvent, LinkError> {
-        let again = has(Planted::GapAccepted) && last <= self.received;
-        if first != self.received.next() && !again || last < first || last > Seq::LAST {
+        let next = self.received.next();
+        let follows = honest!(first == next, GapAccepted => first == next || last <= self.received);
+        if !follows || last < first || last > Seq::LAST {
             return Err(LinkError::Gap { first, last, received: self.received });
         }
         let journal = self.received_journal.saturating_add(bytes);

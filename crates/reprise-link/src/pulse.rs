@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 
 use reprise_format::link::Heartbeat;
-use reprise_types::Mono;
+use reprise_types::{Mono, honest};
 
 use crate::LinkError;
-use crate::planted::{Planted, has};
 
 /// Time between heartbeats.
 pub const HEARTBEAT_EVERY_MS: u64 = 1_000;
@@ -57,13 +56,12 @@ impl Pulse {
 
     /// To be called at [`Pulse::deadline`]: returns the heartbeat that is due, or that the connection is dead.
     pub fn tick(&mut self, now: Mono) -> Result<Option<Heartbeat>, LinkError> {
-        let silent_ms = if has(Planted::SilenceIgnored) { 0 } else { now.millis_since(self.heard_at) };
+        let silent_ms = honest!(now.millis_since(self.heard_at), SilenceIgnored => 0);
         if silent_ms >= DEAD_AFTER_MS {
             return Err(LinkError::Silent { silent_ms });
         }
-        let unheard_ms = now.millis_since(self.echoed_at);
-        if !has(Planted::SilenceIgnored)
-            && unheard_ms >= DEAD_AFTER_MS
+        let unheard_ms = honest!(now.millis_since(self.echoed_at), SilenceIgnored => 0);
+        if unheard_ms >= DEAD_AFTER_MS
             && self.unechoed.front().is_some_and(|(_, at)| now.millis_since(*at) >= DEAD_AFTER_MS)
         {
             return Err(LinkError::Unheard { unheard_ms });

@@ -6,11 +6,10 @@ use reprise_format::link::{
     Close, CloseReason, CopyCursor, CopyDone, Credit, GroupOffer, Heartbeat, Message, PAYLOAD_BYTES_MAX, Row, Trouble,
     Verdict,
 };
-use reprise_types::{Mono, Point, Position, Seq};
+use reprise_types::{Mono, Point, Position, Seq, honest};
 
 use crate::copy::{CopyProgress, CopyRegion, CopySource, REGION_SECTORS_MAX, REGIONS_OUTSTANDING_MAX};
 use crate::handshake::{self, Consequence, HistoryLookup};
-use crate::planted::{Planted, has};
 use crate::pulse::Pulse;
 use crate::{LinkError, mirror};
 
@@ -124,11 +123,10 @@ impl SourceSession {
             Message::Ack(ack) if streaming => self.on_ack(&ack, history),
             Message::CopyAck(ack) if streaming => self.on_copy_ack(ack.cursor).map(Some),
             Message::Credit(credit) if streaming => {
-                if has(Planted::CreditAdded) {
-                    self.credit.journal_bytes += credit.journal_bytes;
-                }
                 self.credit.bytes = self.credit.bytes.max(credit.bytes);
-                self.credit.journal_bytes = self.credit.journal_bytes.max(credit.journal_bytes);
+                let before = self.credit.journal_bytes;
+                self.credit.journal_bytes =
+                    honest!(before.max(credit.journal_bytes), CreditAdded => before + credit.journal_bytes);
                 Ok(Some(SourceEvent::Credit))
             }
             // Its answer crossed our refusal.

@@ -1,9 +1,12 @@
 //! Bugs on purpose, for the test of the tests.
 
-/// Declares `Planted`, the bugs that can be planted into the calling crate, and `plant` and `has`.
+/// Declares `Planted`, the bugs that can be planted into the calling crate, and `plant` and `has`. It stands in a module
+/// `planted` at the root of that crate, which is compiled in by the crate's feature `planted` only: nothing that is installed
+/// turns it on.
 ///
-/// Each must be found by the black-box checks of reprise-sim. They are compiled in by the caller's feature `planted` only,
-/// which nothing that is installed turns on: without it `has` is a constant.
+/// Each bug must be found by the black-box checks of reprise-sim. The code that may have one says so with [`honest!`].
+///
+/// [`honest!`]: crate::honest!
 #[macro_export]
 macro_rules! planted {
     ($($(#[$doc:meta])+ $name:ident,)+) => {
@@ -37,6 +40,24 @@ macro_rules! planted {
         #[cfg(not(feature = "planted"))]
         pub(crate) const fn has(_bug: Planted) -> bool {
             false
+        }
+    };
+}
+
+/// What is right, and behind it what a bug that can be planted makes of it: `honest!(len > 0, EmptyTaken => true)`. The first
+/// is all there is, unless the calling crate has its feature `planted` and somebody has planted the bug.
+///
+/// The names are those of the crate's own [`planted!`](crate::planted!).
+#[macro_export]
+#[allow(clippy::crate_in_macro_def, reason = "the bugs are those of the calling crate")]
+macro_rules! honest {
+    ($honest:expr, $($bug:ident => $instead:expr),+ $(,)?) => {
+        match () {
+            $(
+                #[cfg(feature = "planted")]
+                () if crate::planted::has(crate::planted::Planted::$bug) => $instead,
+            )+
+            () => $honest,
         }
     };
 }

@@ -12,15 +12,20 @@ mod batch;
 mod covered;
 mod index;
 mod journal;
+mod log;
+mod plan;
 #[cfg(feature = "planted")]
 pub mod planted;
-mod read;
 mod recover;
 mod segment;
+mod store;
+mod tail;
 
 pub use batch::Batch;
 pub use index::Index;
-pub use journal::{AppendError, BodyError, Journal, JournalConfig, JournalStart, JournalWrite, NewRecord, WriteToken};
-pub use read::{BatchPlace, BatchSource, DiskPiece, Piece, PieceSource, ReadPlan};
+pub use journal::{Journal, JournalConfig, JournalStart};
+pub use log::{AppendError, BodyError, JournalWrite, NewRecord, WriteToken};
+pub use plan::{DiskPiece, Piece, PieceSource, ReadPlan};
 pub use recover::{CacheRead, Case, Found, RecoverError, Recovered, SegmentFound, recover, scan_segments};
 pub use segment::{Grant, SegmentId, newest_generation, segment_offset};
+pub use store::{BatchPlace, BatchSource};

@@ -84,11 +84,28 @@ impl Journal {
         let place = LogPlace { pool, group, branch: start.branch, incarnation: start.incarnation };
         let range = (start.trimmed, start.end);
         let store = Store::new(config.segment_len, range, start.segments, config.ram_tail_max);
-        Self {
+        let journal = Self {
             log: Log::new(place, start.end, open, start.wall),
             index: store.index_of(applied, start.end.seq),
             store,
             covered: None,
+        };
+        journal.assert_invariants();
+        journal
+    }
+
+    /// What must hold after each event: what is durable, packed and written follows each other, segments follow each other,
+    /// sums are right. Walks through all that is held only where debug assertions are on, as in tests and simulator.
+    fn assert_invariants(&self) {
+        // A planted bug is to be found by what can be seen from outside.
+        if cfg!(feature = "planted") {
+            return;
+        }
+        self.log.assert_invariants(&self.store);
+        self.store.assert_invariants();
+        if cfg!(debug_assertions) {
+            self.log.assert_sums();
+            self.store.assert_sums();
         }
     }
 
@@ -167,6 +184,7 @@ impl Journal {
         if let Some(extent) = content {
             self.index.insert(extent, seq);
         }
+        self.assert_invariants();
         Ok(seq)
     }
 
@@ -203,6 +221,7 @@ impl Journal {
         }
         let range = (batch.first_seq(), batch.last_seq());
         self.log.take(batch, &mut self.store);
+        self.assert_invariants();
         range
     }
 
@@ -214,6 +233,7 @@ impl Journal {
         self.log.forget_undurable(self.store.durable());
         self.store.forget_undurable();
         self.index = self.store.index_of(applied, self.store.durable().seq);
+        self.assert_invariants();
     }
 
     /// Durable batches behind `after` that hold records of something else than content, oldest first.
@@ -240,7 +260,9 @@ impl Journal {
     /// The next write, if there is something to write, nothing in flight and room. `superblock_version` is the version
     /// of the group's superblock that is durable.
     pub fn poll_write(&mut self, now: Now, superblock_version: u64) -> Option<JournalWrite> {
-        self.log.poll_write(&mut self.store, now, superblock_version)
+        let write = self.log.poll_write(&mut self.store, now, superblock_version);
+        self.assert_invariants();
+        write
     }
 
     /// A write is durable. Gives the new durable position.
@@ -253,6 +275,7 @@ impl Journal {
         if let Some(covered) = &mut self.covered {
             covered.durable(durable.seq);
         }
+        self.assert_invariants();
         durable
     }
 
@@ -265,7 +288,9 @@ impl Journal {
     /// Frees whole segments up to `to`; gives the new trimmed position and the segments, or none if nothing can go.
     /// The segments may be reused once the position is durable in the superblock and no read of them is under way.
     pub fn trim(&mut self, to: Seq) -> Option<(Point, Vec<SegmentId>)> {
-        self.store.trim(to)
+        let gone = self.store.trim(to);
+        self.assert_invariants();
+        gone
     }
 
     /// Home holds everything up to `to`, durably: reads go there from now on.

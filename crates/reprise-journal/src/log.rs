@@ -448,6 +448,49 @@ impl Log {
         self.in_flight_bytes = 0;
         done.last
     }
+
+    /// The log goes on where the store ends, and its steps follow each other.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub(crate) fn assert_invariants(&self, store: &Store) {
+        let (durable, packed, written) = (store.durable(), self.packed, self.written);
+        let handed_over = self.in_flight.as_ref().map_or(durable, |write| write.last);
+        assert!(
+            durable.seq <= handed_over.seq && handed_over.seq <= packed.seq && packed.seq <= written,
+            "durable {durable:?}, handed over {handed_over:?}, packed {packed:?}, written {written}"
+        );
+        let end = store.end();
+        assert!(end == handed_over, "the segments end at {end:?}, what was handed to the disk at {handed_over:?}");
+        let ends = self.queue.front().map(|b| b.header().head).zip(self.queue.back().map(|b| b.header().head));
+        let queued = ends.map_or(handed_over == packed, |(first, last)| {
+            let begins = (first.first_seq, first.h_before) == (handed_over.seq.next(), handed_over.hash);
+            begins && (last.last_seq, last.h_after) == (packed.seq, packed.hash)
+        });
+        assert!(queued, "{} batches wait between {handed_over:?} and {packed:?}", self.queue.len());
+        let waiting = self.pending.len() as u64;
+        assert!(written.since(packed.seq) == waiting, "{waiting} records wait between {packed:?} and {written}");
+        assert!(
+            (self.pending_bytes == 0 || waiting > 0)
+                && (self.queue_bytes > 0) == ends.is_some()
+                && (self.in_flight_bytes > 0) == (handed_over != durable),
+            "{} bytes wait to be packed, {} for the disk, {} are in flight",
+            self.pending_bytes,
+            self.queue_bytes,
+            self.in_flight_bytes
+        );
+    }
+
+    /// What it counts is what it holds. Walks through all of it.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub(crate) fn assert_sums(&self) {
+        let pending: u64 = self.pending.iter().map(|r| r.payload.len() as u64).sum();
+        let queued: u64 = self.queue.iter().map(|b| b.body_len() as u64).sum();
+        let counted = (self.pending_bytes, self.queue_bytes);
+        assert!(counted == (pending, queued), "{counted:?} bytes counted, {pending} and {queued} wait");
+    }
 }
 
 /// What a batch takes of a segment.

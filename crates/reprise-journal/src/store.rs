@@ -319,6 +319,38 @@ impl Store {
         segment_offset(segment.header.segment, self.segment_len)
     }
 
+    /// What it holds begins behind the trimmed position.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub(crate) fn assert_invariants(&self) {
+        let (trimmed, durable) = (self.trimmed, self.durable);
+        assert!(trimmed.seq <= durable.seq, "trimmed {trimmed:?}, durable {durable:?}");
+        let first = self.segments.front().map(|s| s.header);
+        let begins = first.is_none_or(|h| (h.first_seq, h.h_before) == (trimmed.seq.next(), trimmed.hash));
+        assert!(begins, "trimmed {trimmed:?}, the oldest segment is {first:?}");
+    }
+
+    /// Segments follow each other, and what is counted is what there is. Walks through all of it.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub(crate) fn assert_sums(&self) {
+        for (one, next) in self.segments.iter().zip(self.segments.iter().skip(1)) {
+            let follows = (next.header.first_seq, next.header.h_before) == (one.last_seq().next(), one.h_after());
+            assert!(follows, "{:?} does not follow what ends at {} in {:?}", next.header, one.last_seq(), one.header);
+        }
+        for segment in &self.segments {
+            let counted: u64 = segment.batches.iter().map(|b| u64::from(b.records)).sum();
+            assert!(
+                counted == segment.records.len() as u64,
+                "{counted} records in the batches of {:?}",
+                segment.header
+            );
+        }
+        self.tail.assert_sums();
+    }
+
     fn disk_batch(&self, seq: Seq) -> Option<BatchPlace> {
         let segment = self.segment_of(seq)?;
         let (index, before) = segment.batch_of(seq)?;

@@ -55,6 +55,17 @@ impl Tail {
         }
     }
 
+    /// Batches follow each other, and their bytes are those counted.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub(crate) fn assert_sums(&self) {
+        let bytes: u64 = self.batches.iter().map(|b| b.body_len() as u64).sum();
+        assert!(bytes == self.bytes, "{} bytes counted in a tail of {bytes}", self.bytes);
+        let mut pairs = self.batches.iter().zip(self.batches.iter().skip(1));
+        assert!(pairs.all(|(one, next)| next.first_seq() == one.last_seq().next()), "a gap in the tail");
+    }
+
     fn pop_front_to(&mut self, to: Seq) -> bool {
         let gone = self.batches.pop_front_if(|b| b.last_seq() <= to);
         self.bytes -= gone.as_ref().map_or(0, |b| b.body_len() as u64);

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let mut command = Command::new(tester);
     command.arg("--config-file").arg(&config).arg("run").arg(format!("{}/api/v1/openapi.json", served.url));
     command.args(["--header", &format!("Authorization: Bearer {token}"), "--tls-verify", "false", "--no-color"]);
-    command.args(["--max-examples", &examples.to_string(), "--max-time", &SECS_MAX.to_string(), "--workers", "4"]);
+    command.args(["--max-examples", &examples.to_string(), "--max-time", &SECS_MAX.to_string(), "--workers", "1"]);
     command.args(["--request-timeout", "70", "--continue-on-failure", "--suppress-health-check", "all"]);
     if let Some(seed) = seed {
         command.args(["--seed", &seed.to_string()]);

@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
-use crate::{appliance, checks, fuzz, guest, setup, sim};
+use crate::{api_tester, appliance, checks, fuzz, guest, setup, sim};
 use count::Count;
 use load::Load;
 
@@ -42,6 +42,7 @@ pub(crate) struct Depth<'a> {
 
 struct Step {
     name: &'static str,
+    /// What the short form has; nothing where it leaves the step out.
     short: &'static str,
     /// What the long form has instead; nothing where both are the same.
     long: &'static str,
@@ -50,7 +51,7 @@ struct Step {
 }
 
 /// In the order they run: what fails fastest first.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "checks",
         short: "rules about the source that no compiler knows",
@@ -108,6 +109,13 @@ const STEPS: [Step; 9] = [
         run: |depth| appliance::test(depth).map(Count::from),
     },
     Step {
+        name: "api",
+        short: "",
+        long: "requests from the OpenAPI document, right and wrong ones, by somebody else's tester",
+        has_parts: false,
+        run: |_| api_tester::run(&[]).map(|()| Count { passed: 1, failed: 0 }),
+    },
+    Step {
         name: "fuzz",
         short: "every decoder for some seconds",
         long: "10^7 executions of each",
@@ -162,16 +170,20 @@ fn options(args: &[String]) -> Result<Options> {
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = options(args)?;
-    let wanted: Vec<&Step> =
+    let mut wanted: Vec<&Step> =
         (STEPS.iter()).filter(|s| options.only.as_ref().is_none_or(|only| only.iter().any(|o| o == s.name))).collect();
     if options.list {
         for Step { name, short, long, .. } in wanted {
-            println!("{name:9}  {short}");
+            println!("{name:9}  {}", if short.is_empty() { "not in the short form" } else { short });
             if !long.is_empty() {
                 println!("           --long: {long}");
             }
         }
         return Ok(());
+    }
+    wanted.retain(|s| options.long || !s.short.is_empty());
+    if wanted.is_empty() {
+        bail!("that is in the long form only: add --long");
     }
     setup::ensure()?;
     let load = options.load.then(Load::start);

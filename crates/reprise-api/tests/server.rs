@@ -157,6 +157,7 @@ async fn bad_requests_get_typed_errors() {
         (get("/api/v1/volumes/show"), 400, "bad-request"),
         (post("/api/v1/groups", ""), 400, "bad-request"),
         (post("/api/v1/groups", "{\"name\":\"UPPER\"}"), 400, "bad-request"),
+        (post("/api/v1/groups", "[\"a\"]"), 400, "bad-request"),
         (post("/api/v1/groups", "{\"name\":\"a\",\"colour\":1}"), 400, "bad-request"),
         (post("/api/v1/actions/preview", "{\"action\":{\"kind\":\"explode\"}}"), 400, "bad-request"),
         (post("/api/v1/actions/confirm", "{\"token\":\"x\"}"), 409, "confirmation-unknown"),

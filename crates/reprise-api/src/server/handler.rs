@@ -291,6 +291,10 @@ async fn read<Req: DeserializeOwned>(route: &Route, request: Request) -> Result<
                 let message = format!("{}: the body is larger than {BODY_BYTES_MAX} bytes, or was cut", route.name);
                 ApiError::new(ErrorCode::TooLarge, message, "see /api/v1/openapi.json")
             })?;
+            // What reads the fields would take them from an array too, one after the other.
+            if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+                return Err(unreadable("the body is no JSON object".to_owned()));
+            }
             serde_json::from_slice(&body).or_else(|error| {
                 let respelled = whole_numbers(&body).and_then(|value| serde_json::from_value(value).ok());
                 respelled.ok_or_else(|| unreadable(error.to_string()))

@@ -535,13 +535,14 @@ impl Inner {
         let _command = self.commands.lock().await;
         let (group, volume) = self.volume(&request.name)?;
         let (size, before) = (request.size.bytes(), volume.sectors.bytes().get());
-        if !size.is_multiple_of(VOLUME_GRAIN) || size <= before || i64::try_from(size).is_err() {
+        let advice = "give a larger multiple of 4096 bytes, such as 20G";
+        if !size.is_multiple_of(VOLUME_GRAIN) || i64::try_from(size).is_err() {
+            let text = format!("a volume has a multiple of {VOLUME_GRAIN} bytes, {size} is none");
+            return Err(ApiError::new(ErrorCode::BadRequest, text, advice));
+        }
+        if size <= before {
             let text = format!("volume {} has {before} bytes and can only grow", request.name);
-            return Err(ApiError::new(
-                ErrorCode::BadRequest,
-                text,
-                "give a larger multiple of 4096 bytes, such as 20G",
-            ));
+            return Err(ApiError::new(ErrorCode::WrongState, text, advice));
         }
         let meta = group.now().meta;
         if meta.role != Role::Source {

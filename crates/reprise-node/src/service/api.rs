@@ -7,6 +7,7 @@ use reprise_api::strangers::Full;
 use reprise_api::*;
 use reprise_types::{RecordKind, Role, Seq};
 
+use super::turn::Task;
 use super::{Inner, Machine, Node, chain, locked, stopping, to_the_end, wrong_state};
 use crate::group::{Command, Inspected};
 use crate::store::{StoreError, unix_ms};
@@ -210,50 +211,51 @@ impl Inner {
 impl Node {
     async fn execute(&self, action: Action) -> Result<ActionDone, ApiError> {
         let inner = self.0.clone();
-        to_the_end(async move {
-            let done = |action: Action, job| Ok(ActionDone { action, job });
-            match &action {
-                Action::VolumeErase { volume } => {
-                    let job = inner.leave(volume, true).await?;
-                    done(action, job)
+        self.0
+            .turns
+            .to_the_end(|mut task| async move {
+                let done = |action: Action, job| Ok(ActionDone { action, job });
+                match &action {
+                    Action::VolumeErase { volume } => {
+                        let job = inner.leave(task, volume, true).await?;
+                        done(action, job)
+                    }
+                    Action::VolumeRemove { volume } => {
+                        let job = inner.leave(task, volume, false).await?;
+                        done(action, job)
+                    }
+                    Action::PeerRemove { peer } => {
+                        inner.forget_peer(&mut task.command().await, peer).await?;
+                        done(action.clone(), None)
+                    }
+                    Action::PeerReplace { peer, with } => {
+                        let mut command = task.command().await;
+                        inner.consequences(&action)?;
+                        let (old, new) = (inner.peer_named(peer)?, inner.peer_named(with)?);
+                        let job = inner.move_mirrors(&mut command, &old, &new).await?;
+                        inner.forget_peer(&mut command, peer).await?;
+                        done(action.clone(), job)
+                    }
+                    Action::MirrorRemove { group, peer } => {
+                        let mut command = task.command().await;
+                        let (running, record) = inner.mirrored(group, peer)?;
+                        inner.end_mirror(&mut command, &running, &record).await?;
+                        done(action.clone(), None)
+                    }
+                    Action::SystemReset { level } => {
+                        inner.machine.reset(*level).await?;
+                        done(action, None)
+                    }
+                    Action::GroupDelete { group } => {
+                        let mut command = task.command().await;
+                        let change = command.change().await;
+                        inner.delete_consequences(group)?;
+                        inner.delete_group(&change, group, None).await?;
+                        done(action.clone(), None)
+                    }
                 }
-                Action::VolumeRemove { volume } => {
-                    let job = inner.leave(volume, false).await?;
-                    done(action, job)
-                }
-                Action::PeerRemove { peer } => {
-                    let _command = inner.commands.lock().await;
-                    inner.forget_peer(peer).await?;
-                    done(action.clone(), None)
-                }
-                Action::PeerReplace { peer, with } => {
-                    let _command = inner.commands.lock().await;
-                    inner.consequences(&action)?;
-                    let (old, new) = (inner.peer_named(peer)?, inner.peer_named(with)?);
-                    let job = inner.move_mirrors(&old, &new).await?;
-                    inner.forget_peer(peer).await?;
-                    done(action.clone(), job)
-                }
-                Action::MirrorRemove { group, peer } => {
-                    let _command = inner.commands.lock().await;
-                    let (running, record) = inner.mirrored(group, peer)?;
-                    inner.end_mirror(&running, &record).await?;
-                    done(action.clone(), None)
-                }
-                Action::SystemReset { level } => {
-                    inner.machine.reset(*level).await?;
-                    done(action, None)
-                }
-                Action::GroupDelete { group } => {
-                    let _command = inner.commands.lock().await;
-                    let _change = inner.change.lock().await;
-                    inner.delete_consequences(group)?;
-                    inner.delete_group(group, None).await?;
-                    done(action.clone(), None)
-                }
-            }
-        })
-        .await
+            })
+            .await
     }
 }
 
@@ -299,7 +301,9 @@ impl BoxService for Node {
         }
         if let Action::PeerReplace { peer, with } = action {
             self.0.consequences(action)?;
-            self.0.may_move_mirrors(&self.0.peer_named(peer)?, &self.0.peer_named(with)?).await?;
+            let (inner, old, new) = (self.0.clone(), self.0.peer_named(peer)?, self.0.peer_named(with)?);
+            let look = |mut task: Task| async move { inner.may_move_mirrors(&mut task, &old, &new).await };
+            self.0.turns.to_the_end(look).await?;
         }
         self.0.consequences(action)
     }
@@ -318,13 +322,15 @@ impl BoxService for Node {
 
     async fn group_create(&self, request: GroupCreate) -> Result<GroupStatus, ApiError> {
         let inner = self.0.clone();
-        to_the_end(async move {
-            let _command = inner.commands.lock().await;
-            let _change = inner.change.lock().await;
-            inner.create_group(&request.name).await?;
-            inner.group_status(&request.name)
-        })
-        .await
+        self.0
+            .turns
+            .to_the_end(|mut task| async move {
+                let mut command = task.command().await;
+                let change = command.change().await;
+                inner.create_group(&change, &request.name).await?;
+                inner.group_status(&request.name)
+            })
+            .await
     }
 
     async fn group_unfence(&self, request: ByName) -> Result<JobStarted, ApiError> {
@@ -332,7 +338,7 @@ impl BoxService for Node {
     }
 
     async fn group_reattach(&self, request: ByName) -> Result<Done, ApiError> {
-        to_the_end(self.0.clone().reattach(request.name)).await?;
+        self.0.turns.to_the_end(|task| self.0.clone().reattach(task, request.name)).await?;
         Ok(Done {})
     }
 
@@ -358,19 +364,19 @@ impl BoxService for Node {
     }
 
     async fn volume_create(&self, request: VolumeCreate) -> Result<VolumeStarted, ApiError> {
-        to_the_end(self.0.clone().create_volume(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().create_volume(task, request)).await
     }
 
     async fn volume_resize(&self, request: VolumeResize) -> Result<VolumeStarted, ApiError> {
-        to_the_end(self.0.clone().resize_volume(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().resize_volume(task, request)).await
     }
 
     async fn volume_set(&self, request: VolumeSet) -> Result<VolumeStatus, ApiError> {
-        to_the_end(self.0.clone().set_volume(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().set_volume(task, request)).await
     }
 
     async fn volume_adopt(&self, request: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
-        to_the_end(self.0.clone().adopt_volume(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().adopt_volume(task, request)).await
     }
 
     async fn peer_list(&self, _: Nothing) -> Result<PeerList, ApiError> {
@@ -402,16 +408,16 @@ impl BoxService for Node {
     }
 
     async fn mirror_add(&self, request: MirrorOf) -> Result<MirrorStarted, ApiError> {
-        to_the_end(self.0.clone().add_mirror(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().add_mirror(task, request)).await
     }
 
     async fn mirror_pause(&self, request: MirrorOf) -> Result<Done, ApiError> {
-        to_the_end(self.0.clone().pause_mirror(request, true)).await?;
+        self.0.turns.to_the_end(|task| self.0.clone().pause_mirror(task, request, true)).await?;
         Ok(Done {})
     }
 
     async fn mirror_resume(&self, request: MirrorOf) -> Result<Done, ApiError> {
-        to_the_end(self.0.clone().pause_mirror(request, false)).await?;
+        self.0.turns.to_the_end(|task| self.0.clone().pause_mirror(task, request, false)).await?;
         Ok(Done {})
     }
 
@@ -457,15 +463,15 @@ impl BoxService for Node {
     }
 
     async fn initiator_add(&self, request: InitiatorAdd) -> Result<InitiatorChanged, ApiError> {
-        to_the_end(self.0.clone().add_initiator(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().add_initiator(task, request)).await
     }
 
     async fn initiator_set(&self, request: InitiatorSet) -> Result<InitiatorChanged, ApiError> {
-        to_the_end(self.0.clone().set_initiator(request)).await
+        self.0.turns.to_the_end(|task| self.0.clone().set_initiator(task, request)).await
     }
 
     async fn initiator_remove(&self, request: InitiatorRef) -> Result<Done, ApiError> {
-        to_the_end(self.0.clone().remove_initiator(request.name)).await
+        self.0.turns.to_the_end(|task| self.0.clone().remove_initiator(task, request.name)).await
     }
 
     async fn token_list(&self, _: Nothing) -> Result<TokenList, ApiError> {

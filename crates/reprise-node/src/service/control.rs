@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::board::Told;
 use super::groups::EntryState;
 use super::image::Heard;
+use super::turn::{Asking, Task};
 use super::{Inner, chain, locked};
 use crate::clock;
 use crate::group::Command;
@@ -265,7 +266,7 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
         links.next_id
     };
     inner.wake_groups(peer);
-    let info = tokio::spawn(watch_info(inner.clone(), peer, id));
+    let info = inner.turns.spawn(|task| watch_info(inner.clone(), task, peer, id));
     let (answer_tx, mut answers) = mpsc::channel::<Response>(REQUESTS_MAX);
     let mut waiting: BTreeMap<u64, oneshot::Sender<Outcome>> = BTreeMap::new();
     let mut next_request = 1u64;
@@ -295,8 +296,9 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
                     Message::Request(Request { id, command }) => {
                         at_work += 1;
                         let (inner, answer) = (inner.clone(), answer_tx.clone());
-                        tokio::spawn(async move {
-                            let outcome = inner.carry_out(peer, command).await;
+                        let turns = inner.turns.clone();
+                        turns.spawn(|task| async move {
+                            let outcome = inner.carry_out(task, peer, command).await;
                             let _ = answer.send(Response { id, outcome }).await;
                         });
                     }
@@ -348,11 +350,11 @@ async fn control_connection(inner: Arc<Inner>, connection: Connection) {
 }
 
 /// Keeps what is shown about a peer fresh, as long as its connection stands.
-async fn watch_info(inner: Arc<Inner>, peer: BoxId, connection: u64) {
+async fn watch_info(inner: Arc<Inner>, mut task: Task, peer: BoxId, connection: u64) {
     loop {
         let newest = locked(&inner.links).get(&peer).and_then(|l| l.connections.last().map(|c| c.id));
         if newest == Some(connection)
-            && let Err(error) = inner.peer_info(peer).await
+            && let Err(error) = inner.peer_info(&mut task, peer).await
         {
             tracing::debug!(%peer, %error, "peer does not tell about itself");
         }
@@ -487,22 +489,34 @@ impl Inner {
     }
 
     /// Has a peer do something. It has done it only where this is `Ok`.
-    pub(super) async fn have_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<(), NotDone> {
-        match self.ask_peer(peer, command, time).await? {
+    pub(super) async fn have_peer(
+        &self,
+        asking: &mut Asking,
+        peer: BoxId,
+        command: BoxCommand,
+        time: Duration,
+    ) -> Result<(), NotDone> {
+        match self.ask_peer(asking, peer, command, time).await? {
             Consent::Done => Ok(()),
             Consent::BoxInfo(_) => Err(NotDone::Unknown(other_answer())),
         }
     }
 
     /// Tells a peer something that it need not hear.
-    pub(super) async fn tell_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) {
-        if let Err(not_done) = self.have_peer(peer, command, time).await {
+    pub(super) async fn tell_peer(&self, asking: &mut Asking, peer: BoxId, command: BoxCommand, time: Duration) {
+        if let Err(not_done) = self.have_peer(asking, peer, command, time).await {
             let why = not_done.into_error().message;
             tracing::info!(%peer, why, "peer has not taken note");
         }
     }
 
-    async fn ask_peer(&self, peer: BoxId, command: BoxCommand, time: Duration) -> Result<Consent, NotDone> {
+    async fn ask_peer(
+        &self,
+        _: &mut Asking,
+        peer: BoxId,
+        command: BoxCommand,
+        time: Duration,
+    ) -> Result<Consent, NotDone> {
         let name = self.store.peer(peer).map_or_else(|| peer.short(), |p| p.name.to_string());
         let unreachable = |why: String| {
             NotDone::Unknown(ApiError::new(
@@ -542,9 +556,9 @@ impl Inner {
     }
 
     /// Asks a peer about itself.
-    pub(super) async fn peer_info(&self, peer: BoxId) -> Result<BoxInfo, ApiError> {
+    pub(super) async fn peer_info(&self, asking: &mut Asking, peer: BoxId) -> Result<BoxInfo, ApiError> {
         let asked = clock::now().wall.get();
-        let consent = self.ask_peer(peer, BoxCommand::BoxInfo(BoxInfoQuery {}), INFO_TIME).await;
+        let consent = self.ask_peer(asking, peer, BoxCommand::BoxInfo(BoxInfoQuery {}), INFO_TIME).await;
         let Consent::BoxInfo(info) = consent.map_err(NotDone::into_error)? else {
             return Err(other_answer());
         };
@@ -556,7 +570,7 @@ impl Inner {
         }
         self.learn_address(peer, &info.link_address);
         self.watch_speed(peer, info.write_rate.get());
-        self.end_forgotten(peer, &info).await;
+        self.end_forgotten(asking, peer, &info).await;
         if let Some(record) = self.store.peer(peer) {
             let subject = format!("peer {}", record.name);
             let told = || {

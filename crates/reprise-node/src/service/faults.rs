@@ -7,6 +7,7 @@ use reprise_types::Seq;
 
 use super::board::{JobHandle, Told};
 use super::groups::{Running, stop_thread};
+use super::turn::{Changing, Task};
 use super::{Inner, ask, blocking, chain, locked, wrong_state};
 use crate::group::{Command, Snapshot};
 use crate::pool::{PoolError, Proven};
@@ -22,8 +23,9 @@ impl Inner {
         let handle = self.board.begin_job(JobKind::GroupUnfence, format!("group {name}"), None, false)?;
         let job = handle.job().ok_or_else(|| ApiError::internal("the job is gone"))?;
         let inner = self.clone();
-        tokio::spawn(async move {
-            let result = inner.prove_and_start(&group, snapshot, handle.clone()).await;
+        self.turns.spawn(|mut task| async move {
+            let change = task.change().await;
+            let result = inner.prove_and_start(&change, &group, snapshot, handle.clone()).await;
             handle.end(result);
         });
         Ok(JobStarted { job })
@@ -31,11 +33,11 @@ impl Inner {
 
     async fn prove_and_start(
         self: &Arc<Self>,
+        _: &Changing<'_>,
         group: &Running,
         snapshot: Snapshot,
         job: JobHandle,
     ) -> Result<(), ApiError> {
-        let _change = self.change.lock().await;
         // What is in every home and at the peer is not needed from the journal.
         let peer = snapshot.positions.peer_durable.unwrap_or(Seq::MAX);
         let needed = snapshot.positions.applied.min(peer);
@@ -70,8 +72,8 @@ impl Inner {
     }
 
     /// Takes detached homes into use again.
-    pub(super) async fn reattach(self: Arc<Self>, name: Name) -> Result<(), ApiError> {
-        let _change = self.change.lock().await;
+    pub(super) async fn reattach(self: Arc<Self>, mut task: Task, name: Name) -> Result<(), ApiError> {
+        let _change = task.change().await;
         let group = self.group(&name)?;
         ask(&group.commands, Command::Reattach).await
     }

@@ -18,6 +18,7 @@ use super::board::{JobHandle, Told};
 use super::image::{self, Heard};
 use super::meter::Meter;
 use super::stall::{Flow, Stall};
+use super::turn::Changing;
 use super::view::{self, Facts, known_name, target_name};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::{self, Command, GroupDeps, HomeMedia, Limits, Snapshot, TargetConfig};
@@ -406,11 +407,15 @@ impl Inner {
         }
     }
 
-    /// The group, made if there is none of this name: then provisional. To be called with `change` held.
-    pub(super) async fn group_or_new(self: &Arc<Self>, name: &Name) -> Result<Running, ApiError> {
+    /// The group, made if there is none of this name: then provisional.
+    pub(super) async fn group_or_new(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        name: &Name,
+    ) -> Result<Running, ApiError> {
         match self.group(name) {
             Err(error) if error.code == ErrorCode::NotFound => {
-                let group = self.create_group(name).await?;
+                let group = self.create_group(change, name).await?;
                 self.set_provisional(group.id, true);
                 Ok(group)
             }
@@ -424,14 +429,14 @@ impl Inner {
         }
     }
 
-    /// Takes a provisional group away again, unless another volume is being made in it. To be called with `change` held.
-    pub(super) async fn withdraw_group(self: &Arc<Self>, group: &Running) {
+    /// Takes a provisional group away again, unless another volume is being made in it.
+    pub(super) async fn withdraw_group(self: &Arc<Self>, change: &Changing<'_>, group: &Running) {
         let provisional = locked(&self.groups).get(&group.id).is_some_and(|entry| entry.provisional);
         let wanted = locked(&self.preparing).iter().any(|p| p.group == group.id);
         if !provisional || wanted || !group.now().meta.volumes.is_empty() {
             return;
         }
-        match self.delete_group(&group.name, None).await {
+        match self.delete_group(change, &group.name, None).await {
             // Nothing was ever written there.
             Ok(held) => self.pool.allocator().free(&held),
             Err(error) => {
@@ -440,8 +445,12 @@ impl Inner {
         }
     }
 
-    /// Makes an empty group. To be called with `change` held.
-    pub(super) async fn create_group(self: &Arc<Self>, name: &Name) -> Result<Running, ApiError> {
+    /// Makes an empty group.
+    pub(super) async fn create_group(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        name: &Name,
+    ) -> Result<Running, ApiError> {
         if locked(&self.groups).values().any(|e| e.name == *name) {
             return Err(ApiError::new(
                 ErrorCode::NameTaken,
@@ -469,7 +478,7 @@ impl Inner {
             generation_floor: 0,
             ended: None,
         };
-        let running = self.make_group(meta, Vec::new()).await?;
+        let running = self.make_group(change, meta, Vec::new()).await?;
         self.board.event(Told::new(
             "group-created",
             Severity::Info,
@@ -483,6 +492,7 @@ impl Inner {
     /// Puts a group into the pool and starts it.
     pub(super) async fn make_group(
         self: &Arc<Self>,
+        _: &Changing<'_>,
         meta: GroupMeta,
         homes: Vec<HomeMedia>,
     ) -> Result<Running, ApiError> {
@@ -524,10 +534,11 @@ impl Inner {
         }
     }
 
-    /// Takes an empty group, or the image of a group that is mirrored here, away. To be called with `change` held. Gives
-    /// the segments it held, which are free after the next start.
+    /// Takes an empty group, or the image of a group that is mirrored here, away. Gives the segments it held, which are free
+    /// after the next start.
     pub(super) async fn delete_group(
         self: &Arc<Self>,
+        _: &Changing<'_>,
         name: &Name,
         by: Option<BoxId>,
     ) -> Result<Vec<SegmentId>, ApiError> {

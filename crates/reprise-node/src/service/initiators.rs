@@ -6,6 +6,7 @@ use std::sync::Arc;
 use reprise_api::*;
 use reprise_iscsi::{Acl, Chap, Credentials, Initiator, Limit, Secret};
 
+use super::turn::Task;
 use super::{Inner, chain, locked};
 use crate::group::Command;
 use crate::store::StoreError;
@@ -175,8 +176,12 @@ impl Inner {
         found.ok_or_else(|| ApiError::not_found("initiator", name))
     }
 
-    pub(super) async fn add_initiator(self: Arc<Self>, record: InitiatorAdd) -> Result<InitiatorChanged, ApiError> {
-        let _one = self.commands.lock().await;
+    pub(super) async fn add_initiator(
+        self: Arc<Self>,
+        mut task: Task,
+        record: InitiatorAdd,
+    ) -> Result<InitiatorChanged, ApiError> {
+        let _one = task.command().await;
         if self.known_initiator(&record.name).is_ok() {
             let text = format!("there is an initiator {} already", record.name);
             return Err(ApiError::new(ErrorCode::NameTaken, text, "change it: reprise initiator set"));
@@ -184,8 +189,12 @@ impl Inner {
         self.keep_initiator(record).await
     }
 
-    pub(super) async fn set_initiator(self: Arc<Self>, change: InitiatorSet) -> Result<InitiatorChanged, ApiError> {
-        let _one = self.commands.lock().await;
+    pub(super) async fn set_initiator(
+        self: Arc<Self>,
+        mut task: Task,
+        change: InitiatorSet,
+    ) -> Result<InitiatorChanged, ApiError> {
+        let _one = task.command().await;
         if change.chap.is_some() && change.no_chap {
             let text = "chap and no_chap exclude each other";
             return Err(ApiError::new(ErrorCode::BadRequest, text, "give one of them"));
@@ -199,8 +208,12 @@ impl Inner {
         self.keep_initiator(record).await
     }
 
-    pub(super) async fn remove_initiator(self: Arc<Self>, name: InitiatorName) -> Result<Done, ApiError> {
-        let _one = self.commands.lock().await;
+    pub(super) async fn remove_initiator(
+        self: Arc<Self>,
+        mut task: Task,
+        name: InitiatorName,
+    ) -> Result<Done, ApiError> {
+        let _one = task.command().await;
         if !self.store.remove_initiator(&name).map_err(|e| refused(&e))? {
             return Err(ApiError::not_found("initiator", &name));
         }

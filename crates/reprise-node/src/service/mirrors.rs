@@ -18,6 +18,7 @@ use reprise_types::{BlockFormat, BoxId, ByteLen, GroupId, Point, Role, SECTOR_EN
 use super::board::Told;
 use super::control::{CLOCK_OFFSET_MAX_SECS, NotDone};
 use super::groups::{Entry, Running, set_paused};
+use super::turn::{Asking, Changing, Commanding, Task};
 use super::volumes::data_error;
 use super::words::Words;
 use super::{Inner, ask, blocking, budget, locked, random16, wrong_state};
@@ -64,31 +65,36 @@ fn not_made(group: &Name, not_done: NotDone, words: Words) -> ApiError {
 
 impl Inner {
     /// Mirrors a group to a peer.
-    pub(super) async fn add_mirror(self: Arc<Self>, request: MirrorOf) -> Result<MirrorStarted, ApiError> {
-        let _command = self.commands.lock().await;
+    pub(super) async fn add_mirror(
+        self: Arc<Self>,
+        mut task: Task,
+        request: MirrorOf,
+    ) -> Result<MirrorStarted, ApiError> {
+        let mut command = task.command().await;
         let group = self.group(&request.group)?;
         let peer = self.peer_named(&request.peer)?;
-        self.begin_mirror(&group, &peer).await
+        self.begin_mirror(&mut command, &group, &peer).await
     }
 
-    /// The same, with `commands` held, and `change` not.
+    /// The same, in the turn of a command.
     pub(super) async fn begin_mirror(
         self: &Arc<Self>,
+        command: &mut Commanding<'_>,
         group: &Running,
         peer: &PeerRecord,
     ) -> Result<MirrorStarted, ApiError> {
         self.may_be_mirrored(group, &group.now().meta, None)?;
-        let info = self.peer_info(peer.id).await?;
+        let info = self.peer_info(command, peer.id).await?;
         self.may_hold(&peer.name, &info, std::slice::from_ref(group))?;
         let warnings = self.compare(&peer.name, &info);
-        self.offer_mirror(group, peer).await?;
-        self.attach_mirror(group, peer, warnings).await
+        self.offer_mirror(command, group, peer).await?;
+        self.attach_mirror(command, group, peer, warnings).await
     }
 
-    /// Mirrors to `new` what is mirrored to `old`. Nothing has changed where the other box refuses a group. With `commands`
-    /// held, and `change` not.
+    /// Mirrors to `new` what is mirrored to `old`. Nothing has changed where the other box refuses a group.
     pub(super) async fn move_mirrors(
         self: &Arc<Self>,
+        command: &mut Commanding<'_>,
         old: &PeerRecord,
         new: &PeerRecord,
     ) -> Result<Option<Job>, ApiError> {
@@ -96,25 +102,25 @@ impl Inner {
         if groups.is_empty() {
             return Ok(None);
         }
-        let info = self.peer_info(new.id).await?;
+        let info = self.peer_info(command, new.id).await?;
         self.may_hold(&new.name, &info, &groups)?;
         for (at, group) in groups.iter().enumerate() {
             let checked = self.may_be_mirrored(group, &group.now().meta, Some(old.id));
             let offered = match checked {
-                Ok(()) => self.offer_mirror(group, new).await,
+                Ok(()) => self.offer_mirror(command, group, new).await,
                 refused => refused,
             };
             if let Err(error) = offered {
                 for before in groups.iter().take(at) {
-                    self.withdraw_mirror(before, new).await;
+                    self.withdraw_mirror(command, before, new).await;
                 }
                 return Err(error);
             }
         }
         let mut job = None;
         for group in &groups {
-            self.end_mirror(group, old).await?;
-            job = self.attach_mirror(group, new, self.compare(&new.name, &info)).await?.job;
+            self.end_mirror(command, group, old).await?;
+            job = self.attach_mirror(command, group, new, self.compare(&new.name, &info)).await?.job;
         }
         Ok(job)
     }
@@ -130,12 +136,17 @@ impl Inner {
     }
 
     /// Asks the box that is to take a peer's place whether it can have its mirrors.
-    pub(super) async fn may_move_mirrors(&self, old: &PeerRecord, new: &PeerRecord) -> Result<(), ApiError> {
+    pub(super) async fn may_move_mirrors(
+        &self,
+        asking: &mut Asking,
+        old: &PeerRecord,
+        new: &PeerRecord,
+    ) -> Result<(), ApiError> {
         let groups = self.all_with(old)?;
         if groups.is_empty() {
             return Ok(());
         }
-        let info = self.peer_info(new.id).await?;
+        let info = self.peer_info(asking, new.id).await?;
         self.may_hold(&new.name, &info, &groups)?;
         let sizes = groups.iter().flat_map(|g| g.now().meta.volumes.clone()).map(|v| v.sectors.bytes().get());
         let (needed, free) = (sizes.fold(0, u64::saturating_add), info.data_free_bytes.get());
@@ -147,13 +158,19 @@ impl Inner {
     }
 
     /// Has the peer make the homes of a mirror.
-    async fn offer_mirror(&self, group: &Running, peer: &PeerRecord) -> Result<(), ApiError> {
+    async fn offer_mirror(
+        &self,
+        command: &mut Commanding<'_>,
+        group: &Running,
+        peer: &PeerRecord,
+    ) -> Result<(), ApiError> {
         let volumes = group.now().meta.link_volumes();
         let create = CreateMirror { group: group.id, name: group.name.to_string(), volumes };
-        if let Err(not_done) = self.have_peer(peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await {
+        let made = self.have_peer(command, peer.id, BoxCommand::CreateMirror(create), CREATE_TIME).await;
+        if let Err(not_done) = made {
             if matches!(not_done, NotDone::Unknown(_)) {
                 // It may still do it: then it is to be undone.
-                self.withdraw_mirror(group, peer).await;
+                self.withdraw_mirror(command, group, peer).await;
             }
             return Err(not_made(&group.name, not_done, self.words()));
         }
@@ -161,21 +178,22 @@ impl Inner {
     }
 
     /// Takes an offer back. An image that has begun stays in any case.
-    async fn withdraw_mirror(&self, group: &Running, peer: &PeerRecord) {
+    async fn withdraw_mirror(&self, command: &mut Commanding<'_>, group: &Running, peer: &PeerRecord) {
         let undo = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: false });
-        self.tell_peer(peer.id, undo, TELL_TIME).await;
+        self.tell_peer(command, peer.id, undo, TELL_TIME).await;
     }
 
     /// Lets the first copy begin that the peer has made room for.
     async fn attach_mirror(
         self: &Arc<Self>,
+        command: &mut Commanding<'_>,
         group: &Running,
         peer: &PeerRecord,
         warnings: Vec<String>,
     ) -> Result<MirrorStarted, ApiError> {
         let first = instance::first(random16()?);
         if let Err(error) = ask(&group.commands, |reply| Command::AddPeer(peer.id, first, reply)).await {
-            self.withdraw_mirror(group, peer).await;
+            self.withdraw_mirror(command, group, peer).await;
             return Err(error);
         }
         group.shown(|s| s.meta.peer.is_some()).await;
@@ -254,8 +272,13 @@ impl Inner {
     }
 
     /// Pauses or resumes the link of a group.
-    pub(super) async fn pause_mirror(self: Arc<Self>, request: MirrorOf, paused: bool) -> Result<(), ApiError> {
-        let _command = self.commands.lock().await;
+    pub(super) async fn pause_mirror(
+        self: Arc<Self>,
+        mut task: Task,
+        request: MirrorOf,
+        paused: bool,
+    ) -> Result<(), ApiError> {
+        let mut command = task.command().await;
         let (group, peer) = self.mirrored(&request.group, &request.peer)?;
         set_paused(&group, paused).await?;
         let code = if paused { "mirror-paused" } else { "mirror-resumed" };
@@ -263,12 +286,17 @@ impl Inner {
         self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
         // For the peer's display only; it need not hear it.
         let notice = BoxCommand::PauseNotice(PauseNotice { group: group.id, paused });
-        self.tell_peer(peer.id, notice, TELL_TIME).await;
+        self.tell_peer(&mut command, peer.id, notice, TELL_TIME).await;
         Ok(())
     }
 
-    /// Ends mirroring; the image stays at the peer. With `commands` held, and `change` not.
-    pub(super) async fn end_mirror(&self, group: &Running, peer: &PeerRecord) -> Result<(), ApiError> {
+    /// Ends mirroring; the image stays at the peer.
+    pub(super) async fn end_mirror(
+        &self,
+        command: &mut Commanding<'_>,
+        group: &Running,
+        peer: &PeerRecord,
+    ) -> Result<(), ApiError> {
         ask(&group.commands, Command::RemovePeer).await?;
         if let Some(entry) = locked(&self.groups).get_mut(&group.id) {
             entry.dial = None;
@@ -279,7 +307,7 @@ impl Inner {
             self.board.clear(code, &subject);
         }
         let delete = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: true });
-        let told = self.have_peer(peer.id, delete, TELL_TIME).await;
+        let told = self.have_peer(command, peer.id, delete, TELL_TIME).await;
         let (severity, what) = match told {
             Ok(()) => (Severity::Info, String::new()),
             Err(not_done) => (
@@ -297,14 +325,14 @@ impl Inner {
     }
 
     /// Does what a peer asks.
-    pub(super) async fn carry_out(self: &Arc<Self>, peer: BoxId, command: BoxCommand) -> Outcome {
+    pub(super) async fn carry_out(self: &Arc<Self>, mut task: Task, peer: BoxId, command: BoxCommand) -> Outcome {
         let result = match command {
             BoxCommand::BoxInfo(_) => return Outcome::BoxInfo(self.about(peer)),
-            BoxCommand::CreateMirror(create) => self.create_mirror(peer, create).await,
-            BoxCommand::DeleteMirror(delete) => self.delete_mirror(peer, delete).await,
+            BoxCommand::CreateMirror(create) => self.create_mirror(&task.change().await, peer, create).await,
+            BoxCommand::DeleteMirror(delete) => self.delete_mirror(&task.change().await, peer, delete).await,
             BoxCommand::PauseNotice(notice) => self.note_pause(peer, &notice),
-            BoxCommand::ForgetPeer(_) => self.forgotten_by(peer).await,
-            BoxCommand::ReserveVolume(reserve) => self.reserve_volume(peer, reserve).await,
+            BoxCommand::ForgetPeer(_) => self.forgotten_by(&mut task, peer).await,
+            BoxCommand::ReserveVolume(reserve) => self.reserve_volume(&task.change().await, peer, reserve).await,
         };
         match result {
             Ok(()) => Outcome::Done(Done {}),
@@ -420,7 +448,7 @@ impl Inner {
 
     /// Mirrors here that their source says it does not mirror any more have ended: it could not say so when it ended them. A
     /// source that came back with another pool knows of nothing and has ended nothing: the images here may be all there is.
-    pub(super) async fn end_forgotten(&self, peer: BoxId, info: &BoxInfo) {
+    pub(super) async fn end_forgotten(&self, asking: &mut Asking, peer: BoxId, info: &BoxInfo) {
         if !info.tells_groups {
             return;
         }
@@ -456,15 +484,15 @@ impl Inner {
             return;
         }
         for group in forgotten {
-            let _change = self.change.lock().await;
-            if let Err(error) = self.mirror_ended(&group, peer).await {
+            let change = asking.change().await;
+            if let Err(error) = self.mirror_ended(&change, &group, peer).await {
                 tracing::warn!(group = %group.name, %error, "end of a mirror is not stored");
             }
         }
     }
 
-    /// Takes note that the source has ended a mirror here. With `change` held.
-    async fn mirror_ended(&self, group: &Running, peer: BoxId) -> Result<(), ApiError> {
+    /// Takes note that the source has ended a mirror here.
+    async fn mirror_ended(&self, _: &Changing<'_>, group: &Running, peer: BoxId) -> Result<(), ApiError> {
         let known = group.now().meta.ended.is_some();
         ask(&group.commands, Command::EndMirror).await?;
         group.shown(|s| s.meta.ended.is_some()).await;
@@ -481,8 +509,12 @@ impl Inner {
         Ok(())
     }
 
-    async fn create_mirror(self: &Arc<Self>, peer: BoxId, create: CreateMirror) -> Result<(), Refused> {
-        let _change = self.change.lock().await;
+    async fn create_mirror(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        peer: BoxId,
+        create: CreateMirror,
+    ) -> Result<(), Refused> {
         if self.store.peer(peer).is_none() {
             return Err(refused(RefusalReason::OtherPeer, "this box has removed the other from its peers"));
         }
@@ -523,7 +555,7 @@ impl Inner {
         let (volumes, homes) = made.map_err(|e| refused(reason_of(&e), &e.message))?;
         let legs: Vec<Leg> = volumes.iter().flat_map(|v| v.legs.iter().cloned()).collect();
         let meta = mirror_meta(&create, volumes, peer, random);
-        if let Err(error) = self.make_group(meta, homes).await {
+        if let Err(error) = self.make_group(change, meta, homes).await {
             legs.iter().for_each(|leg| self.remove_home(&leg.path, &leg.identity));
             return Err(refused(reason_of(&error), &error.message));
         }
@@ -533,8 +565,12 @@ impl Inner {
     }
 
     /// The source is about to give a volume more room: its home here gets it first.
-    async fn reserve_volume(self: &Arc<Self>, peer: BoxId, reserve: ReserveVolume) -> Result<(), Refused> {
-        let _change = self.change.lock().await;
+    async fn reserve_volume(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        peer: BoxId,
+        reserve: ReserveVolume,
+    ) -> Result<(), Refused> {
         let group = self.mirror_of(peer, reserve.group)?;
         let Volume { slot, sectors, .. } = reserve.volume;
         if group.now().meta.volume(slot).is_none() {
@@ -542,7 +578,7 @@ impl Inner {
             return Err(refused(RefusalReason::Unsupported, text));
         }
         self.may_grow(&group, slot, sectors).map_err(|r| self.tell_refused(peer, group.name.as_str(), r))?;
-        let grown = self.grow_home(&group, slot, sectors.bytes(), None).await;
+        let grown = self.grow_home(change, &group, slot, sectors.bytes(), None).await;
         grown.map_err(|e| refused(reason_of(&e), &e.message))
     }
 
@@ -563,15 +599,19 @@ impl Inner {
         Ok(running)
     }
 
-    async fn delete_mirror(self: &Arc<Self>, peer: BoxId, delete: DeleteMirror) -> Result<(), Refused> {
-        let _change = self.change.lock().await;
+    async fn delete_mirror(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        peer: BoxId,
+        delete: DeleteMirror,
+    ) -> Result<(), Refused> {
         let group = self.mirror_of(peer, delete.group)?;
         let io = |e: ApiError| refused(RefusalReason::Io, &e.message);
         // An image that has begun is never given up by the other box's word alone.
         if !delete.keep_image && group.now().meta.branches.is_empty() {
-            return self.delete_group(&group.name, Some(peer)).await.map(drop).map_err(io);
+            return self.delete_group(change, &group.name, Some(peer)).await.map(drop).map_err(io);
         }
-        self.mirror_ended(&group, peer).await.map_err(io)
+        self.mirror_ended(change, &group, peer).await.map_err(io)
     }
 
     fn note_pause(&self, peer: BoxId, notice: &PauseNotice) -> Result<(), Refused> {
@@ -588,7 +628,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn forgotten_by(&self, peer: BoxId) -> Result<(), Refused> {
+    async fn forgotten_by(&self, task: &mut Task, peer: BoxId) -> Result<(), Refused> {
         let Some(record) = self.store.peer(peer) else { return Ok(()) };
         // A box forgets only one that it mirrors nothing to.
         let fed = |g: &Running| {
@@ -596,8 +636,8 @@ impl Inner {
             meta.role == Role::Mirror && meta.peer.as_ref().is_some_and(|p| p.peer == peer)
         };
         for group in self.running().into_iter().filter(fed) {
-            let _change = self.change.lock().await;
-            self.mirror_ended(&group, peer).await.map_err(|e| refused(RefusalReason::Io, &e.message))?;
+            let change = task.change().await;
+            self.mirror_ended(&change, &group, peer).await.map_err(|e| refused(RefusalReason::Io, &e.message))?;
         }
         let subject = format!("peer {}", record.name);
         if self.groups_with(peer).is_empty() {

@@ -20,6 +20,7 @@ mod mirrors;
 mod notify;
 mod pairing;
 mod stall;
+pub mod turn;
 mod verify;
 mod view;
 mod volumes;
@@ -52,6 +53,7 @@ pub use machine::Machine;
 use board::Board;
 use groups::Entry;
 use pairing::Pairing;
+use turn::Turns;
 use volumes::Preparing;
 
 /// Notices and link events that may wait for the control plane.
@@ -107,12 +109,7 @@ pub(crate) struct Inner {
     started: Instant,
     /// Measured rate of durable writes to the cache, the median of several, bytes a second; 0 before.
     write_rate: AtomicU64,
-    /// Held by every command of this box that changes what there is, from its first look to its end, so that two of them
-    /// never decide on the same state. Taken before `change`.
-    commands: tokio::sync::Mutex<()>,
-    /// Held while what there is on this box is changed, by commands of this box and of a peer alike. Never held while a
-    /// peer is asked: two boxes that ask each other would wait for each other.
-    change: tokio::sync::Mutex<()>,
+    turns: Turns,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -247,8 +244,7 @@ impl Node {
             verified: Mutex::default(),
             started: Instant::now(),
             write_rate: AtomicU64::new(0),
-            commands: tokio::sync::Mutex::new(()),
-            change: tokio::sync::Mutex::new(()),
+            turns: Turns::default(),
         }));
         let inner = Arc::downgrade(&node.0);
         node.0.machine.set_status(Box::new(move || match inner.upgrade() {

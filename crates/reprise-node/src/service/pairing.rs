@@ -15,6 +15,7 @@ use reprise_types::{BoxId, Role};
 use super::board::Told;
 use super::control::DEFAULT_LINK_PORT;
 use super::groups::Entry;
+use super::turn::Commanding;
 use super::view::known_name;
 use super::{Inner, chain, locked, wrong_state};
 use crate::net::NetError;
@@ -303,13 +304,17 @@ impl Inner {
         Ok(record)
     }
 
-    /// Forgets a peer and tells it, if it can be reached. To be called with `commands` held.
-    pub(super) async fn forget_peer(self: &Arc<Self>, name: &Name) -> Result<(), ApiError> {
+    /// Forgets a peer and tells it, if it can be reached.
+    pub(super) async fn forget_peer(
+        self: &Arc<Self>,
+        command: &mut Commanding<'_>,
+        name: &Name,
+    ) -> Result<(), ApiError> {
         let record = self.may_forget(name)?;
         // One that does not hear it is refused when it connects.
-        self.tell_peer(record.id, BoxCommand::ForgetPeer(ForgetPeer {}), FORGET_TIME).await;
+        self.tell_peer(command, record.id, BoxCommand::ForgetPeer(ForgetPeer {}), FORGET_TIME).await;
         // Meanwhile it may have begun to mirror a group to this box.
-        let _change = self.change.lock().await;
+        let _change = command.change().await;
         self.may_forget(name)?;
         self.drop_peer(&record)
     }

@@ -17,6 +17,7 @@ use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, 
 
 use super::board::{JobHandle, Told};
 use super::groups::{Entry, Running};
+use super::turn::{Changing, Task};
 use super::view::{naa, serial};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
 use crate::group::Command;
@@ -277,15 +278,19 @@ impl Inner {
     }
 
     /// Makes a volume in the data half. What fails leaves nothing behind, also not the group that was made for it.
-    pub(super) async fn create_volume(self: Arc<Self>, request: VolumeCreate) -> Result<VolumeStarted, ApiError> {
-        let _command = self.commands.lock().await;
+    pub(super) async fn create_volume(
+        self: Arc<Self>,
+        mut task: Task,
+        request: VolumeCreate,
+    ) -> Result<VolumeStarted, ApiError> {
+        let mut command = task.command().await;
         let mirror = request.mirror.as_ref().map(|peer| self.peer_named(peer)).transpose()?;
         if let Some(peer) = &mirror {
             self.may_come_to_a_mirror(&request)?;
             // A peer that does not answer now is known before anything is made.
-            self.peer_info(peer.id).await?;
+            self.peer_info(&mut command, peer.id).await?;
         }
-        let change = self.change.lock().await;
+        let change = command.change().await;
         let size = request.size.bytes();
         if size == 0 || !size.is_multiple_of(VOLUME_GRAIN) || i64::try_from(size).is_err() {
             let text = format!("{size} bytes is no size of a volume");
@@ -299,15 +304,17 @@ impl Inner {
         if !request.thin && size > room {
             return Err(no_space(size, room));
         }
-        let group = self.group_or_new(&request.group).await?;
-        let made = self.make_volume(&group, &request, mirror.clone()).await;
+        let group = self.group_or_new(&change, &request.group).await?;
+        let made = self.make_volume(&change, &group, &request, mirror.clone()).await;
         if made.is_err() {
-            self.withdraw_group(&group).await;
+            self.withdraw_group(&change, &group).await;
         }
         drop(change);
         let started = made?;
         if let (None, Some(peer)) = (&started.job, mirror) {
-            self.begin_mirror(&group, &peer).await.map_err(|e| made_only(&request.name, &peer.name, e))?;
+            self.begin_mirror(&mut command, &group, &peer)
+                .await
+                .map_err(|e| made_only(&request.name, &peer.name, e))?;
             return Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None });
         }
         Ok(started)
@@ -324,10 +331,10 @@ impl Inner {
         local.map_or(Ok(()), |name| Err(super::refused(reprise_engine::CommandError::LocalOnly { name })))
     }
 
-    /// The same, in a group that is there: at once if thin, else by a job, which mirrors the group as well. With `change`
-    /// held.
+    /// The same, in a group that is there: at once if thin, else by a job, which mirrors the group as well.
     async fn make_volume(
         self: &Arc<Self>,
+        _: &Changing<'_>,
         group: &Running,
         request: &VolumeCreate,
         mirror: Option<PeerRecord>,
@@ -346,20 +353,20 @@ impl Inner {
         let subject = format!("volume {}", request.name);
         let job = self.board.begin_job(JobKind::VolumeCreate, subject, Some(size), true)?;
         let (inner, group, handle, volume) = (self.clone(), group.clone(), job.clone(), status.clone());
-        tokio::spawn(async move {
+        self.turns.spawn(|mut task| async move {
             let name = volume.name.clone();
             let mut result = inner.fill_and_add(group.clone(), volume, Some(handle.clone()), reserved).await;
             match (&result, mirror) {
                 (Ok(()), Some(peer)) => {
-                    let _command = inner.commands.lock().await;
-                    let begun = inner.begin_mirror(&group, &peer).await;
+                    let mut command = task.command().await;
+                    let begun = inner.begin_mirror(&mut command, &group, &peer).await;
                     result = begun.map(|_| ()).map_err(|e| made_only(&name, &peer.name, e));
                 }
                 (Ok(()), None) => {}
                 (Err(_), _) => {
-                    let _command = inner.commands.lock().await;
-                    let _change = inner.change.lock().await;
-                    inner.withdraw_group(&group).await;
+                    let mut command = task.command().await;
+                    let change = command.change().await;
+                    inner.withdraw_group(&change, &group).await;
                 }
             }
             handle.end(result);
@@ -453,6 +460,7 @@ impl Inner {
     /// Gives a home more room; what it has gained reads as zeros.
     pub(super) async fn grow_home(
         self: &Arc<Self>,
+        change: &Changing<'_>,
         group: &Running,
         slot: VolumeSlot,
         size: ByteLen,
@@ -464,7 +472,7 @@ impl Inner {
         let home = ask(&group.commands, |reply| Command::Home(slot, reply)).await?;
         // An earlier attempt may have got this far.
         if home.size() < size {
-            self.extend_home(&volume, home, size, job).await?;
+            self.extend_home(change, &volume, home, size, job).await?;
         }
         // Records behind the end that it had may come from here on.
         ask(&group.commands, |reply| Command::HomeGrown(slot, reply)).await
@@ -472,6 +480,7 @@ impl Inner {
 
     async fn extend_home(
         self: &Arc<Self>,
+        _: &Changing<'_>,
         volume: &VolumeMeta,
         home: Arc<Media>,
         size: ByteLen,
@@ -516,10 +525,12 @@ impl Inner {
                 continue;
             }
             let inner = self.clone();
-            tokio::spawn(async move {
-                let _change = inner.change.lock().await;
+            self.turns.spawn(|mut task| async move {
+                let change = task.change().await;
                 let grown = match inner.may_grow(&group, slot, sectors) {
-                    Ok(()) => inner.grow_home(&group, slot, sectors.bytes(), None).await.map_err(|e| e.message),
+                    Ok(()) => {
+                        inner.grow_home(&change, &group, slot, sectors.bytes(), None).await.map_err(|e| e.message)
+                    }
                     Err(refused) => Err(refused.detail),
                 };
                 if let Some(entry) = locked(&inner.groups).get_mut(&group.id) {
@@ -531,8 +542,12 @@ impl Inner {
     }
 
     /// Gives a volume more room, while hosts use it: first the mirror's home, then the own one, then everybody is told.
-    pub(super) async fn resize_volume(self: Arc<Self>, request: VolumeResize) -> Result<VolumeStarted, ApiError> {
-        let _command = self.commands.lock().await;
+    pub(super) async fn resize_volume(
+        self: Arc<Self>,
+        mut task: Task,
+        request: VolumeResize,
+    ) -> Result<VolumeStarted, ApiError> {
+        let _command = task.command().await;
         let (group, volume) = self.volume(&request.name)?;
         let (size, before) = (request.size.bytes(), volume.sectors.bytes().get());
         let advice = "give a larger multiple of 4096 bytes, such as 20G";
@@ -554,8 +569,8 @@ impl Inner {
         let prepared = self.prepare_room(&group, &volume)?;
         let job = self.board.begin_job(JobKind::VolumeResize, subject, Some(size - before), true)?;
         let (inner, handle, name) = (self.clone(), job.clone(), request.name.clone());
-        tokio::spawn(async move {
-            let result = inner.grow_volume(&group, &volume, size, handle.clone()).await;
+        self.turns.spawn(|task| async move {
+            let result = inner.grow_volume(task, &group, &volume, size, handle.clone()).await;
             if result.is_ok() {
                 let text = format!("Volume {name} has {size} bytes now; hosts have been told.");
                 inner.board.event(Told::new("volume-resized", Severity::Info, format!("volume {name}"), text, ""));
@@ -581,6 +596,7 @@ impl Inner {
     /// The mirror's home first, then the own one, then the record that says so to everybody.
     async fn grow_volume(
         self: &Arc<Self>,
+        mut task: Task,
         group: &Running,
         volume: &VolumeMeta,
         size: u64,
@@ -593,11 +609,11 @@ impl Inner {
             let known = meta.link_volumes().into_iter().find(|v| v.slot == slot);
             let known = known.ok_or_else(|| wrong_state("the volume is leaving".to_owned(), "see reprise jobs"))?;
             let reserve = ReserveVolume { group: group.id, volume: Volume { sectors, ..known } };
-            self.have_peer(peer, BoxCommand::ReserveVolume(reserve), GROW_TIME).await?;
+            self.have_peer(&mut task, peer, BoxCommand::ReserveVolume(reserve), GROW_TIME).await?;
         }
         // Taken behind the question: the peer takes its own to answer, and may be asking this box the same.
-        let _change = self.change.lock().await;
-        self.grow_home(group, slot, ByteLen::from_raw(size), Some(job)).await?;
+        let change = task.change().await;
+        self.grow_home(&change, group, slot, ByteLen::from_raw(size), Some(job)).await?;
         // Writing may have taken hours. The record must not reach a mirror that was not asked.
         let mirror = group.now().meta.peer.as_ref().map(|p| p.peer);
         if mirror.is_some() && mirror != asked {
@@ -610,8 +626,12 @@ impl Inner {
     }
 
     /// Lets hosts write a volume, or not.
-    pub(super) async fn set_volume(self: Arc<Self>, request: VolumeSet) -> Result<VolumeStatus, ApiError> {
-        let _command = self.commands.lock().await;
+    pub(super) async fn set_volume(
+        self: Arc<Self>,
+        mut task: Task,
+        request: VolumeSet,
+    ) -> Result<VolumeStatus, ApiError> {
+        let _command = task.command().await;
         let (group, volume) = self.volume(&request.name)?;
         let (slot, read_only) = (volume.slot, request.read_only);
         ask(&group.commands, |reply| Command::SetReadOnly(slot, read_only, reply)).await?;
@@ -620,9 +640,13 @@ impl Inner {
     }
 
     /// Takes an existing device or image as it is.
-    pub(super) async fn adopt_volume(self: Arc<Self>, request: VolumeAdopt) -> Result<VolumeStarted, ApiError> {
-        let _command = self.commands.lock().await;
-        let _change = self.change.lock().await;
+    pub(super) async fn adopt_volume(
+        self: Arc<Self>,
+        mut task: Task,
+        request: VolumeAdopt,
+    ) -> Result<VolumeStarted, ApiError> {
+        let mut command = task.command().await;
+        let change = command.change().await;
         self.check_new_name(&request.name)?;
         let bad = |text: String, what: &str| ApiError::new(ErrorCode::DeviceUnusable, text, what);
         if !request.path.is_absolute() {
@@ -637,7 +661,7 @@ impl Inner {
             return Err(ApiError::new(ErrorCode::InUse, message, "use that volume, or remove it first"));
         }
         if let Some(area) = self.pool.data().area_at(&text) {
-            return self.adopt_area(request, area.map_err(|e| data_error(&e))?).await;
+            return self.adopt_area(&change, request, area.map_err(|e| data_error(&e))?).await;
         }
         let path = request.path.clone();
         let (media, content) = blocking(move || {
@@ -656,17 +680,18 @@ impl Inner {
             return Err(bad(message, &what));
         }
         let home = Home { path: text, identity: media.identity().to_string(), media };
-        self.take_home(&request, VolumeKind::Adopted, &home).await
+        self.take_home(&change, &request, VolumeKind::Adopted, &home).await
     }
 
-    /// Makes a volume of a home as it is. With `change` held.
+    /// Makes a volume of a home as it is.
     async fn take_home(
         self: &Arc<Self>,
+        change: &Changing<'_>,
         request: &VolumeAdopt,
         kind: VolumeKind,
         home: &Home,
     ) -> Result<VolumeStarted, ApiError> {
-        let (group, id) = (self.group_or_new(&request.group).await?, random16());
+        let (group, id) = (self.group_or_new(change, &request.group).await?, random16());
         let added = async {
             self.takes_volumes(&group)?;
             let (id, size, path) = (VolumeId::from_raw(id?), home.media.size().get(), PathBuf::from(&home.path));
@@ -674,22 +699,27 @@ impl Inner {
             self.add_volume(&group, &status, kind == VolumeKind::Adopted, home).await
         };
         if let Err(error) = added.await {
-            self.withdraw_group(&group).await;
+            self.withdraw_group(change, &group).await;
             return Err(error);
         }
         Ok(VolumeStarted { volume: self.shown_volume(&request.name)?, job: None })
     }
 
     /// Takes an area of the data half that no volume uses, as it is. It was made by this box: it is thick, and may be
-    /// erased. With `change` held.
-    async fn adopt_area(self: &Arc<Self>, request: VolumeAdopt, home: Home) -> Result<VolumeStarted, ApiError> {
+    /// erased.
+    async fn adopt_area(
+        self: &Arc<Self>,
+        change: &Changing<'_>,
+        request: VolumeAdopt,
+        home: Home,
+    ) -> Result<VolumeStarted, ApiError> {
         // A volume that does not run may own it, and one that is being made has no path yet.
         let owned = self.area_owner(&home.identity);
         if let Some(owner) = owned {
             let text = format!("{} is the home of volume {owner} already", home.path);
             return Err(ApiError::new(ErrorCode::InUse, text, "use that volume, or remove it first"));
         }
-        self.take_home(&request, VolumeKind::Thick, &home).await
+        self.take_home(change, &request, VolumeKind::Thick, &home).await
     }
 
     /// Name of the volume whose home is this area.
@@ -775,10 +805,15 @@ impl Inner {
     }
 
     /// Lets a volume go, and destroys its home if asked. Answers with the job that does it.
-    pub(super) async fn leave(self: &Arc<Self>, name: &Name, erase: bool) -> Result<Option<Job>, ApiError> {
+    pub(super) async fn leave(
+        self: &Arc<Self>,
+        mut task: Task,
+        name: &Name,
+        erase: bool,
+    ) -> Result<Option<Job>, ApiError> {
         self.hosts_gone(name).await;
-        let _command = self.commands.lock().await;
-        let _change = self.change.lock().await;
+        let mut command = task.command().await;
+        let _change = command.change().await;
         let (group, volume) = self.may_leave(name, erase)?;
         let kind = if erase { JobKind::VolumeErase } else { JobKind::VolumeRemove };
         let job = self.board.begin_job(kind, format!("volume {name}"), None, false)?;

@@ -64,7 +64,7 @@ const STEPS: [Step; 10] = [
         short: "all tests of all crates; builds the binaries of the other steps",
         long: "",
         has_parts: false,
-        run: |_| cargo_tests(&["--workspace", "--locked", "--features", TEST_FEATURES]),
+        run: |_| unit_tests(),
     },
     Step {
         name: "planted",
@@ -241,6 +241,14 @@ fn source_checks() -> Result<Count> {
     Ok(count)
 }
 
+fn unit_tests() -> Result<Count> {
+    let all = ["--workspace", "--locked", "--features", TEST_FEATURES];
+    let tests = cargo_tests(&all)?;
+    // Nextest knows no examples in comments, some of which must not compile.
+    let examples = counted(cargo(&["test", "--doc", "--no-fail-fast", "--quiet"]).args(all), Count::of_libtest)?;
+    Ok([tests, examples].into_iter().sum())
+}
+
 /// The test of the tests: bugs that are compiled in must be found.
 fn planted(depth: Depth<'_>) -> Result<Count> {
     // In the simulator's profile: hundreds of runs. Nextest and cargo name the option differently.
@@ -274,12 +282,15 @@ fn cargo_tests_with(what: &[&str], variables: &[(&str, &str)]) -> Result<Count> 
         command.args(targets).args(what);
         command
     };
-    command.envs(variables.iter().copied());
-    let (status, lines) = watch(&mut command)?;
-    let count = |l: &String| if nextest { Count::of_nextest(l) } else { Count::of_libtest(l) };
-    let mut count: Count = lines.iter().filter_map(count).sum();
+    counted(command.envs(variables.iter().copied()), if nextest { Count::of_nextest } else { Count::of_libtest })
+}
+
+/// Runs tests and counts them by the lines that say so.
+fn counted(command: &mut Command, count: fn(&str) -> Option<Count>) -> Result<Count> {
+    let (status, lines) = watch(command)?;
+    let mut count: Count = lines.iter().filter_map(|l| count(l)).sum();
     if !status.success() && count.failed == 0 {
-        println!("{} ended with {status}", line(&command));
+        println!("{} ended with {status}", line(command));
         count.failed = 1;
     }
     Ok(count)

@@ -1,7 +1,8 @@
 //! What goes into a group and what comes out of it.
 
 use bytes::Bytes;
-use reprise_format::link::{CloseReason, Message, Row};
+use reprise_format::batch::ReceivedBody;
+use reprise_format::link::{Batch, CloseReason, Message, Row};
 use reprise_journal::{Grant, SegmentId};
 use reprise_types::{Extent, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
@@ -151,12 +152,24 @@ pub enum LinkInput {
         /// This box dialled: it makes the offer. The end that was asked answers, whatever its role.
         dialled: bool,
     },
-    /// A message, with its payload behind 64 bytes of room where it is a batch.
+    /// A batch.
+    Batch(Batch, ReceivedBody),
+    /// Any other message, with its payload.
     Message(Message, Bytes),
     /// So many bytes of bulk have left the queue.
     Sent(u64),
     /// The connection is gone.
     Disconnected,
+}
+
+impl LinkInput {
+    /// A message, with what its payload was received into (see [`reprise_link::mux::headroom`]).
+    pub fn received(message: Message, buffer: Bytes) -> Self {
+        match message {
+            Message::Batch(batch) => Self::Batch(batch, ReceivedBody::in_buffer(buffer)),
+            other => Self::Message(other, buffer),
+        }
+    }
 }
 
 /// What happened.

@@ -1,6 +1,7 @@
 //! The feed of a mirror: the link. A source that is asked by another source answers here too, and takes no data.
 
 use bytes::Bytes;
+use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{
     Close, CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Message, Row, Side, Volume,
 };
@@ -88,7 +89,16 @@ impl Group {
                 self.feed.disconnected();
             }
             LinkInput::Sent(_) => {}
-            LinkInput::Message(message, payload) => self.feed_message(message, payload),
+            LinkInput::Batch(batch, body) => {
+                if let Some(MirrorEvent::Batch { first, last }) = self.feed_message(batch.into(), body.len()) {
+                    self.feed_batch(first, last, body);
+                }
+            }
+            LinkInput::Message(message, payload) => {
+                if let Some(event) = self.feed_message(message, payload.len()) {
+                    self.feed_event(event, payload);
+                }
+            }
         }
     }
 
@@ -99,16 +109,14 @@ impl Group {
         self.core.effects.push_back(Effect::LinkSend(close.into(), Vec::new()));
     }
 
-    fn feed_message(&mut self, message: Message, payload: Bytes) {
-        // A batch comes behind 64 bytes of room for its envelope.
-        let room = if matches!(message, Message::Batch(_)) { 64 } else { 0 };
-        let len = (payload.len() as u64).saturating_sub(room);
-        let Some(session) = &mut self.feed.session else { return };
-        match session.handle(self.core.now.mono, message, len) {
-            Ok(None) => {}
-            Ok(Some(event)) => self.feed_event(event, payload),
-            Err(error) => self.feed_fault(&error),
-        }
+    /// What a message means that has so many bytes of payload.
+    fn feed_message(&mut self, message: Message, payload_len: usize) -> Option<MirrorEvent> {
+        let session = self.feed.session.as_mut()?;
+        let heard = session.handle(self.core.now.mono, message, payload_len as u64);
+        heard.unwrap_or_else(|error| {
+            self.feed_fault(&error);
+            None
+        })
     }
 
     fn feed_fault(&mut self, error: &LinkError) {
@@ -161,7 +169,7 @@ impl Group {
                     }
                 }
             }
-            MirrorEvent::Batch { first, last } => self.feed_batch(first, last, payload),
+            MirrorEvent::Batch { .. } => unreachable!("a batch comes with its body"),
             MirrorEvent::Region { region, zero } => {
                 let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
                 self.feed.writing += 1;
@@ -203,11 +211,11 @@ impl Group {
         self.persist(After::Free(unused));
     }
 
-    fn feed_batch(&mut self, first: Seq, last: Seq, payload: Bytes) {
-        self.core.stats.bytes_in += payload.len() as u64;
-        let fault = match self.core.journal.check_body(payload) {
-            Ok(batch) if (batch.first_seq(), batch.last_seq()) == (first, last) => {
-                let records = match self.unit_records_of(&batch) {
+    fn feed_batch(&mut self, first: Seq, last: Seq, body: ReceivedBody) {
+        self.core.stats.bytes_in += body.len() as u64;
+        let fault = match self.core.journal.check_body(body) {
+            Ok(next) if next.range == (first, last) => {
+                let records = match self.unit_records_of(&next.changes) {
                     Ok(records) => records,
                     Err(fault) => return self.feed_fault(&fault),
                 };
@@ -215,7 +223,7 @@ impl Group {
                     // It comes again, when the home may have grown.
                     return self.link_close(CloseReason::NotReady);
                 }
-                self.core.journal.append_batch(batch);
+                self.core.journal.append_body(next);
                 self.unit_records(records);
                 #[cfg(feature = "planted")]
                 if has(Planted::MirrorAcksReceived) {

@@ -195,17 +195,20 @@ impl Group {
                 self.peer.disconnected();
             }
             LinkInput::Sent(bytes) => self.peer.queued = self.peer.queued.saturating_sub(bytes),
-            LinkInput::Message(message, _) => {
-                let Some(mut session) = self.peer.session.take() else { return };
-                let journal = &self.core.journal;
-                let result = session.handle(self.core.now.mono, message, &|seq| journal.hash_at(seq));
-                self.peer.session = Some(session);
-                match result {
-                    Ok(Some(event)) => self.peer_event(event),
-                    Ok(None) => {}
-                    Err(error) => self.peer_fault(&error),
-                }
-            }
+            LinkInput::Batch(batch, _) => self.peer_message(batch.into()),
+            LinkInput::Message(message, _) => self.peer_message(message),
+        }
+    }
+
+    fn peer_message(&mut self, message: Message) {
+        let Some(mut session) = self.peer.session.take() else { return };
+        let journal = &self.core.journal;
+        let result = session.handle(self.core.now.mono, message, &|seq| journal.hash_at(seq));
+        self.peer.session = Some(session);
+        match result {
+            Ok(Some(event)) => self.peer_event(event),
+            Ok(None) => {}
+            Err(error) => self.peer_fault(&error),
         }
     }
 

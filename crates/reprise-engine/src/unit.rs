@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::unit;
-use reprise_journal::Batch;
+use reprise_journal::ChangeRecord;
 use reprise_link::LinkError;
 use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
@@ -152,10 +152,9 @@ impl Group {
     ///
     /// # Errors
     /// There is no room for one: the batch is not taken.
-    pub(crate) fn unit_records_of(&self, batch: &Batch) -> Result<Vec<UnitRecord>, LinkError> {
-        let records = batch.records_of(&[RecordKind::Reservation, RecordKind::VolumeResized]);
-        let told = records.into_iter().filter_map(|(seq, kind, volume, payload)| {
-            Some(UnitRecord { seq, volume, what: What::of(kind, &payload)? })
+    pub(crate) fn unit_records_of(&self, changes: &[ChangeRecord]) -> Result<Vec<UnitRecord>, LinkError> {
+        let told = changes.iter().filter_map(|&ChangeRecord { seq, kind, volume, ref payload }| {
+            Some(UnitRecord { seq, volume, what: What::of(kind, payload)? })
         });
         let told: Vec<UnitRecord> = told.collect();
         if !told.is_empty() {

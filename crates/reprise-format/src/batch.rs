@@ -453,6 +453,36 @@ pub fn pack_header(place: &BodyPlace, records: &[PackRecord]) -> (PoolBuf, BodyH
     (buf, BodyHeader { head, records: out })
 }
 
+/// The body of a batch as it came from a peer, not looked at yet. It was received into an aligned buffer, behind room as long
+/// as an envelope: its payload is aligned as on disk and goes there without a copy.
+#[derive(Debug, Clone)]
+pub struct ReceivedBody(Bytes);
+
+impl ReceivedBody {
+    /// Bytes of room in front of a body.
+    pub const ROOM: usize = ENVELOPE_LEN;
+
+    /// What lies behind the room in the buffer it was received into; an empty one where there is nothing.
+    pub fn in_buffer(mut buffer: Bytes) -> Self {
+        Self(buffer.split_off(buffer.len().min(Self::ROOM)))
+    }
+
+    /// Bytes of the body.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where nothing came.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The body.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
 /// Checks one grain of a record's payload: `grain` must be the bytes of checksum number `index`.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use reprise_format::FormatError;
 use reprise_format::batch::{BodyHeader, ENVELOPE_LEN, Envelope, Record};
-use reprise_types::{PoolBuf, RecordKind, Seq, VolumeSlot, honest};
+use reprise_types::{PoolBuf, Seq, honest};
 
 /// A batch in memory: the decoded header, the header's bytes, and the payload of each record. Immutable and shared:
 /// journal, RAM tail, home and link use the same bytes.
@@ -84,14 +84,6 @@ impl Batch {
     /// Records with their payloads.
     pub fn records(&self) -> impl Iterator<Item = (&Record, &Bytes)> + '_ {
         self.header.records.iter().zip(&self.payloads)
-    }
-
-    /// Its records of some kinds, with their payload.
-    pub fn records_of(&self, kinds: &[RecordKind]) -> Vec<(Seq, RecordKind, VolumeSlot, Bytes)> {
-        self.records()
-            .filter(|(record, _)| kinds.contains(&record.descriptor.kind))
-            .map(|(record, payload)| (record.seq, record.descriptor.kind, record.descriptor.volume, payload.clone()))
-            .collect()
     }
 
     /// The record with this Seq, if it is in the batch.

@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use reprise_format::FormatError;
-use reprise_format::batch::ENVELOPE_LEN;
+use reprise_format::batch::ReceivedBody;
 use reprise_types::{BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, Seq, WallMicros, honest};
 
 use crate::covered::Covered;
-use crate::log::{AppendError, BodyError, JournalWrite, Log, LogPlace, NewRecord, WriteToken};
+use crate::log::{AppendError, BodyError, JournalWrite, Log, LogPlace, NewRecord, NextBatch, WriteToken};
 use crate::plan::{Planner, ReadPlan};
 use crate::segment::Segment;
 use crate::store::{BatchPlace, BatchSource, Store};
@@ -188,41 +187,26 @@ impl Journal {
         Ok(seq)
     }
 
-    /// Takes the next batch from the peer. `room_and_body` is the body behind 64 bytes of room, so that its payload is
-    /// aligned for direct I/O.
-    ///
-    /// # Errors
-    /// See [`BodyError`]; nothing is taken then.
-    pub fn append_body(&mut self, room_and_body: Bytes) -> Result<(Seq, Seq), BodyError> {
-        let batch = self.check_body(room_and_body)?;
-        Ok(self.append_batch(batch))
-    }
-
-    /// The batch in a body from the peer, if it is the next one. Nothing is taken yet: see [`Self::append_batch`].
+    /// Looks at a body from the peer and says what is in it, if it is the next batch. Nothing is taken yet.
     ///
     /// # Errors
     /// See [`BodyError`].
-    pub fn check_body(&self, room_and_body: Bytes) -> Result<Batch, BodyError> {
-        let have = room_and_body.len();
-        if have < ENVELOPE_LEN {
-            return Err(FormatError::Short { what: "batch body", need: ENVELOPE_LEN, have }.into());
-        }
-        let batch = Batch::from_body(room_and_body.slice(ENVELOPE_LEN..))?;
-        self.log.check_next(&batch)?;
-        Ok(batch)
+    pub fn check_body(&self, body: ReceivedBody) -> Result<NextBatch, BodyError> {
+        self.log.check_next(Batch::from_body(body.into_bytes())?)
     }
 
-    /// Takes a batch that [`Self::check_body`] has just given.
-    pub fn append_batch(&mut self, batch: Batch) -> (Seq, Seq) {
-        for record in &batch.header().records {
+    /// Takes a batch that [`Self::check_body`] has found to be the next one.
+    ///
+    /// # Panics
+    /// When another has been taken since.
+    pub fn append_body(&mut self, next: NextBatch) {
+        for record in &next.batch.header().records {
             if record.descriptor.kind.changes_content() {
                 self.index.insert(record.descriptor.extent(), record.seq);
             }
         }
-        let range = (batch.first_seq(), batch.last_seq());
-        self.log.take(batch, &mut self.store);
+        self.log.take(next.batch, &mut self.store);
         self.assert_invariants();
-        range
     }
 
     /// Forgets what was taken from the peer and is not durable: the peer sends it again. `applied` is where home is.

@@ -24,7 +24,7 @@ mod tail;
 pub use batch::Batch;
 pub use index::Index;
 pub use journal::{Journal, JournalConfig, JournalStart};
-pub use log::{AppendError, BodyError, JournalWrite, NewRecord, WriteToken};
+pub use log::{AppendError, BodyError, ChangeRecord, JournalWrite, NewRecord, NextBatch, WriteToken};
 pub use plan::{DiskPiece, Piece, PieceSource, ReadPlan};
 pub use recover::{CacheRead, Case, Found, RecoverError, Recovered, SegmentFound, recover, scan_segments};
 pub use segment::{Grant, SegmentId, newest_generation, segment_offset};

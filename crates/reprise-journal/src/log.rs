@@ -12,7 +12,7 @@ use reprise_format::batch::{
 use reprise_format::segment::{SEGMENT_HEADER_LEN, SegmentHeader, footer_len};
 use reprise_types::{
     BranchId, Extent, GroupId, HistoryHash, Now, Point, PoolId, RecordKind, SECTOR_END_MAX, SECTOR_SIZE, Sector,
-    SectorCount, Seq, WallMicros, honest,
+    SectorCount, Seq, VolumeSlot, WallMicros, honest,
 };
 
 use crate::segment::Segment;
@@ -116,6 +116,42 @@ pub enum BodyError {
         /// Ours.
         expected: HistoryHash,
     },
+}
+
+/// A record of something else than content: the state of a unit, the size of a volume, a mark.
+#[derive(Debug, Clone)]
+pub struct ChangeRecord {
+    /// Its position.
+    pub seq: Seq,
+    /// What it is.
+    pub kind: RecordKind,
+    /// The volume, where it is about one.
+    pub volume: VolumeSlot,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// A batch from the peer that was found to be the next one of this history, to be taken or not.
+#[derive(Debug)]
+pub struct NextBatch {
+    pub(crate) batch: Batch,
+    /// First record and last.
+    pub range: (Seq, Seq),
+    /// What it has of something else than content, oldest first.
+    pub changes: Vec<ChangeRecord>,
+}
+
+impl NextBatch {
+    fn new(batch: Batch) -> Self {
+        let other = batch.records().filter(|(record, _)| !record.descriptor.kind.changes_content());
+        let changes = other.map(|(record, payload)| ChangeRecord {
+            seq: record.seq,
+            kind: record.descriptor.kind,
+            volume: record.descriptor.volume,
+            payload: payload.clone(),
+        });
+        Self { range: (batch.first_seq(), batch.last_seq()), changes: changes.collect(), batch }
+    }
 }
 
 /// Names one journal write in flight.
@@ -238,7 +274,7 @@ impl Log {
     }
 
     /// Is this the next batch of this history?
-    pub(crate) fn check_next(&self, batch: &Batch) -> Result<(), BodyError> {
+    pub(crate) fn check_next(&self, batch: Batch) -> Result<NextBatch, BodyError> {
         let head = batch.header().head;
         if head.group != self.place.group || head.branch != self.place.branch {
             return Err(BodyError::Foreign { group: head.group, branch: head.branch });
@@ -249,12 +285,15 @@ impl Log {
         if honest!(head.h_before != self.packed.hash, ChainUnchecked => false, GapUnchecked => false) {
             return Err(BodyError::Diverged { seq: head.first_seq, found: head.h_before, expected: self.packed.hash });
         }
-        Ok(())
+        Ok(NextBatch::new(batch))
     }
 
     /// Takes the next batch of this history, packed by the peer.
     pub(crate) fn take(&mut self, batch: Batch, store: &mut Store) {
         let head = batch.header().head;
+        let next = self.written.next();
+        let follows = honest!(head.first_seq == next, GapUnchecked => true);
+        assert!(follows, "a batch that begins at {} was checked, {next} is next", head.first_seq);
         self.written = head.last_seq;
         self.wall = self.wall.max(head.wall_forced);
         self.enqueue(batch, store);

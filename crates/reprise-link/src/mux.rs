@@ -3,15 +3,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{
     CHUNK_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, Message, MessageError,
     MessageKind, Stream,
 };
 use reprise_types::PoolBuf;
-
-/// Bytes in front of a batch's body in its buffer: room for the journal's envelope, so that body and payload are aligned
-/// where the journal needs them and no copy is made.
-pub const BATCH_HEADROOM: usize = 64;
 
 /// Control messages waiting to be sent. They are small and few; a peer that provokes more while it takes no bytes is cut.
 pub const CONTROL_QUEUE_MAX: usize = 256;
@@ -161,7 +158,7 @@ pub enum AssembleError {
 pub enum Payload {
     /// Nothing.
     None,
-    /// The payload in an aligned buffer, after [`BATCH_HEADROOM`] bytes of room where the message is a batch.
+    /// The payload in an aligned buffer, behind as much room as [`headroom`] says.
     Plain(PoolBuf),
     /// Compressed bytes, which become `raw_len` bytes.
     Zstd {
@@ -172,9 +169,9 @@ pub enum Payload {
     },
 }
 
-/// Room in front of the payload of a message of this kind.
+/// Room in front of the payload of a message of this kind, in bytes: that of [`ReceivedBody`] where it is a batch.
 pub fn headroom(kind: MessageKind) -> usize {
-    if kind == MessageKind::Batch { BATCH_HEADROOM } else { 0 }
+    if kind == MessageKind::Batch { ReceivedBody::ROOM } else { 0 }
 }
 
 #[derive(Debug)]
@@ -309,7 +306,7 @@ mod tests {
             if let Some((message, payload)) = assembler.accept(&frame, &mut alloc).unwrap() {
                 order.push(message.kind());
                 if let Payload::Plain(buf) = payload {
-                    assert_eq!(buf[BATCH_HEADROOM..], vec![7u8; 100_000]);
+                    assert_eq!(buf[ReceivedBody::ROOM..], vec![7u8; 100_000]);
                 }
             }
         }
@@ -363,7 +360,7 @@ mod tests {
                 let (message, payload) = done.expect("whole");
                 prop_assert_eq!(message, batch(n as u64));
                 match payload {
-                    Payload::Plain(buf) => prop_assert_eq!(&buf[BATCH_HEADROOM..], &content[..]),
+                    Payload::Plain(buf) => prop_assert_eq!(&buf[ReceivedBody::ROOM..], &content[..]),
                     Payload::None => prop_assert!(content.is_empty()),
                     Payload::Zstd { .. } => prop_assert!(false),
                 }

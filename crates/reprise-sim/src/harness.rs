@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::FormatError;
+use reprise_format::batch::ReceivedBody;
 use reprise_format::superblock::{self, GroupBody, PointBody, SUPERBLOCK_COPY_LEN, SuperblockKind};
 use reprise_journal::{
     BatchSource, BodyError, CacheRead, Case, Found, Grant, Index, Journal, JournalConfig, JournalStart, NewRecord,
@@ -138,7 +139,7 @@ struct Alive {
 struct Body {
     first: Seq,
     records: Vec<Written>,
-    room_and_body: Bytes,
+    received: ReceivedBody,
 }
 
 /// The harness. See the module.
@@ -477,9 +478,13 @@ impl JournalHarness {
                 let count = self.rng.range(1, 1 + self.bodies.len() as u64) as usize;
                 let batch: Vec<Body> = self.bodies.drain(..count.min(self.bodies.len())).collect();
                 for body in batch {
-                    let (first, last) = match alive.journal.append_body(body.room_and_body.clone()) {
-                        Ok(range) => range,
-                        Err(e) => return wrong(format!("append_body: {e}")),
+                    let (first, last) = match alive.journal.check_body(body.received.clone()) {
+                        Ok(next) => {
+                            let range = next.range;
+                            alive.journal.append_body(next);
+                            range
+                        }
+                        Err(e) => return wrong(format!("check_body: {e}")),
                     };
                     if first != body.first || last.since(first) + 1 != body.records.len() as u64 {
                         return wrong(format!("body of {} was taken as {first}..{last}", body.first));
@@ -511,7 +516,7 @@ impl JournalHarness {
         let after = alive.journal.written();
         let other = HistoryHash::from_raw([0xee; 16]);
         let body = self.pack_bodies(after, other, 1)?.pop_front();
-        match body.map(|b| alive.journal.append_body(b.room_and_body)) {
+        match body.map(|b| alive.journal.check_body(b.received).map(|next| next.range)) {
             Some(Err(BodyError::Diverged { .. })) => Ok(()),
             other => wrong(format!("a body of another history was not refused: {other:?}")),
         }
@@ -542,11 +547,12 @@ impl JournalHarness {
             while let Some(write) = source.poll_write(now(after.get() + left), 1) {
                 source.write_done(write.token);
                 while let Some(BatchSource::Ram(batch)) = source.batch_after(at) {
-                    let mut room_and_body = vec![0; 64];
-                    batch.body().for_each(|piece| room_and_body.extend_from_slice(&piece));
+                    let mut buffer = vec![0; ReceivedBody::ROOM];
+                    batch.body().for_each(|piece| buffer.extend_from_slice(&piece));
+                    let received = ReceivedBody::in_buffer(buffer.into());
                     let own = records.drain(..batch.records().count()).collect();
                     let first = batch.first_seq();
-                    bodies.push_back(Body { first, records: own, room_and_body: room_and_body.into() });
+                    bodies.push_back(Body { first, records: own, received });
                     at = batch.last_seq();
                 }
             }

@@ -211,7 +211,7 @@ pub fn many_registrations(count: u8) -> UnitState {
     UnitState { registrations: (0..count).map(registration).collect(), ..UnitState::default() }
 }
 
-/// A batch's body behind 64 bytes of room, as it comes over the link.
+/// A batch's body behind its room, as it comes over the link.
 pub fn body(at: Point, records: &[PackRecord]) -> Bytes {
     let wall = WallMicros::from_raw(1);
     let place = BodyPlace {

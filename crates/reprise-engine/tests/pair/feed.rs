@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use reprise_engine::{Effect, GroupMeta, Notice};
+use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{CloseReason, CopyCursor, GroupState, Membership, Message, Row, Trouble};
 use reprise_types::{BoxId, GroupId};
 
@@ -643,7 +644,7 @@ fn batch_on_the_line() -> (Pair, reprise_format::link::Batch, Bytes) {
     pair.a.out.clear();
     pair.a.put(extent(0, 0, 1), content(1, 1));
     let Some((Message::Batch(batch), body)) = pair.a.out.pop_back() else { panic!("a batch") };
-    let mut bytes = vec![0; 64];
+    let mut bytes = vec![0; ReceivedBody::ROOM];
     bytes.extend(body.concat());
     pair.b.told();
     pair.b.closed.clear();
@@ -683,7 +684,7 @@ fn a_batch_of_another_history_stops_the_link() {
     other.a.out.clear();
     other.a.put(extent(0, 1, 1), content(9, 1));
     let Some((Message::Batch(second), body)) = other.a.out.pop_back() else { panic!("a batch") };
-    let mut bytes = vec![0; 64];
+    let mut bytes = vec![0; ReceivedBody::ROOM];
     bytes.extend(body.concat());
     // Ours takes its own first record, and then the other's second.
     let (mut ours, batch, first) = batch_on_the_line();

@@ -628,7 +628,7 @@ impl TestBox {
 
     /// A message of the peer.
     pub fn message(&mut self, message: Message, payload: Bytes) {
-        self.tell(Event::Link(LinkInput::Message(message, payload)));
+        self.tell(Event::Link(LinkInput::received(message, payload)));
     }
 }
 

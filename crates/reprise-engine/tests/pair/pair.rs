@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use reprise_engine::{Event, LinkInput};
-use reprise_format::link::{Message, Stream};
+use reprise_format::link::Stream;
+use reprise_link::mux::headroom;
 use reprise_types::BoxId;
 
 use crate::harness::{QUIET_MS, STEPS_MAX, Setup, TestBox, source_instance};
@@ -110,8 +111,7 @@ impl Pair {
         if message.kind().stream() == Stream::Bulk {
             from.tell(Event::Link(LinkInput::Sent(payload.len() as u64)));
         }
-        let room = if matches!(message, Message::Batch(_)) { 64 } else { 0 };
-        let mut bytes = vec![0; room];
+        let mut bytes = vec![0; headroom(message.kind())];
         bytes.extend(payload);
         to.message(message, Bytes::from(bytes));
         true

@@ -1,7 +1,7 @@
 //! Batches from the peer: which are taken, and that what is taken is what was sent.
 
 use bytes::Bytes;
-use reprise_format::batch::{BATCH_PAYLOAD_MAX, ENVELOPE_LEN};
+use reprise_format::batch::{BATCH_PAYLOAD_MAX, ENVELOPE_LEN, ReceivedBody};
 use reprise_format::{FormatError, batch::hash_start};
 use reprise_journal::{
     Batch, BatchSource, BodyError, Grant, Journal, JournalConfig, JournalStart, JournalWrite, NewRecord,
@@ -34,6 +34,14 @@ fn bodies(batches: &[Vec<NewRecord>]) -> Vec<Bytes> {
     bodies_of(GROUP, start(), batches)
 }
 
+/// The journal takes a body, if it is the next one.
+fn take(journal: &mut Journal, body: Bytes) -> Result<(Seq, Seq), BodyError> {
+    let next = journal.check_body(ReceivedBody::in_buffer(body))?;
+    let range = next.range;
+    journal.append_body(next);
+    Ok(range)
+}
+
 /// A body behind the room that the link leaves for an envelope.
 fn wire(batch: &Batch) -> Bytes {
     let mut out = vec![0; ENVELOPE_LEN];
@@ -50,8 +58,8 @@ fn three() -> Vec<Bytes> {
 fn what_is_taken_is_written_and_read_as_it_was_sent() {
     let mut bench = Bench::new(0);
     let sent = three();
-    assert_eq!(bench.journal.append_body(sent[0].clone()), Ok((seq(1), seq(2))));
-    assert_eq!(bench.journal.append_body(sent[1].clone()), Ok((seq(3), seq(3))));
+    assert_eq!(take(&mut bench.journal, sent[0].clone()), Ok((seq(1), seq(2))));
+    assert_eq!(take(&mut bench.journal, sent[1].clone()), Ok((seq(3), seq(3))));
     let image: Vec<_> =
         [Some(1), Some(1), Some(1), Some(1), Some(0), Some(0), Some(3), Some(3), Some(3), Some(3), None].to_vec();
     let whole = extent(0, 0, 11);
@@ -61,7 +69,7 @@ fn what_is_taken_is_written_and_read_as_it_was_sent() {
     assert_eq!(bench.journal.undurable_bytes(), bodies(&[0, 1]));
     assert!(bench.journal.stalled(), "it waits for a segment");
     let write = bench.submit().unwrap();
-    assert_eq!(bench.journal.append_body(sent[2].clone()), Ok((seq(4), seq(4))));
+    assert_eq!(take(&mut bench.journal, sent[2].clone()), Ok((seq(4), seq(4))));
     assert_eq!(bench.journal.undurable_bytes(), bodies(&[0, 1, 2]));
     bench.journal.write_done(write.token);
     assert_eq!(bench.journal.undurable_bytes(), bodies(&[2]));
@@ -89,7 +97,7 @@ fn what_is_taken_is_written_and_read_as_it_was_sent() {
 fn the_journal_takes_over_where_a_peer_s_batches_end() {
     let mut bench = Bench::new(0);
     let sent = three();
-    bench.journal.append_body(sent[0].clone()).unwrap();
+    take(&mut bench.journal, sent[0].clone()).unwrap();
     // A takeover: the next records are this box's own. They continue Seq, h and the clock.
     bench.wall = 7;
     assert_eq!(bench.write(0, 0, 1), seq(3));
@@ -104,7 +112,7 @@ fn the_journal_takes_over_where_a_peer_s_batches_end() {
 fn only_the_next_batch_of_this_history_is_taken() {
     let sent = three();
     let mut bench = Bench::new(0);
-    bench.journal.append_body(sent[0].clone()).unwrap();
+    take(&mut bench.journal, sent[0].clone()).unwrap();
     let before = (bench.journal.written(), bench.journal.undurable_bytes(), bench.journal.index_len());
     let h2 = Batch::from_body(sent[0].slice(ENVELOPE_LEN..)).unwrap().header().head.h_after;
     let other_hash = HistoryHash::from_raw([9; 16]);
@@ -124,15 +132,15 @@ fn only_the_next_batch_of_this_history_is_taken() {
         ),
     ];
     for (name, body, error) in cases {
-        assert_eq!(bench.journal.append_body(body), Err(error), "{name}");
+        assert_eq!(take(&mut bench.journal, body), Err(error), "{name}");
     }
     for (name, body) in damaged(&sent[1]) {
-        let refused = bench.journal.append_body(body);
+        let refused = take(&mut bench.journal, body);
         assert!(matches!(refused, Err(BodyError::Format(_))), "{name}: {refused:?}");
     }
     let after = (bench.journal.written(), bench.journal.undurable_bytes(), bench.journal.index_len());
     assert_eq!(after, before, "nothing was taken");
-    assert_eq!(bench.journal.append_body(sent[1].clone()), Ok((seq(3), seq(3))), "and the next one is");
+    assert_eq!(take(&mut bench.journal, sent[1].clone()), Ok((seq(3), seq(3))), "and the next one is");
 }
 
 fn damaged(body: &Bytes) -> Vec<(&'static str, Bytes)> {
@@ -158,7 +166,7 @@ fn damaged(body: &Bytes) -> Vec<(&'static str, Bytes)> {
 fn an_error_says_how_much_was_missing() {
     let mut bench = Bench::new(0);
     for len in [0, ENVELOPE_LEN - 1, ENVELOPE_LEN] {
-        match bench.journal.append_body(vec![0; len].into()) {
+        match take(&mut bench.journal, vec![0; len].into()) {
             Err(BodyError::Format(FormatError::Short { need, have, .. })) => assert!(need > have, "{len}"),
             other => panic!("{len}: {other:?}"),
         }
@@ -176,9 +184,9 @@ fn a_journal_that_begins_later_takes_only_what_follows_there() {
     let own = &bench.journal;
     assert_eq!((own.branch(), own.trimmed(), own.durable(), own.written()), (BRANCH, base, base, seq(40)));
     assert_eq!((own.incarnation(), own.hash_at(seq(40)), own.hash_at(seq(39))), (3, Some(base.hash), None));
-    let early = bench.journal.append_body(bodies(&next).remove(0));
+    let early = take(&mut bench.journal, bodies(&next).remove(0));
     assert_eq!(early, Err(BodyError::Gap { found: seq(1), expected: seq(41) }));
-    assert_eq!(bench.journal.append_body(bodies_of(GROUP, base, &next).remove(0)), Ok((seq(41), seq(41))));
+    assert_eq!(take(&mut bench.journal, bodies_of(GROUP, base, &next).remove(0)), Ok((seq(41), seq(41))));
     bench.flush();
     bench.applied = seq(40);
     bench.restart(0);
@@ -187,7 +195,7 @@ fn a_journal_that_begins_later_takes_only_what_follows_there() {
 }
 
 #[test]
-fn records_of_some_kinds_are_found_in_a_batch() {
+fn a_batch_says_what_it_has_of_something_else_than_content() {
     let state = |volume, fill: u8| NewRecord {
         kind: RecordKind::Reservation,
         extent: extent(volume, 0, 0),
@@ -199,15 +207,16 @@ fn records_of_some_kinds_are_found_in_a_batch() {
         vec![write(5, extent(0, 0, 1))],
     ]);
     let mut journal = empty(config(0));
-    let kinds = [RecordKind::Reservation, RecordKind::VolumeResized];
-    let first = journal.check_body(sent[0].clone()).unwrap();
+    let check = |journal: &Journal, n: usize| journal.check_body(ReceivedBody::in_buffer(sent[n].clone())).unwrap();
+    let first = check(&journal, 0);
     assert_eq!(journal.written(), Seq::ZERO, "nothing is taken yet");
-    let found: Vec<_> = first.records_of(&kinds).into_iter().map(|(s, k, v, p)| (s.get(), k, v.get(), p[0])).collect();
+    let found: Vec<_> = first.changes.iter().map(|c| (c.seq.get(), c.kind, c.volume.get(), c.payload[0])).collect();
     let (reservation, resized) = (RecordKind::Reservation, RecordKind::VolumeResized);
     assert_eq!(found, [(1, reservation, 1, 5), (3, resized, 2, 9), (4, reservation, 3, 6)]);
-    assert_eq!(first.records_of(&[RecordKind::VolumeResized]).len(), 1);
-    assert_eq!(journal.append_batch(first), (seq(1), seq(4)));
-    assert!(journal.check_body(sent[1].clone()).unwrap().records_of(&kinds).is_empty(), "the last batch has none");
+    assert_eq!(first.range, (seq(1), seq(4)));
+    journal.append_body(first);
+    assert_eq!(journal.written(), seq(4));
+    assert!(check(&journal, 1).changes.is_empty(), "the last batch has none");
 }
 
 #[test]
@@ -225,7 +234,7 @@ fn batches_with_other_records_than_content_are_found_once_they_are_durable() {
     ]);
     let mut bench = Bench::new(0);
     for body in sent {
-        bench.journal.append_body(body).unwrap();
+        take(&mut bench.journal, body).unwrap();
     }
     let found = |bench: &Bench, after| {
         let places = bench.journal.batches_with_changes(seq(after));
@@ -248,7 +257,7 @@ fn many_batches_go_out_in_writes_of_four_mib() {
     let batches: Vec<_> = (1..=17).map(|n| vec![write(n, extent(0, 0, full))]).collect();
     let mut journal = empty(JournalConfig { segment_len: 64 << 20, ..config(0) });
     for body in bodies(&batches) {
-        journal.append_body(body).unwrap();
+        take(&mut journal, body).unwrap();
     }
     journal.grant(Grant { segment: 0, generation: 1 });
     let mut lasts = Vec::new();

@@ -1,12 +1,13 @@
 //! Chunks: queues and their bounds, what a throttle is asked for, frames that do not belong together.
 
 use bytes::Bytes;
+use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{
     Batch, CHUNK_BYTES_MAX, CONTROL_MESSAGE_BYTES_MAX, CopyDone, CopyExtent, FRAME_HEADER_BYTES, Frame, Message,
     MessageKind, Stream,
 };
 use reprise_link::mux::{
-    AssembleError, Assembler, BATCH_HEADROOM, BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, Muxer, Payload, QueueFull, headroom,
+    AssembleError, Assembler, BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, Muxer, Payload, QueueFull, headroom,
 };
 use reprise_types::{PoolBuf, SectorCount};
 
@@ -125,14 +126,14 @@ fn a_message_ends_exactly_with_its_last_chunk() {
         let (message, Payload::Plain(buf)) = done.pop().unwrap().unwrap() else { panic!("plain") };
         assert_eq!(message, batch());
         assert!(done.iter().all(Option::is_none));
-        assert_eq!(buf.len(), BATCH_HEADROOM + payload);
-        assert!(buf[BATCH_HEADROOM..] == content(payload) && buf[..BATCH_HEADROOM].iter().all(|b| *b == 0));
+        assert_eq!(buf.len(), ReceivedBody::ROOM + payload);
+        assert!(buf[ReceivedBody::ROOM..] == content(payload) && buf[..ReceivedBody::ROOM].iter().all(|b| *b == 0));
     }
 }
 
 #[test]
 fn only_a_batch_has_room_in_front_of_its_payload() {
-    assert_eq!((headroom(MessageKind::Batch), headroom(MessageKind::CopyExtent)), (BATCH_HEADROOM, 0));
+    assert_eq!((headroom(MessageKind::Batch), headroom(MessageKind::CopyExtent)), (ReceivedBody::ROOM, 0));
     let mut assembler = Assembler::default();
     let mut asked = Vec::new();
     let mut counting = |len: usize| {
@@ -147,7 +148,7 @@ fn only_a_batch_has_room_in_front_of_its_payload() {
     assert!(buf[..] == content(4_096));
     let frames = frames_of(&batch(), content(512), None);
     assembler.accept(&frame(&frames[0]), &mut counting).unwrap().unwrap();
-    assert_eq!(asked, [4_096, BATCH_HEADROOM + 512]);
+    assert_eq!(asked, [4_096, ReceivedBody::ROOM + 512]);
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn a_message_that_found_no_buffer_is_taken_at_the_next_try() {
     let mut assembler = Assembler::default();
     for _ in 0..3 {
         let waits = assembler.accept(&frame(&frames[0]), &mut |_| None).unwrap_err();
-        assert_eq!(waits, AssembleError::NoBuffer { len: BATCH_HEADROOM + 600 });
+        assert_eq!(waits, AssembleError::NoBuffer { len: ReceivedBody::ROOM + 600 });
     }
     assert!(assembler.accept(&frame(&frames[0]), &mut alloc).unwrap().is_some());
 }

@@ -108,7 +108,7 @@ pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
         match event {
             Some(LinkEvent::Message { message, payload }) => {
                 let payload = payload.map_or_else(Bytes::new, reprise_types::PoolBuf::freeze);
-                owner.link_input(LinkInput::Message(message, payload));
+                owner.link_input(LinkInput::received(message, payload));
             }
             Some(LinkEvent::Closed { error }) => {
                 if let Some(error) = error {

@@ -48,8 +48,8 @@ const CLOSE_LINGER: Duration = Duration::from_secs(2);
 // The large variant is the one that comes all the time; a box for each would be an allocation per message.
 #[allow(clippy::large_enum_variant)]
 pub enum LinkEvent {
-    /// A message, with its payload if its kind has one: in an aligned buffer, for a batch after
-    /// [`reprise_link::mux::BATCH_HEADROOM`] bytes of room, else from its start.
+    /// A message, with its payload if its kind has one: in an aligned buffer, behind as much room as
+    /// [`headroom`] says.
     Message {
         /// The message.
         message: Message,

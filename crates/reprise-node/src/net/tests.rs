@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{
     Batch, BranchLink, Close, CloseReason, CopyNeed, GroupOffer, Heartbeat, Instance, Message, MessageKind, Side,
 };
 use reprise_link::LinkError;
 use reprise_link::handshake::GreetError;
-use reprise_link::mux::BATCH_HEADROOM;
 use reprise_link::pairing::{PairError, PairIdentity, PairingCode};
 use reprise_link::pulse::Pulse;
 use reprise_types::{BoxId, BranchId, BufPool, GroupId, HistoryHash, Mono, Point, Seq};
@@ -285,7 +285,7 @@ async fn batches_come_through_aligned_compressed_where_it_pays_and_in_order() {
         assert_eq!(message, batch(n as u64));
         let buf = buf.unwrap();
         assert_eq!(buf.as_ptr().addr() % 4096, 0);
-        assert_eq!(buf[BATCH_HEADROOM..], payload[..], "payload {n}");
+        assert_eq!(buf[ReceivedBody::ROOM..], payload[..], "payload {n}");
     }
     let wire = at_a.handle.counters().bytes_out.load(std::sync::atomic::Ordering::Relaxed);
     assert!(wire > 300_000 && wire < 330_000, "{wire} bytes on the wire");

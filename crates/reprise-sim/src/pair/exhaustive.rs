@@ -12,6 +12,7 @@ use bytes::Bytes;
 use reprise_engine::{Effect, Event, HostOp, HostReply, Io, LinkInput, Token};
 use reprise_format::link::{Message, Stream};
 use reprise_journal::PieceSource;
+use reprise_link::mux::headroom;
 use reprise_types::{Point, Seq};
 
 use crate::Rng;
@@ -192,7 +193,7 @@ impl Small {
                 Effect::Reply(io, Ok(HostReply::Done)) => self.history.answered(io.0)?,
                 Effect::Reply(io, other) => return Err(format!("operation {} is answered with {other:?}", io.0)),
                 Effect::LinkSend(message, payload) if self.connected => {
-                    let mut bytes = if matches!(message, Message::Batch(_)) { vec![0; 64] } else { Vec::new() };
+                    let mut bytes = vec![0; headroom(message.kind())];
                     payload.iter().for_each(|p| bytes.extend_from_slice(p));
                     self.line[n].push_back((message, bytes.into()));
                 }
@@ -304,7 +305,7 @@ impl Small {
             if message.kind().stream() == Stream::Bulk {
                 self.event(from, Event::Link(LinkInput::Sent(payload.len() as u64)))?;
             }
-            self.event(1 - from, Event::Link(LinkInput::Message(message, payload)))?;
+            self.event(1 - from, Event::Link(LinkInput::received(message, payload)))?;
         }
     }
 

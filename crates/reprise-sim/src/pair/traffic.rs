@@ -247,7 +247,7 @@ impl World {
             if to == 1 && c.unknown.is_some() {
                 self.answer_unknown(conn, message);
             } else {
-                self.event(to, Event::Link(LinkInput::Message(message, payload)));
+                self.event(to, Event::Link(LinkInput::received(message, payload)));
             }
         }
     }

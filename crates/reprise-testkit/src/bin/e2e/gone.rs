@@ -41,7 +41,10 @@ async fn box_called(setup: &Setup, name: &str) -> Result<Appliance> {
 
 async fn mirrored(a: &Appliance, b: &Appliance) -> Result<()> {
     a.done("/api/v1/volumes", json!({ "name": "vol1", "group": "vol1", "size": SIZE, "mirror": b.name })).await?;
-    follows(a).await
+    follows(a).await?;
+    // Its source knows earlier than the mirror itself that the first copy is at its end.
+    let whole = async || Ok(image(b).await?["text"].as_str().is_some_and(|text| !text.contains("first copy")));
+    until("the mirror knows its image whole", whole).await.map(drop)
 }
 
 async fn follows(a: &Appliance) -> Result<()> {

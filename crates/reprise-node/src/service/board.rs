@@ -10,6 +10,7 @@ use reprise_api::{Alert, ApiError, ErrorCode, Event, Job, JobKind, JobState, Sev
 use tokio::sync::watch;
 
 use super::notify::Change;
+use super::told::{Message, Told};
 use crate::store::{EVENTS_MAX, Store, unix_ms};
 
 /// Alerts kept that are cleared; the oldest go first. Enough to see what went wrong over a weekend.
@@ -20,28 +21,6 @@ const ALERTS_MAX: usize = 512;
 const ENDED_JOBS_MAX: usize = 50;
 /// Jobs that may be at work at a time: each holds a thread that waits for a disk.
 const JOBS_MAX: usize = 16;
-
-/// What an event or alert is, without when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) code: &'static str,
-    pub(crate) severity: Severity,
-    pub(crate) subject: String,
-    pub(crate) text: String,
-    pub(crate) what_to_do: String,
-}
-
-impl Told {
-    pub(crate) fn new(
-        code: &'static str,
-        severity: Severity,
-        subject: impl Into<String>,
-        text: impl Into<String>,
-        what_to_do: impl Into<String>,
-    ) -> Self {
-        Self { code, severity, subject: subject.into(), text: text.into(), what_to_do: what_to_do.into() }
-    }
-}
 
 #[derive(Default)]
 struct State {
@@ -103,7 +82,7 @@ impl Board {
 
     /// Strangers have taken all places of a listener.
     pub(crate) fn strangers_full(&self, listener: &str, full: &Full) {
-        self.event(Told::new(Full::CODE, Severity::Warning, "box", full.text(listener), Full::WHAT_TO_DO));
+        self.event(Message::StrangersFull { how: &full.text(listener) }.about("box"));
     }
 
     /// Something happened once.
@@ -198,13 +177,21 @@ impl Board {
         }
     }
 
-    /// Raises or clears by a condition.
-    pub(crate) fn settle(&self, holds: bool, told: impl FnOnce() -> Told, code: &str, subject: &str) {
-        if holds {
-            self.raise(told());
-        } else if self.with(|s| s.alerts.iter().any(|a| a.code == code && a.subject == subject)) {
-            self.clear(code, subject);
+    /// True while a condition holds and is told.
+    pub(crate) fn holds(&self, code: &str, subject: &str) -> bool {
+        self.with(|s| s.alerts.iter().any(|a| a.code == code && a.subject == subject))
+    }
+
+    /// Raises what was found of a subject, and clears those of `codes` of which nothing was.
+    pub(crate) fn settle(&self, codes: &[&str], subject: &str, found: impl IntoIterator<Item = Told>) {
+        let mut found: Vec<Told> = found.into_iter().collect();
+        for code in codes {
+            match found.iter().position(|told| told.code == *code) {
+                Some(at) => self.raise(found.swap_remove(at)),
+                None => self.clear(code, subject),
+            }
         }
+        debug_assert!(found.is_empty(), "conditions that nobody clears: {found:?}");
     }
 
     /// Clears everything about a subject that is gone.
@@ -389,12 +376,14 @@ impl JobHandle {
             Some(job)
         });
         let Some(job) = job else { return };
-        let (severity, text, what) = match &job.state {
-            JobState::Failed { error } => (Severity::Warning, format!("Job failed: {error}"), error.what_to_do.clone()),
-            JobState::Cancelled => (Severity::Info, "Job cancelled.".to_owned(), String::new()),
-            _ => (Severity::Info, "Job done.".to_owned(), String::new()),
+        let told = match &job.state {
+            JobState::Failed { error } => {
+                Message::JobFailed { why: &error.to_string(), advice: &error.what_to_do }.about(job.subject)
+            }
+            JobState::Cancelled => Message::JobCancelled {}.about(job.subject),
+            _ => Message::JobDone {}.about(job.subject),
         };
-        self.board.event(Told::new("job-ended", severity, job.subject, text, what));
+        self.board.event(told);
     }
 }
 
@@ -408,7 +397,7 @@ mod tests {
     use super::*;
 
     fn told(code: &'static str, severity: Severity) -> Told {
-        Told::new(code, severity, "group a", "text", "do")
+        Told { code, severity, subject: "group a".into(), text: "text".into(), what_to_do: "do".into() }
     }
 
     fn board(dir: &std::path::Path) -> Arc<Board> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use reprise_api::{ApiError, ErrorCode, Severity};
+use reprise_api::{ApiError, ErrorCode};
 use reprise_engine::PeerMeta;
 use reprise_format::link::{
     BoxInfo, BoxInfoQuery, Close, CloseReason, Command as BoxCommand, GroupState, Membership, Message, Outcome,
@@ -18,11 +18,10 @@ use reprise_link::pulse::Pulse;
 use reprise_types::{BoxId, ByteLen, GroupId, Role, Seq};
 use tokio::sync::{mpsc, oneshot};
 
-use super::board::Told;
 use super::groups::EntryState;
 use super::image::Heard;
 use super::turn::{Asking, Task};
-use super::{Inner, chain, locked};
+use super::{Inner, chain, conditions, locked};
 use crate::clock;
 use crate::group::Command;
 use crate::net::{Connection, DialHandle, DialSpec, LinkEvent, NetEvent, Purpose};
@@ -47,8 +46,6 @@ const UNKNOWN_TIME: Duration = Duration::from_secs(10);
 /// A command for a peer waits so long for the first connection to it, and looks for it so often.
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Clocks may differ by this much before somebody is told. Order never depends on them, but people read them.
-pub(super) const CLOCK_OFFSET_MAX_SECS: f64 = 3600.0;
 
 /// What holds a peer.
 #[derive(Default)]
@@ -435,12 +432,8 @@ impl Inner {
         let Some(record) = self.store.peer(peer) else { return };
         let feeds = self.groups_with(peer).iter().any(|(_, role)| *role == Role::Source);
         let subject = format!("peer {}", record.name);
-        let told = || {
-            let text = format!("The cache of {} writes at less than half the rate of this box's.", record.name);
-            let what = "At full speed its mirrors fall behind: give it a faster disk, or expect the cache to fill.";
-            Told::new("peer-slower", Severity::Warning, subject.clone(), text, what)
-        };
-        self.board.settle(slower && feeds, told, "peer-slower", &subject);
+        let found = conditions::of_speed(&record.name, slower && feeds);
+        self.board.settle(&["peer-slower"], &subject, found);
     }
 
     /// Takes note of where a peer says it is dialled. An address that a person gave stays, and is tried first.
@@ -572,18 +565,8 @@ impl Inner {
         self.watch_speed(peer, info.write_rate.get());
         self.end_forgotten(asking, peer, &info).await;
         if let Some(record) = self.store.peer(peer) {
-            let subject = format!("peer {}", record.name);
-            let told = || {
-                let text = format!("The clock of {} differs from this box's by {offset:.0} s.", record.name);
-                Told::new(
-                    "clock-offset",
-                    Severity::Warning,
-                    subject.clone(),
-                    text,
-                    "Set the clocks of both boxes (NTP).",
-                )
-            };
-            self.board.settle(offset.abs() > CLOCK_OFFSET_MAX_SECS, told, "clock-offset", &subject);
+            let found = conditions::of_clock(&record.name, offset);
+            self.board.settle(&["clock-offset"], &format!("peer {}", record.name), found);
         }
         Ok(info)
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use reprise_api::{ApiError, ErrorCode, JobKind, JobStarted, Name, Severity};
+use reprise_api::{ApiError, ErrorCode, JobKind, JobStarted, Name};
 use reprise_types::Seq;
 
-use super::board::{JobHandle, Told};
+use super::board::JobHandle;
 use super::groups::{Running, stop_thread};
+use super::told::Message;
 use super::turn::{Changing, Task};
 use super::{Inner, ask, blocking, chain, locked, wrong_state};
 use crate::group::{Command, Snapshot};
@@ -61,12 +62,8 @@ impl Inner {
         *locked(&self.published) = None;
         self.publish_targets();
         // Fenced again at once where the disk still fails: then it says so itself.
-        let text = format!(
-            "The journal was read again up to record {} ({batches} batches, {bytes} bytes): nothing that \
-                            was acknowledged is lost. The group goes on.",
-            end.seq
-        );
-        self.board.event(Told::new("unfenced", Severity::Info, format!("group {}", group.name), text, ""));
+        let told = Message::Unfenced { seq: end.seq, batches, bytes }.about(format!("group {}", group.name));
+        self.board.event(told);
         self.watch_conditions();
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reprise_api::{ApiError, ErrorCode, GroupStatus, ImageStatus, JobKind, Name, Severity, VolumeStatus};
+use reprise_api::{ApiError, ErrorCode, GroupStatus, ImageStatus, JobKind, Name, VolumeStatus};
 use reprise_engine::{Branch, GroupMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_journal::SegmentId;
@@ -14,10 +14,11 @@ use reprise_media::{Identity, Media, MediaError, MediaOptions};
 use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, Seq};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::board::{JobHandle, Told};
+use super::board::JobHandle;
 use super::image::{self, Heard};
 use super::meter::Meter;
 use super::stall::{Flow, Stall};
+use super::told::Message;
 use super::turn::Changing;
 use super::view::{self, Facts, known_name, target_name};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
@@ -295,18 +296,9 @@ impl Inner {
         let fallback = || known_name(&format!("group-{}", id.short()));
         let failed = |meta: Option<GroupMeta>, reason: String, heals: bool| {
             let name = meta.as_ref().map_or_else(fallback, |m| known_name(&m.name));
-            let told = Told::new(
-                "group-not-started",
-                Severity::Critical,
-                format!("group {name}"),
-                format!("Group {name} does not start: {reason}"),
-                if heals {
-                    "Bring the device or file back as it was; the group then starts by itself."
-                } else {
-                    "Look after the disk of the cache; nothing of the group is overwritten meanwhile."
-                },
-            );
-            self.board.raise(told);
+            let (group, why) = (name.as_str(), reason.as_str());
+            let message = if heals { Message::HomesMissing { group, why } } else { Message::NotStarted { group, why } };
+            self.board.raise(message.about(format!("group {name}")));
             let state = EntryState::Failed { meta: meta.map(Box::new), reason, heals, tried: Instant::now() };
             locked(&self.groups).insert(id, Entry::new(name, state));
         };
@@ -479,13 +471,7 @@ impl Inner {
             ended: None,
         };
         let running = self.make_group(change, meta, Vec::new()).await?;
-        self.board.event(Told::new(
-            "group-created",
-            Severity::Info,
-            format!("group {name}"),
-            format!("Group {name} was made."),
-            "",
-        ));
+        self.board.event(Message::GroupCreated { group: name.as_str() }.about(format!("group {name}")));
         Ok(running)
     }
 
@@ -544,8 +530,7 @@ impl Inner {
     ) -> Result<Vec<SegmentId>, ApiError> {
         let group = self.group(name)?;
         let meta = group.now().meta;
-        let text = format!("Group {name} is taken away.");
-        let told = Told::new("group-deleted", Severity::Info, format!("group {name}"), text, "");
+        let told = Message::GroupDeleted { group: name.as_str() }.about(format!("group {name}"));
         match by {
             Some(peer) => self.event_of(peer, told),
             None => self.board.event(told),

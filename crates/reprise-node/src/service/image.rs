@@ -6,7 +6,7 @@ use std::time::Duration;
 use reprise_api::{ImageSource, ImageStatus, Name, Severity, utc};
 use reprise_types::{Role, WallMicros};
 
-use super::board::Told;
+use super::told::{Message, Told};
 use super::words::Words;
 use crate::group::Snapshot;
 
@@ -127,8 +127,13 @@ fn weight(quiet: Duration, from: ImageSource) -> Option<Severity> {
 /// The alert that goes with an image, if one does.
 pub(super) fn alert(image: &ImageStatus, subject: &str, quiet: Duration) -> Option<Told> {
     let severity = weight(quiet, image.source)?;
-    let code = if image.source == ImageSource::Silent { "source-silent" } else { "link-down" };
-    Some(Told::new(code, severity, subject, image.text.clone(), image.what_to_do.clone()))
+    let (text, advice) = (image.text.as_str(), image.what_to_do.as_str());
+    let message = match (image.source, severity) {
+        (ImageSource::Silent, Severity::Critical) => Message::SourceGone { image: text, advice },
+        (ImageSource::Silent, _) => Message::SourceSilent { image: text, advice },
+        _ => Message::SourceAnswers { image: text, advice },
+    };
+    Some(message.about(subject))
 }
 
 #[cfg(test)]

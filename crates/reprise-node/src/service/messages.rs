@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use anyhow::Context;
 use reprise_api::{
-    Alert, ApiError, ErrorCode, MAIL_CHARS_MAX, Name, NotifySettings, NotifyTest, RECEIVERS_MAX, Severity,
-    URL_CHARS_MAX,
+    Alert, ApiError, ErrorCode, MAIL_CHARS_MAX, Name, NotifySettings, NotifyTest, RECEIVERS_MAX, URL_CHARS_MAX,
 };
 
-use super::board::{Board, Told};
+use super::board::Board;
 use super::locked;
 use super::notify::{Change, Failure, Notifier};
+use super::told::Message;
 use crate::store::write_secret;
 
 /// Settings, and what sends by them.
@@ -92,11 +92,12 @@ impl Messages {
 /// A message that did not arrive is told where people look; never as an alert, which would be a message again.
 fn report(board: Option<Arc<Board>>, failure: Failure) {
     let Failure { to, error, gave_up } = failure;
-    let text = format!("A message to {to} did not arrive: {error}.");
-    let what = if gave_up { "it is given up; try: reprise notify test" } else { "it is tried again by itself" };
+    let (to, why) = (to.as_str(), error.as_str());
+    let message = if gave_up { Message::NotifyGivenUp { to, why } } else { Message::NotifyFailed { to, why } };
+    let told = message.about("box");
     match board {
-        Some(board) => board.event(Told::new("notify-failed", Severity::Warning, "box", text, what)),
-        None => tracing::warn!("{text}"),
+        Some(board) => board.event(told),
+        None => tracing::warn!("{}", told.text),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reprise_api::{ApiError, ErrorCode, Job, MirrorOf, MirrorStarted, Name, Severity};
+use reprise_api::{ApiError, ErrorCode, Job, MirrorOf, MirrorStarted, Name};
 use reprise_engine::{CopyState, GroupMeta, Leg, PeerMeta, VolumeMeta};
 use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
@@ -15,9 +15,10 @@ use reprise_format::superblock::{LUN_MAX, VOLUMES_MAX};
 use reprise_link::instance;
 use reprise_types::{BlockFormat, BoxId, ByteLen, GroupId, Point, Role, SECTOR_END_MAX, SectorCount, Seq, VolumeSlot};
 
-use super::board::Told;
-use super::control::{CLOCK_OFFSET_MAX_SECS, NotDone};
+use super::conditions::CLOCK_OFFSET_MAX_SECS;
+use super::control::NotDone;
 use super::groups::{Entry, Running, set_paused};
+use super::told::{Message, Told};
 use super::turn::{Asking, Changing, Commanding, Task};
 use super::volumes::data_error;
 use super::words::Words;
@@ -198,8 +199,8 @@ impl Inner {
         }
         group.shown(|s| s.meta.peer.is_some()).await;
         let mind: String = warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
-        let text = format!("Group {} is mirrored to {}.{mind}", group.name, peer.name);
-        self.board.event(Told::new("mirror-added", Severity::Info, format!("group {}", group.name), text, ""));
+        let told = Message::MirrorAdded { group: group.name.as_str(), peer: peer.name.as_str(), mind: &mind };
+        self.board.event(told.about(format!("group {}", group.name)));
         let total: u64 = group.now().meta.volumes.iter().map(|v| v.sectors.bytes().get()).sum();
         let job = self.copy_job(group.id).and_then(|job| {
             job.progress(0, total);
@@ -281,9 +282,10 @@ impl Inner {
         let mut command = task.command().await;
         let (group, peer) = self.mirrored(&request.group, &request.peer)?;
         set_paused(&group, paused).await?;
-        let code = if paused { "mirror-paused" } else { "mirror-resumed" };
-        let text = format!("The mirror of {} is {}.", group.name, if paused { "paused" } else { "going on" });
-        self.board.event(Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
+        let name = group.name.as_str();
+        let message =
+            if paused { Message::MirrorPaused { group: name } } else { Message::MirrorResumed { group: name } };
+        self.board.event(message.about(format!("group {name}")));
         // For the peer's display only; it need not hear it.
         let notice = BoxCommand::PauseNotice(PauseNotice { group: group.id, paused });
         self.tell_peer(&mut command, peer.id, notice, TELL_TIME).await;
@@ -308,19 +310,14 @@ impl Inner {
         }
         let delete = BoxCommand::DeleteMirror(DeleteMirror { group: group.id, keep_image: true });
         let told = self.have_peer(command, peer.id, delete, TELL_TIME).await;
-        let (severity, what) = match told {
-            Ok(()) => (Severity::Info, String::new()),
-            Err(not_done) => (
-                Severity::Warning,
-                format!(
-                    "{} has not taken note ({}), and learns of it at the next contact. Its image stays.",
-                    peer.name,
-                    not_done.into_error().message
-                ),
-            ),
-        };
-        let text = format!("Group {} is no longer mirrored to {}.", group.name, peer.name);
-        self.board.event(Told::new("mirror-removed", severity, subject, text, what));
+        let (group, peer) = (group.name.as_str(), peer.name.as_str());
+        self.board.event(match told {
+            Ok(()) => Message::MirrorRemoved { group, peer }.about(subject),
+            Err(not_done) => {
+                let why = not_done.into_error().message;
+                Message::MirrorRemovedUntold { group, peer, why: &why }.about(subject)
+            }
+        });
         Ok(())
     }
 
@@ -358,12 +355,8 @@ impl Inner {
             budget::Verdict::Refused => tracing::debug!(code = told.code, subject = told.subject, "{}", told.text),
             budget::Verdict::FirstRefused => {
                 let name = self.peer_name(peer);
-                let text = format!(
-                    "{name} makes more events ({}) than any use of a box does. All but one a minute are left out.",
-                    told.code
-                );
-                let what = "Look at what is done there. A box in wrong hands is forgotten with: reprise peer remove.";
-                self.board.event(Told::new("events-left-out", Severity::Warning, format!("peer {name}"), text, what));
+                let message = Message::EventsLeftOut { peer: &name, code: told.code };
+                self.board.event(message.about(format!("peer {name}")));
             }
         }
     }
@@ -400,9 +393,8 @@ impl Inner {
     fn tell_refused(&self, peer: BoxId, group: &str, refused: Refused) -> Refused {
         let name = self.peer_name(peer);
         let share = self.store.peer(peer).map(|record| record.share).unwrap_or_default();
-        let text = format!("{name} asked for room for group {group} and was refused: it may have {share} here.");
-        let what = format!("If it is to have more: reprise peer share {name} --mirrors yes --groups all --space all");
-        self.event_of(peer, Told::new("mirror-refused", Severity::Warning, format!("peer {name}"), text, what));
+        let message = Message::MirrorRefused { group, peer: &name, share: &share.to_string() };
+        self.event_of(peer, message.about(format!("peer {name}")));
         refused
     }
 
@@ -471,16 +463,8 @@ impl Inner {
         }
         if pool.is_none() || pool != record.pool {
             let names: Vec<&str> = forgotten.iter().map(|g| g.name.as_str()).collect();
-            let text = format!(
-                "{} has come with another pool, which knows nothing of {}. The images here may be the last copy.",
-                record.name,
-                names.join(", ")
-            );
-            let what = format!(
-                "Do not give them up. Bring the disks that {} had back: they go on by themselves.",
-                record.name
-            );
-            self.board.raise(Told::new(OTHER_POOL, Severity::Critical, subject, text, what));
+            let message = Message::PeerOtherPool { peer: record.name.as_str(), groups: &names.join(", ") };
+            self.board.raise(message.about(subject));
             return;
         }
         for group in forgotten {
@@ -502,9 +486,9 @@ impl Inner {
         }
         if !known {
             let source = self.peer_name(peer);
-            let text = format!("{source} has ended the mirror of group {} on this box. The image stays.", group.name);
-            let what = self.words().keep_or_give_up(&group.name, &source);
-            self.board.event(Told::new("mirror-detached", Severity::Info, subject, text, what));
+            let advice = self.words().keep_or_give_up(&group.name, &source);
+            let (group, source) = (group.name.as_str(), source.as_str());
+            self.board.event(Message::MirrorDetached { group, source, advice: &advice }.about(subject));
         }
         Ok(())
     }
@@ -559,8 +543,8 @@ impl Inner {
             legs.iter().for_each(|leg| self.remove_home(&leg.path, &leg.identity));
             return Err(refused(reason_of(&error), &error.message));
         }
-        let text = format!("Group {name} is mirrored to this box from {}.", self.peer_name(peer));
-        self.event_of(peer, Told::new("mirror-created", Severity::Info, format!("group {name}"), text, ""));
+        let message = Message::MirrorCreated { group: name.as_str(), peer: &self.peer_name(peer) };
+        self.event_of(peer, message.about(format!("group {name}")));
         Ok(())
     }
 
@@ -621,10 +605,13 @@ impl Inner {
         if before == Some(notice.paused) {
             return Ok(());
         }
-        let code = if notice.paused { "mirror-paused" } else { "mirror-resumed" };
-        let did = if notice.paused { "paused" } else { "resumed" };
-        let text = format!("{} has {did} the mirror of group {}.", self.peer_name(peer), group.name);
-        self.event_of(peer, Told::new(code, Severity::Info, format!("group {}", group.name), text, ""));
+        let (source, group) = (self.peer_name(peer), group.name.as_str());
+        let message = if notice.paused {
+            Message::PausedThere { peer: &source, group }
+        } else {
+            Message::ResumedThere { peer: &source, group }
+        };
+        self.event_of(peer, message.about(format!("group {group}")));
         Ok(())
     }
 
@@ -639,15 +626,12 @@ impl Inner {
             let change = task.change().await;
             self.mirror_ended(&change, &group, peer).await.map_err(|e| refused(RefusalReason::Io, &e.message))?;
         }
-        let subject = format!("peer {}", record.name);
+        let (name, subject) = (record.name.as_str(), format!("peer {}", record.name));
         if self.groups_with(peer).is_empty() {
-            let text = format!("{} has removed this box from its peers, and is removed here too.", record.name);
-            self.board.event(Told::new("peer-forgot-us", Severity::Info, subject, text, ""));
+            self.board.event(Message::PeerGone { peer: name }.about(subject));
             return self.drop_peer(&record).map_err(|e| refused(RefusalReason::Io, &e.message));
         }
-        let text = format!("{} has removed this box from its peers; groups here still name it.", record.name);
-        let what = "End the mirrors to it and give up its images here when they are not needed; pair again if it was a mistake.";
-        self.board.raise(Told::new("peer-forgot-us", Severity::Warning, subject, text, what));
+        self.board.raise(Message::PeerForgotUs { peer: name }.about(subject));
         Ok(())
     }
 }

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use reprise_api::{
     ApiError, ErrorCode, Name, PairDial, PairListen, PairOffer, PairState, PairStatus, PeerSet, PeerShareSet,
-    PeerStatus, Severity,
+    PeerStatus,
 };
 use reprise_engine::GroupMeta;
 use reprise_format::link::{Command as BoxCommand, ForgetPeer};
 use reprise_link::pairing::{CODE_LIFETIME_MS, PairError, PairIdentity, PairingCode};
 use reprise_types::{BoxId, Role};
 
-use super::board::Told;
 use super::control::DEFAULT_LINK_PORT;
 use super::groups::Entry;
+use super::told::Message;
 use super::turn::Commanding;
 use super::view::known_name;
 use super::{Inner, chain, locked, wrong_state};
@@ -150,9 +150,9 @@ impl Inner {
 
     fn told_paired(&self, peer: BoxId) {
         if let Some(record) = self.store.peer(peer) {
-            self.board.clear("peer-forgot-us", &format!("peer {}", record.name));
-            let text = format!("Paired with {}.", record.name);
-            self.board.event(Told::new("paired", Severity::Info, format!("peer {}", record.name), text, ""));
+            let subject = format!("peer {}", record.name);
+            self.board.clear("peer-forgot-us", &subject);
+            self.board.event(Message::Paired { peer: record.name.as_str() }.about(subject));
         }
     }
 
@@ -324,8 +324,7 @@ impl Inner {
         self.store.remove_peer(record.id).map_err(|e| ApiError::internal(chain(&e)))?;
         let subject = format!("peer {}", record.name);
         self.board.clear_subject(&subject);
-        let text = format!("Peer {} and its key are forgotten.", record.name);
-        self.board.event(Told::new("peer-removed", Severity::Info, subject, text, ""));
+        self.board.event(Message::PeerRemoved { peer: record.name.as_str() }.about(subject));
         Ok(())
     }
 }

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use reprise_types::Seq;
 
+use super::conditions::rounded;
+use super::told::Message;
+
 /// A link that has moved nothing for so long, while data wait, is told. Longer than the largest batch takes on a slow line to
 /// begin to show in the bytes sent, and than a restart of the mirror.
 const STALLED_SECS: f64 = 30.0;
@@ -98,36 +101,13 @@ impl Flow {
 }
 
 impl Stall {
-    /// What people are told: what it is, and what to do.
-    pub(super) fn words(self, peer: &str) -> (String, String) {
-        let mtu = format!(
-            "Most likely large packets are lost on the way: a part of the path takes smaller packets than this box sends (its MTU), and the \
-             messages that say so are filtered. Try on a computer beside this box: ping -M do -s 1472 to {peer}; if it fails and a smaller \
-             -s passes, set the largest packet of the interface to what passes plus 28, or let the path be probed (Linux: sysctl \
-             net.ipv4.tcp_mtu_probing=1; the appliance does). Else look for a firewall or a line that drops what it is given."
-        );
+    /// What people are told.
+    pub(super) fn message(self, peer: &str) -> Message<'_> {
         match self {
-            Self::NoCredit => (
-                "The link is up and the mirror takes nothing more: its cache is full, or its disk stands still."
-                    .to_owned(),
-                "Look at the mirror's box: its alerts, its cache and its disks.".to_owned(),
-            ),
-            Self::ComesAndGoes { lost } => {
-                // Rounded down to one digit, so that the text does not change with every look.
-                let digit = 10u64.pow(lost.max(1).ilog10());
-                let text = format!(
-                    "The link comes up and breaks again (at least {} times), and nothing of what the mirror lacks arrives.",
-                    lost / digit * digit
-                );
-                (text, mtu)
-            }
-            Self::Silent => ("The link is up, and nothing of what the mirror lacks arrives.".to_owned(), mtu),
-            Self::Flaps => (
-                "The link breaks again and again; data move only in between.".to_owned(),
-                format!(
-                    "Look at the network between this box and {peer}: cables, switches, a firewall with short time-outs, a crowded line."
-                ),
-            ),
+            Self::NoCredit => Message::NoCredit {},
+            Self::ComesAndGoes { lost } => Message::ComesAndGoes { times: rounded(lost), peer },
+            Self::Silent => Message::NothingArrives { peer },
+            Self::Flaps => Message::Flaps { peer },
         }
     }
 }
@@ -200,9 +180,10 @@ mod tests {
     #[test]
     fn the_words_name_the_likely_cause() {
         for stall in [Stall::Silent, Stall::ComesAndGoes { lost: 17 }] {
-            let (text, what) = stall.words("turin");
-            assert!(what.contains("MTU") && what.contains("turin"), "{text} {what}");
+            let told = stall.message("turin").about("group pg");
+            assert!(told.what_to_do.contains("MTU") && told.what_to_do.contains("turin"), "{told:?}");
         }
-        assert!(Stall::ComesAndGoes { lost: 17 }.words("turin").0.contains("at least 10 times"));
+        let told = Stall::ComesAndGoes { lost: 17 }.message("turin").about("group pg");
+        assert!(told.text.contains("at least 10 times"), "{told:?}");
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_api::{
-    ApiError, JobKind, JobStarted, Name, PROOF_FORMAT, ProvenVolume, Severity, VERIFY_BYTES_PER_SEC, VerifyExtent,
-    VerifyProof, VerifyReport, VerifyStart, VerifyStatement,
+    ApiError, JobKind, JobStarted, Name, PROOF_FORMAT, ProvenVolume, VERIFY_BYTES_PER_SEC, VerifyExtent, VerifyProof,
+    VerifyReport, VerifyStart, VerifyStatement,
 };
 use reprise_engine::{GroupMeta, VerifyEnd, VerifyPlan, VerifyReport as Found};
 
-use super::board::{JobHandle, Told};
+use super::board::JobHandle;
 use super::groups::Running;
+use super::told::Message;
 use super::view::known_name;
 use super::{Inner, ask, locked, wrong_state};
 use crate::group::Command;
@@ -151,15 +152,9 @@ impl Inner {
                 Err(wrong_state(format!("the comparison ended early: {reason}"), "begin again when that is over"))
             }
             VerifyEnd::Compared => {
-                let told = || {
-                    let text = format!(
-                        "The mirror differs from its source at record {}: {left} bytes, and {} bytes could not be read.",
-                        report.seq, report.bytes_unreadable
-                    );
-                    let what = "Look after the disks of both boxes, then: reprise verify --repair.";
-                    Told::new("mirror-differs", Severity::Critical, subject.clone(), text, what)
-                };
-                self.board.settle(!report.equal, told, "mirror-differs", &subject);
+                let (seq, unreadable) = (report.seq, report.bytes_unreadable);
+                let differs = Message::MirrorDiffers { seq, left, unreadable }.about(&subject);
+                self.board.settle(&["mirror-differs"], &subject, (!report.equal).then_some(differs));
                 Ok(())
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reprise_api::{
-    ApiError, BlockSize, ErrorCode, Job, JobKind, Name, Severity, VOLUME_GRAIN, VolumeAdopt, VolumeCreate, VolumeKind,
+    ApiError, BlockSize, ErrorCode, Job, JobKind, Name, VOLUME_GRAIN, VolumeAdopt, VolumeCreate, VolumeKind,
     VolumeResize, VolumeSet, VolumeStarted, VolumeState, VolumeStatus,
 };
 use reprise_engine::{Leg, VolumeMeta};
@@ -15,8 +15,9 @@ use reprise_format::link::{Command as BoxCommand, ReserveVolume, Volume};
 use reprise_media::{Content, Fill, Media, MediaError, MediaKind, MediaOptions, Signature, grow_file};
 use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
 
-use super::board::{JobHandle, Told};
+use super::board::JobHandle;
 use super::groups::{Entry, Running};
+use super::told::Message;
 use super::turn::{Changing, Task};
 use super::view::{naa, serial};
 use super::{Inner, ask, blocking, chain, locked, random16, wrong_state};
@@ -447,13 +448,9 @@ impl Inner {
         let slot = ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;
         group.shown(|s| s.meta.volume(slot).is_some()).await;
         self.set_provisional(group.id, false);
-        self.board.event(Told::new(
-            "volume-added",
-            Severity::Info,
-            format!("volume {}", status.name),
-            format!("Volume {} is part of group {} as LUN {}.", status.name, group.name, status.lun),
-            "",
-        ));
+        let (volume, group) = (status.name.as_str(), group.name.as_str());
+        let told = Message::VolumeAdded { volume, group, lun: status.lun }.about(format!("volume {volume}"));
+        self.board.event(told);
         Ok(())
     }
 
@@ -572,8 +569,8 @@ impl Inner {
         self.turns.spawn(|task| async move {
             let result = inner.grow_volume(task, &group, &volume, size, handle.clone()).await;
             if result.is_ok() {
-                let text = format!("Volume {name} has {size} bytes now; hosts have been told.");
-                inner.board.event(Told::new("volume-resized", Severity::Info, format!("volume {name}"), text, ""));
+                let told = Message::VolumeResized { volume: name.as_str(), size };
+                inner.board.event(told.about(format!("volume {name}")));
             }
             drop(prepared);
             handle.end(result);
@@ -845,8 +842,8 @@ impl Inner {
         if !erase {
             let home = left.legs.first().map(|l| l.path.clone()).unwrap_or_default();
             let reach = how_to_reach(&home, left.sectors.bytes().get());
-            let text = format!("Volume {} has left group {}; {home} holds every write.{reach}", left.name, group.name);
-            self.board.event(Told::new("volume-removed", Severity::Info, subject, text, ""));
+            let (volume, group, home, reach) = (&*left.name, group.name.as_str(), &*home, &*reach);
+            self.board.event(Message::VolumeRemoved { volume, group, home, reach }.about(subject));
             return Ok(());
         }
         let legs: Vec<Leg> = left.legs.iter().filter(|l| !l.adopted).cloned().collect();
@@ -856,8 +853,7 @@ impl Inner {
             legs.iter().try_for_each(remove)
         })
         .await?;
-        let text = format!("Volume {} is erased.", left.name);
-        self.board.event(Told::new("volume-erased", Severity::Info, subject, text, ""));
+        self.board.event(Message::VolumeErased { volume: &left.name }.about(subject));
         Ok(())
     }
 

@@ -53,7 +53,7 @@ struct Join {
 impl Owner {
     /// Home of a volume, with the byte offset of the extent.
     fn home(&self, extent: &Extent) -> Option<(Arc<Media>, u64)> {
-        let media = self.homes.borrow().get(&extent.volume).cloned()?;
+        let media = self.look().homes.get(&extent.volume).cloned()?;
         Some((media, extent.sector.byte_offset()?))
     }
 
@@ -93,7 +93,7 @@ impl Owner {
         let cache = &self.deps.cache;
         match effect {
             Effect::WriteCache { token, at, bufs } => {
-                let chosen = self.durability.borrow_mut().next(bufs.iter().map(Bytes::len).sum());
+                let chosen = self.state().durability.next(bufs.iter().map(Bytes::len).sum());
                 let op = Op::Write { offset: at, bufs, durability: chosen.durability() };
                 let (owner, start) = (self.clone(), Instant::now());
                 self.ring.submit(cache, op, move |o| {
@@ -103,7 +103,7 @@ impl Owner {
             }
             Effect::WriteSuperblock { token, version, copy } => {
                 let offsets = group_copies(self.slot);
-                let durability = self.durability.borrow().preferred();
+                let durability = self.look().durability.preferred();
                 let write = |i: usize| {
                     let op = Op::Write { offset: offsets[i], bufs: vec![copy.clone()], durability };
                     (cache.clone(), op)
@@ -123,7 +123,7 @@ impl Owner {
             },
             Effect::ZeroHome { token, extent } => match self.home(&extent) {
                 Some((media, offset)) => {
-                    let thin = self.group.borrow().meta().volume(extent.volume).is_some_and(|v| v.thin);
+                    let thin = self.look().group.meta().volume(extent.volume).is_some_and(|v| v.thin);
                     let len = extent.sectors.bytes().get();
                     let op = if thin { Op::Punch { offset, len } } else { Op::Zero { offset, len } };
                     self.submit(token, &media, op);
@@ -131,9 +131,9 @@ impl Owner {
                 None => self.missing_home(token, extent.volume),
             },
             Effect::FlushHome { token, volumes } => {
-                let homes = self.homes.borrow();
-                let ops = volumes.iter().filter_map(|v| Some((homes.get(v)?.clone(), Op::Sync))).collect();
-                drop(homes);
+                let state = self.look();
+                let ops = volumes.iter().filter_map(|v| Some((state.homes.get(v)?.clone(), Op::Sync))).collect();
+                drop(state);
                 self.submit_all(token, ops);
             }
             Effect::WantSegment => self.want_segment(),
@@ -146,7 +146,7 @@ impl Owner {
     }
 
     fn wrote_durably(&self, chosen: Chosen, time: Duration) {
-        let mut choice = self.durability.borrow_mut();
+        let choice = &mut self.state().durability;
         let before = choice.preferred();
         choice.took(chosen, time);
         if choice.preferred() != before {
@@ -165,7 +165,7 @@ impl Owner {
     /// A disk that has no room or fails here is tried again after a pause, and hosts wait as for a full cache: nothing
     /// that was acknowledged is in such a segment.
     fn want_segment(self: &Rc<Self>) {
-        if clock::now().mono < self.segment_pause.get() {
+        if clock::now().mono < self.look().segment_pause {
             self.event(Event::Granted(None));
             return;
         }
@@ -185,13 +185,14 @@ impl Owner {
         self.ring.submit(&cache, Op::Write { offset, bufs, durability: Durability::ThenSync }, move |o| {
             let granted = match outcome(o) {
                 Ok(_) => {
-                    owner.segment_fault.replace(None);
+                    owner.state().segment_fault = None;
                     Some(grant)
                 }
                 Err(fault) => {
                     owner.deps.allocator.give_back_fresh(grant.segment);
-                    owner.segment_fault.replace(Some(fault.to_string()));
-                    owner.segment_pause.set(clock::now().mono.plus_millis(SEGMENT_PAUSE_MILLIS));
+                    let mut state = owner.state();
+                    state.segment_fault = Some(fault.to_string());
+                    state.segment_pause = clock::now().mono.plus_millis(SEGMENT_PAUSE_MILLIS);
                     None
                 }
             };

@@ -122,7 +122,8 @@ fn port_numbers(own: BoxId, peer: Option<BoxId>) -> (u16, Option<u16>) {
 impl Owner {
     /// The group's LUNs as they are now.
     pub(super) fn luns(&self) -> LunMap {
-        let group = self.group.borrow();
+        let state = self.look();
+        let group = &state.group;
         let unavailable = group.meta().role == Role::Mirror;
         let (own, other) = match unavailable {
             true => (AluaState::Unavailable, AluaState::ActiveOptimized),
@@ -139,7 +140,7 @@ impl Owner {
         let shown = group.meta().volumes.iter().filter(|v| !group.is_retired(v.slot));
         let volumes: Vec<(VolumeMeta, SectorCount)> =
             shown.map(|v| (v.clone(), group.served_sectors(v.slot).unwrap_or(v.sectors))).collect();
-        drop(group);
+        drop(state);
         let units = volumes.into_iter().map(|(v, sectors)| {
             let mut lun = Lun::new(v.id, sectors, BlockSize::from(v.block_size));
             lun.thin = v.thin;
@@ -159,13 +160,15 @@ impl Owner {
     }
 
     fn portal(&self) -> Arc<Portal> {
+        let acl = self.look().acl.clone();
+        let luns = self.luns();
         let target = Target {
             name: self.deps.target.name.clone(),
             alias: Some(self.deps.name.clone()),
             addresses: self.deps.target.addresses.clone(),
             moved: None,
-            acl: self.acl.borrow().clone(),
-            luns: self.luns(),
+            acl,
+            luns,
         };
         Arc::new(Portal { group_tag: group_tag(self.deps.this_box), targets: vec![target], away: Vec::new() })
     }
@@ -190,12 +193,12 @@ impl Owner {
             session.connection.borrow_mut().set_limit(now, limit);
             session.wake.notify_one();
         }
-        *self.acl.borrow_mut() = acl;
+        self.state().acl = acl;
     }
 
     /// Has the session take part in what its initiator may do.
     fn throttle(&self, session: &Session, initiator: &str, limit: Limit) {
-        let mut all = self.throttles.borrow_mut();
+        let all = &mut self.state().throttles;
         all.retain(|_, throttle| throttle.strong_count() > 0);
         if limit.is_none() {
             session.throttle.replace(None);
@@ -212,20 +215,20 @@ impl Owner {
     /// the sockets behind commands that wait for a buffer, and no session would ever go on. Then one of them gets what it
     /// asks for, until there is room for all again: at most its command window, beyond the limit.
     fn overdraw(&self, session: &Rc<Session>, len: usize) -> Option<PoolBuf> {
-        let holder = self.overdrawn.borrow().upgrade();
+        let holder = self.look().overdrawn.upgrade();
         let own = match holder {
             Some(holder) => Rc::ptr_eq(&holder, session),
             None => {
-                *self.overdrawn.borrow_mut() = Rc::downgrade(session);
+                self.state().overdrawn = Rc::downgrade(session);
                 true
             }
         };
         // What becomes durable gives its buffers back by itself.
-        (own && self.group.borrow().journal().undurable_bytes() == 0).then(|| PoolBuf::unpooled(len))
+        (own && self.look().group.journal().undurable_bytes() == 0).then(|| PoolBuf::unpooled(len))
     }
 
     fn slot_of(&self, volume: VolumeId) -> Option<VolumeSlot> {
-        self.group.borrow().meta().volumes.iter().find(|v| v.id == volume).map(|v| v.slot)
+        self.look().group.meta().volumes.iter().find(|v| v.id == volume).map(|v| v.slot)
     }
 
     /// A TSIH that no session has; there are far fewer sessions than numbers.
@@ -233,8 +236,12 @@ impl Owner {
         let sessions = self.live_sessions();
         let taken = |tsih| sessions.iter().any(|s| s.connection.borrow().tsih() == tsih);
         loop {
-            let tsih = self.next_tsih.get();
-            self.next_tsih.set(tsih.checked_add(1).unwrap_or(1));
+            let tsih = {
+                let next = &mut self.state().next_tsih;
+                let tsih = *next;
+                *next = tsih.checked_add(1).unwrap_or(1);
+                tsih
+            };
             if !taken(tsih) {
                 return tsih;
             }
@@ -524,7 +531,7 @@ pub(super) async fn serve(owner: Rc<Owner>, stream: std::net::TcpStream, visit: 
         nexus: RefCell::default(),
         throttle: RefCell::default(),
     });
-    owner.sessions.borrow_mut().push(Rc::downgrade(&session));
+    owner.state().sessions.push(Rc::downgrade(&session));
     let pushed_out = visit.pushed_out();
     let mut server = Server { owner, session, stream, visit, wanted: None };
     let result = tokio::select! {

@@ -73,14 +73,14 @@ fn takes_place(own: BoxId, peer: BoxId, older_dialled: bool, dialled: bool) -> b
 /// Serves a connection until it ends or another takes its place.
 pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
     let Connection { handle, mut events, address, dialled, peer, .. } = connection;
-    let older_dialled = owner.link.borrow().as_ref().map(|older| older.dialled);
+    let older_dialled = owner.look().link.as_ref().map(|older| older.dialled);
     if older_dialled.is_some_and(|older| !takes_place(owner.deps.this_box, peer, older, dialled)) {
         tracing::debug!(group = %owner.deps.name, %address, dialled, "connection given up for the one that is there");
         return;
     }
     let address = address.to_string();
     let link = Rc::new(LinkConn { handle, bulk: RefCell::default(), more: Notify::new(), address, dialled });
-    let older = owner.link.borrow_mut().replace(link.clone());
+    let older = owner.state().link.replace(link.clone());
     if older.is_some() {
         owner.link_input(LinkInput::Disconnected);
     }
@@ -91,7 +91,7 @@ pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
     owner.link_input(LinkInput::Connected { dialled });
     loop {
         // A closed connection is dropped by the owner; what still comes of it is nobody's.
-        let current = || match (weak.upgrade(), owner.link.borrow().as_ref()) {
+        let current = || match (weak.upgrade(), owner.look().link.as_ref()) {
             (Some(own), Some(now)) => Rc::ptr_eq(&own, now),
             _ => false,
         };
@@ -114,12 +114,12 @@ pub(super) async fn serve(owner: Rc<Owner>, connection: Connection) {
                 if let Some(error) = error {
                     tracing::info!(group = %owner.deps.name, %error, "link ended");
                 }
-                drop(owner.link.borrow_mut().take());
+                owner.hang_up();
                 owner.link_input(LinkInput::Disconnected);
                 break;
             }
             None => {
-                drop(owner.link.borrow_mut().take());
+                owner.hang_up();
                 owner.link_input(LinkInput::Disconnected);
                 break;
             }

@@ -1,6 +1,6 @@
 //! The owner of a group on its thread: events in, effects carried out.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -36,44 +36,52 @@ struct UnderWay {
     read: bool,
 }
 
+/// What of a group changes while its thread runs.
+pub(super) struct State {
+    pub(super) group: Group,
+    /// How the cache is written durably.
+    pub(super) durability: DurabilityChoice,
+    pub(super) homes: HashMap<VolumeSlot, Arc<Media>>,
+    /// Operations of hosts that are with the engine.
+    ios: HashMap<u64, UnderWay>,
+    pub(super) latencies: Latencies,
+    next_io: u64,
+    pub(super) sessions: Vec<Weak<Session>>,
+    pub(super) acl: Acl,
+    /// Of initiators with a limit, by name.
+    pub(super) throttles: HashMap<String, Weak<RefCell<Throttle>>>,
+    pub(super) next_tsih: u16,
+    pub(super) link: Option<Rc<LinkConn>>,
+    /// Buffers are short: windows are small, and what is durable leaves memory.
+    short: bool,
+    /// The session that may go beyond the limit while all wait for each other.
+    pub(super) overdrawn: Weak<Session>,
+    /// Effects are being carried out; events that come of them wait.
+    busy: bool,
+    waiting: VecDeque<Event>,
+    /// Why a segment could not be prepared, until one could.
+    pub(super) segment_fault: Option<String>,
+    /// No segment is prepared before.
+    pub(super) segment_pause: Mono,
+}
+
 /// Everything of a group that lives on its thread.
 pub(super) struct Owner {
     pub(super) deps: GroupDeps,
-    pub(super) group: RefCell<Group>,
+    /// Looked at and changed for a moment at a time, never across a call of the owner or of a session, which look again.
+    state: RefCell<State>,
     pub(super) ring: Ring,
-    /// How the cache is written durably.
-    pub(super) durability: RefCell<DurabilityChoice>,
     pub(super) slot: usize,
-    pub(super) homes: RefCell<HashMap<VolumeSlot, Arc<Media>>>,
     /// Buffers for what hosts write.
     pub(super) buffers: BufPool,
     /// How large the group's index is, for the box.
     pub(super) index: IndexShare,
     /// Woken when a buffer comes back.
     pub(super) buffers_free: Arc<Notify>,
-    /// Operations of hosts that are with the engine.
-    ios: RefCell<HashMap<u64, UnderWay>>,
-    pub(super) latencies: RefCell<Latencies>,
-    next_io: Cell<u64>,
-    pub(super) sessions: RefCell<Vec<Weak<Session>>>,
-    pub(super) acl: RefCell<Acl>,
-    /// Of initiators with a limit, by name.
-    pub(super) throttles: RefCell<HashMap<String, Weak<RefCell<Throttle>>>>,
-    pub(super) next_tsih: Cell<u16>,
     pub(super) units: Units,
-    pub(super) link: RefCell<Option<Rc<LinkConn>>>,
     notices: mpsc::Sender<GroupNotice>,
     /// Woken when a volume's state may have changed.
     pub(super) changed: Notify,
-    short: Cell<bool>,
-    /// The session that may go beyond the limit while all wait for each other.
-    pub(super) overdrawn: RefCell<Weak<Session>>,
-    busy: Cell<bool>,
-    waiting: RefCell<VecDeque<Event>>,
-    /// Why a segment could not be prepared, until one could.
-    pub(super) segment_fault: RefCell<Option<String>>,
-    /// No segment is prepared before.
-    pub(super) segment_pause: Cell<Mono>,
 }
 
 impl Owner {
@@ -85,41 +93,54 @@ impl Owner {
         let wake = buffers_free.clone();
         buffers.set_on_free(Arc::new(move || wake.notify_waiters()));
         let homes = deps.homes.iter().map(|h| (h.slot, h.media.clone())).collect();
+        let state = State {
+            group,
+            durability: DurabilityChoice::default(),
+            homes,
+            ios: HashMap::new(),
+            latencies: Latencies::default(),
+            next_io: 1,
+            sessions: Vec::new(),
+            acl: deps.target.acl.clone(),
+            throttles: HashMap::new(),
+            next_tsih: 1,
+            link: None,
+            short: false,
+            overdrawn: Weak::new(),
+            busy: false,
+            waiting: VecDeque::new(),
+            segment_fault: None,
+            segment_pause: Mono::default(),
+        };
         Rc::new(Self {
-            group: RefCell::new(group),
+            state: RefCell::new(state),
             ring,
-            durability: RefCell::default(),
             slot,
-            homes: RefCell::new(homes),
             buffers,
             index,
             buffers_free,
-            ios: RefCell::default(),
-            latencies: RefCell::default(),
-            next_io: Cell::new(1),
-            sessions: RefCell::default(),
-            throttles: RefCell::default(),
-            acl: RefCell::new(deps.target.acl.clone()),
-            next_tsih: Cell::new(1),
             units: Units::default(),
-            link: RefCell::default(),
             notices: deps.notices.clone(),
             changed: Notify::new(),
-            short: Cell::new(false),
-            overdrawn: RefCell::default(),
-            busy: Cell::new(false),
-            waiting: RefCell::default(),
-            segment_fault: RefCell::default(),
-            segment_pause: Cell::default(),
             deps,
         })
     }
 
+    /// What there is, for a look.
+    pub(super) fn look(&self) -> Ref<'_, State> {
+        self.state.borrow()
+    }
+
+    /// What there is, for a change.
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
     /// Tells the engine what room the home of a volume has.
     pub(super) fn home_grown(&self, slot: VolumeSlot) {
-        let size = self.homes.borrow().get(&slot).map(|home| home.size().get());
+        let size = self.look().homes.get(&slot).map(|home| home.size().get());
         if let Some(size) = size {
-            self.group.borrow_mut().set_home_size(clock::now(), slot, SectorCount::from_raw(size / 512));
+            self.state().group.set_home_size(clock::now(), slot, SectorCount::from_raw(size / 512));
         }
     }
 
@@ -127,36 +148,39 @@ impl Owner {
     pub(super) fn register(&self, session: &Rc<Session>, tag: TaskTag, read: bool) -> Io {
         let io = self.fresh_io();
         let under_way = UnderWay { session: session.clone(), tag, since: Instant::now(), read };
-        self.ios.borrow_mut().insert(io.0, under_way);
+        self.state().ios.insert(io.0, under_way);
         io
     }
 
     /// A name for an operation.
     pub(super) fn fresh_io(&self) -> Io {
-        let io = self.next_io.get();
-        self.next_io.set(io + 1);
+        let mut state = self.state();
+        let io = state.next_io;
+        state.next_io += 1;
         Io(io)
     }
 
     /// Takes an event without what follows from it; [`Self::settle`] must come soon.
     pub(super) fn take(&self, event: Event) {
-        self.group.borrow_mut().take(clock::now(), event);
+        self.state().group.take(clock::now(), event);
     }
 
     /// Does what follows from the events taken.
     pub(super) fn settle(self: &Rc<Self>) {
-        self.group.borrow_mut().settle(clock::now());
+        self.state().group.settle(clock::now());
         self.drain();
     }
 
     /// An event and what follows from it.
     pub(super) fn event(self: &Rc<Self>, event: Event) {
-        if self.busy.get() {
+        let mut state = self.state();
+        if state.busy {
             // Carried out by the loop that is already draining.
-            self.waiting.borrow_mut().push_back(event);
+            state.waiting.push_back(event);
             return;
         }
-        self.group.borrow_mut().handle(clock::now(), event);
+        state.group.handle(clock::now(), event);
+        drop(state);
         self.drain();
     }
 
@@ -165,20 +189,26 @@ impl Owner {
     }
 
     fn drain(self: &Rc<Self>) {
-        if self.busy.replace(true) {
+        if std::mem::replace(&mut self.state().busy, true) {
             return;
         }
-        loop {
-            let effect = self.group.borrow_mut().poll_effect();
-            if let Some(effect) = effect {
-                self.carry_out(effect);
-                continue;
-            }
-            let event = self.waiting.borrow_mut().pop_front();
-            let Some(event) = event else { break };
-            self.group.borrow_mut().handle(clock::now(), event);
+        while let Some(effect) = self.next_effect() {
+            self.carry_out(effect);
         }
-        self.busy.set(false);
+        self.state().busy = false;
+    }
+
+    /// The next effect of what has happened and of what waits; none when nothing waits any more.
+    fn next_effect(&self) -> Option<Effect> {
+        let mut state = self.state();
+        loop {
+            let effect = state.group.poll_effect();
+            if effect.is_some() {
+                return effect;
+            }
+            let event = state.waiting.pop_front()?;
+            state.group.handle(clock::now(), event);
+        }
     }
 
     fn carry_out(self: &Rc<Self>, effect: Effect) {
@@ -187,30 +217,31 @@ impl Owner {
                 if self.change_done(io.0, &reply) {
                     return;
                 }
-                let found = self.ios.borrow_mut().remove(&io.0);
+                let found = self.state().ios.remove(&io.0);
                 if let Some(UnderWay { session, tag, since, read }) = found {
                     let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    let mut latencies = self.latencies.borrow_mut();
+                    let mut state = self.state();
                     if read {
-                        latencies.reads.add(micros)
+                        state.latencies.reads.add(micros)
                     } else {
-                        latencies.writes.add(micros)
+                        state.latencies.writes.add(micros)
                     }
-                    drop(latencies);
+                    drop(state);
                     session.reply(tag, reply);
                 }
             }
             Effect::LinkSend(message, payload) => {
-                if let Some(link) = self.link.borrow().as_ref() {
+                let link = self.look().link.clone();
+                if let Some(link) = link {
                     link.send(message, payload);
                 }
             }
             Effect::LinkClose(reason) => {
                 tracing::info!(group = %self.deps.name, ?reason, "link closed");
-                drop(self.link.borrow_mut().take());
+                self.hang_up();
             }
             Effect::Notice(notice) => {
-                let group = self.group.borrow().meta().group;
+                let group = self.look().group.meta().group;
                 // Bounded: whoever reads is slow or gone, and the state itself is in the snapshot.
                 let _ = self.notices.try_send(GroupNotice { group, notice });
             }
@@ -220,33 +251,42 @@ impl Owner {
 
     /// A session waits for a buffer: what is durable leaves memory.
     pub(super) fn memory_short(&self) {
-        if !self.short.replace(true) {
+        let before = std::mem::replace(&mut self.state().short, true);
+        if !before {
             self.live_sessions().iter().for_each(|s| s.set_window(WINDOW_SHORT));
         }
-        self.group.borrow_mut().set_memory_short(true);
+        self.state().group.set_memory_short(true);
     }
 
     /// Commands that a session may have under way.
     pub(super) fn command_window(&self) -> u32 {
-        if self.short.get() { WINDOW_SHORT } else { WINDOW }
+        if self.look().short { WINDOW_SHORT } else { WINDOW }
     }
 
     /// Once half of the buffers are back, durable batches are kept again. While the box is nearly out of buffers, no group
     /// keeps any: another one may be waiting for them.
     pub(super) fn memory_tick(&self) {
         let (used, limit) = self.buffers.whole();
-        if self.short.get() {
+        let short = self.look().short;
+        if short {
             // What another group gave back wakes nobody here.
             self.buffers_free.notify_waiters();
             if self.buffers.used() < self.buffers.limit() / 2 && used < limit / 2 {
-                self.short.set(false);
+                self.state().short = false;
                 self.live_sessions().iter().for_each(|s| s.set_window(WINDOW));
-                self.overdrawn.replace(Weak::new());
-                self.group.borrow_mut().set_memory_short(false);
+                let mut state = self.state();
+                state.overdrawn = Weak::new();
+                state.group.set_memory_short(false);
             }
         } else if used > limit / 8 * 7 {
             self.memory_short();
         }
+    }
+
+    /// Ends the connection to the peer.
+    pub(super) fn hang_up(&self) {
+        let link = self.state().link.take();
+        drop(link);
     }
 
     /// Gives the engine what the link brought.
@@ -256,8 +296,8 @@ impl Owner {
 
     /// Sessions that are there.
     pub(super) fn live_sessions(&self) -> Vec<Rc<Session>> {
-        let mut sessions = self.sessions.borrow_mut();
-        sessions.retain(|s| s.strong_count() > 0);
-        sessions.iter().filter_map(Weak::upgrade).collect()
+        let mut state = self.state();
+        state.sessions.retain(|s| s.strong_count() > 0);
+        state.sessions.iter().filter_map(Weak::upgrade).collect()
     }
 }

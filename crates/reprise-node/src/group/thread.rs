@@ -159,7 +159,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
             command = inbox.recv() => match command {
                 Some(Command::Stop(done)) => {
                     stop(&owner).await;
-                    let _ = done.send(owner.group.borrow().segments());
+                    let _ = done.send(owner.look().group.segments());
                     return;
                 }
                 Some(command) => serve(&owner, command),
@@ -173,7 +173,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
                 faults.look(&owner.ring);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
-                    owner.index.set(owner.group.borrow().stats().index_bytes);
+                    owner.index.set(owner.look().group.stats().index_bytes);
                     publish.send_replace(snapshot(&owner));
                 }
                 if ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
@@ -188,10 +188,10 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
 async fn stop(owner: &Rc<Owner>) {
     say_goodbye(owner).await;
     owner.live_sessions().iter().for_each(|s| s.close(CloseReason::Shutdown));
-    drop(owner.link.borrow_mut().take());
+    owner.hang_up();
     for _ in 0..500 {
         let quiet = {
-            let group = owner.group.borrow();
+            let group = &owner.look().group;
             group.is_fenced() || (group.durable().seq == group.journal().written() && group.superblock_settled())
         };
         if quiet && owner.ring.outstanding() == 0 {
@@ -222,9 +222,9 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             tokio::task::spawn_local(link::serve(owner.clone(), *connection));
         }
         Command::AddVolume(volume, media, reply) => {
-            let added = owner.group.borrow_mut().add_volume(now, volume);
+            let added = owner.state().group.add_volume(now, volume);
             if let Ok(slot) = added {
-                owner.homes.borrow_mut().insert(slot, media);
+                owner.state().homes.insert(slot, media);
                 owner.home_grown(slot);
             }
             owner.settle();
@@ -235,7 +235,7 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             tokio::task::spawn_local(remove_volume(owner.clone(), slot, reply));
         }
         Command::Home(slot, reply) => {
-            let home = owner.homes.borrow().get(&slot).cloned();
+            let home = owner.look().homes.get(&slot).cloned();
             let _ = reply.send(home.ok_or(CommandError::NoVolume));
         }
         Command::HomeGrown(slot, reply) => {
@@ -247,48 +247,48 @@ fn serve(owner: &Rc<Owner>, command: Command) {
             tokio::task::spawn_local(resize_volume(owner.clone(), slot, sectors, reply));
         }
         Command::SetReadOnly(slot, read_only, reply) => {
-            let result = owner.group.borrow_mut().set_read_only(now, slot, read_only);
+            let result = owner.state().group.set_read_only(now, slot, read_only);
             owner.settle();
             owner.luns_changed();
             answer(owner, reply, result);
         }
         Command::AddPeer(peer, instance, reply) => {
-            let result = owner.group.borrow_mut().add_peer(now, peer, instance);
+            let result = owner.state().group.add_peer(now, peer, instance);
             owner.settle();
             owner.luns_changed();
             answer(owner, reply, result);
         }
         Command::RemovePeer(reply) => {
-            let result = owner.group.borrow_mut().remove_peer(now);
+            let result = owner.state().group.remove_peer(now);
             owner.settle();
             owner.luns_changed();
             answer(owner, reply, result);
         }
         Command::SetPaused(paused, reply) => {
-            let result = owner.group.borrow_mut().set_paused(now, paused);
+            let result = owner.state().group.set_paused(now, paused);
             owner.settle();
             answer(owner, reply, result);
         }
         Command::EndMirror(reply) => {
-            let result = owner.group.borrow_mut().end_mirror(now);
+            let result = owner.state().group.end_mirror(now);
             owner.settle();
             answer(owner, reply, result);
         }
         Command::Verify(plan, reply) => {
-            let result = owner.group.borrow_mut().verify(now, plan);
+            let result = owner.state().group.verify(now, plan);
             owner.settle();
             let _ = reply.send(result);
         }
         Command::VerifyCancel => {
-            owner.group.borrow_mut().verify_cancel(now);
+            owner.state().group.verify_cancel(now);
             owner.settle();
         }
         Command::Reattach(reply) => {
-            let result = owner.group.borrow_mut().reattach_home(now);
+            let result = owner.state().group.reattach_home(now);
             owner.settle();
             answer(owner, reply, result);
         }
-        Command::SetRates { copy, link } => owner.group.borrow_mut().set_rates(copy, link),
+        Command::SetRates { copy, link } => owner.state().group.set_rates(copy, link),
         Command::SetAcl(acl) => owner.set_acl(acl),
         Command::Inspect { after, limit, reply } => {
             tokio::task::spawn_local(inspect(owner.clone(), after, limit, reply));
@@ -302,11 +302,11 @@ fn serve(owner: &Rc<Owner>, command: Command) {
 fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, CommandError>) {
     let owner = owner.clone();
     tokio::task::spawn_local(async move {
-        let lasts = || owner.group.borrow().superblock_settled();
-        while result.is_ok() && !lasts() && !owner.group.borrow().is_fenced() {
+        let lasts = || owner.look().group.superblock_settled();
+        while result.is_ok() && !lasts() && !owner.look().group.is_fenced() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let fenced = owner.group.borrow().meta().fenced.clone().filter(|_| !lasts());
+        let fenced = owner.look().group.meta().fenced.clone().filter(|_| !lasts());
         let _ = reply.send(match fenced {
             Some(reason) => result.and(Err(CommandError::Fenced { reason })),
             None => result,
@@ -316,14 +316,14 @@ fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, Comm
 
 /// Hosts are told of a size when it lasts.
 async fn resize_volume(owner: Rc<Owner>, slot: VolumeSlot, sectors: SectorCount, reply: Reply<()>) {
-    let begun = owner.group.borrow_mut().resize_volume(clock::now(), slot, sectors);
+    let begun = owner.state().group.resize_volume(clock::now(), slot, sectors);
     owner.settle();
     if let Err(error) = begun {
         return drop(reply.send(Err(error)));
     }
     let done = |group: &Group| group.served_sectors(slot).is_none_or(|served| served >= sectors);
-    while !done(&owner.group.borrow()) {
-        let fenced = owner.group.borrow().meta().fenced.clone();
+    while !done(&owner.look().group) {
+        let fenced = owner.look().group.meta().fenced.clone();
         if let Some(reason) = fenced {
             return drop(reply.send(Err(CommandError::Fenced { reason })));
         }
@@ -339,26 +339,26 @@ async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMe
     if owner.live_sessions().iter().any(|s| s.connection.borrow().logged_in().is_some()) {
         return drop(reply.send(Err(CommandError::InUse)));
     }
-    let retired = owner.group.borrow_mut().retire_volume(clock::now(), slot);
+    let retired = owner.state().group.retire_volume(clock::now(), slot);
     let until = match retired {
         Ok(until) => until,
         Err(error) => return drop(reply.send(Err(error))),
     };
     owner.luns_changed();
-    while owner.group.borrow().positions().applied < until && !owner.group.borrow().is_fenced() {
+    while owner.look().group.positions().applied < until && !owner.look().group.is_fenced() {
         tokio::time::sleep(TICK).await;
     }
-    let removed = owner.group.borrow_mut().remove_volume(clock::now(), slot);
+    let removed = owner.state().group.remove_volume(clock::now(), slot);
     owner.settle();
-    owner.homes.borrow_mut().remove(&slot);
+    owner.state().homes.remove(&slot);
     answer(&owner, reply, removed);
 }
 
 async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sender<Vec<Inspected>>) {
     let mut out = Vec::new();
-    let mut at = after.max(owner.group.borrow().journal().trimmed().seq);
+    let mut at = after.max(owner.look().group.journal().trimmed().seq);
     while out.len() < limit {
-        let source = owner.group.borrow().journal().batch_holding(at.next());
+        let source = owner.look().group.journal().batch_holding(at.next());
         let batch = match source {
             None => break,
             Some(BatchSource::Ram(batch)) => batch,
@@ -392,7 +392,22 @@ async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sen
 }
 
 fn snapshot(owner: &Rc<Owner>) -> Snapshot {
-    let group = owner.group.borrow();
+    let session = |s: &Rc<iscsi::Session>| {
+        let info = s.connection.borrow();
+        let who = info.logged_in()?;
+        Some(SessionInfo {
+            initiator: who.initiator.clone(),
+            address: s.address.clone(),
+            since: s.since,
+            chap_user: who.chap_user.clone(),
+            header_digest: who.params.header_digest,
+            data_digest: who.params.data_digest,
+            commands: info.task_count(),
+        })
+    };
+    let sessions = owner.live_sessions().iter().filter_map(session).collect();
+    let state = owner.look();
+    let group = &state.group;
     let mut view = LinkView { row: group.link_row(), wanted: group.wants_link(), ..LinkView::default() };
     if let Some(session) = group.source_session() {
         view.streaming = session.is_streaming();
@@ -410,7 +425,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     if let Some(peer) = positions.peer_durable.filter(|_| group.meta().role == Role::Source) {
         view.lag_bytes = group.journal().durable_bytes_after(peer);
     }
-    if let Some(link) = owner.link.borrow().as_ref() {
+    if let Some(link) = &state.link {
         view.address = link.address.clone();
         let c = link.counters();
         view.bytes_out = c.bytes_out.load(Ordering::Relaxed);
@@ -421,19 +436,6 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
             link.set_healthy();
         }
     }
-    let session = |s: &Rc<iscsi::Session>| {
-        let info = s.connection.borrow();
-        let who = info.logged_in()?;
-        Some(SessionInfo {
-            initiator: who.initiator.clone(),
-            address: s.address.clone(),
-            since: s.since,
-            chap_user: who.chap_user.clone(),
-            header_digest: who.params.header_digest,
-            data_digest: who.params.data_digest,
-            commands: info.task_count(),
-        })
-    };
     Snapshot {
         meta: Arc::new(group.meta().clone()),
         positions,
@@ -441,15 +443,15 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         ready: group.is_ready(),
         home_detached: group.home_fault().map(str::to_owned),
         home_too_small: group.home_too_small(),
-        segment_fault: owner.segment_fault.borrow().clone(),
+        segment_fault: state.segment_fault.clone(),
         durable: group.durable(),
         image_wall: group.journal().durable_wall().filter(|_| group.meta().role == Role::Mirror),
         rotten: group.rotten(),
         verify: group.verify_report().cloned(),
         link: view,
-        sessions: owner.live_sessions().iter().filter_map(session).collect(),
+        sessions,
         buffers: owner.buffers.used(),
-        latencies: Arc::new(owner.latencies.borrow().clone()),
+        latencies: Arc::new(state.latencies.clone()),
     }
 }
 

@@ -62,7 +62,7 @@ impl Units {
     fn with<T>(&self, owner: &Owner, slot: VolumeSlot, act: impl FnOnce(&mut Unit) -> T) -> T {
         let mut units = self.by_slot.borrow_mut();
         let unit = units.entry(slot).or_insert_with(|| {
-            let state = owner.group.borrow().meta().volume(slot).and_then(|v| v.unit.clone()).unwrap_or_default();
+            let state = owner.look().group.meta().volume(slot).and_then(|v| v.unit.clone()).unwrap_or_default();
             Unit { control: Arc::new(Control::new(state)), busy: false, waiting: VecDeque::new() }
         });
         act(unit)
@@ -73,9 +73,10 @@ impl Owner {
     /// The state of a volume's unit, and how much room it has.
     pub(super) fn dress_lun(&self, slot: VolumeSlot, lun: &mut Lun) {
         let mirrored = {
-            let group = self.group.borrow();
-            let state = group.meta().volume(slot).and_then(|v| v.unit.clone()).unwrap_or_default();
-            (group.meta().role == Role::Mirror).then_some(state)
+            let look = self.look();
+            let meta = look.group.meta();
+            let state = meta.volume(slot).and_then(|v| v.unit.clone()).unwrap_or_default();
+            (meta.role == Role::Mirror).then_some(state)
         };
         lun.control = self.units.with(self, slot, |unit| {
             // On a mirror it changes by what the source sends.
@@ -93,7 +94,7 @@ impl Owner {
 
     fn new_gauge(&self, slot: VolumeSlot) -> ResourceGauge {
         let gauge = ResourceGauge::default();
-        if let Some(room) = self.homes.borrow().get(&slot).and_then(|home| home.room().ok()) {
+        if let Some(room) = self.look().homes.get(&slot).and_then(|home| home.room().ok()) {
             gauge.set(room.available, room.used);
         }
         self.units.gauges.borrow_mut().insert(slot, gauge.clone());
@@ -161,7 +162,7 @@ impl Owner {
         let control = Arc::new(control);
         self.units.with(self, slot, |unit| unit.control = control.clone());
         self.luns_changed();
-        let place = self.group.borrow().meta().volume(slot).map(|v| (v.lun, v.id));
+        let place = self.look().group.meta().volume(slot).map(|v| (v.lun, v.id));
         if let Some((number, volume)) = place.and_then(|(lun, id)| Some((LunNumber::new(lun)?, id))) {
             for session in self.live_sessions() {
                 let Some(port) = session.port() else { continue };
@@ -205,7 +206,7 @@ impl Owner {
     }
 
     async fn write_over(self: &Rc<Self>, slot: VolumeSlot, pattern: &Bytes) -> bool {
-        let end = self.group.borrow().served_sectors(slot).map_or(0, SectorCount::get);
+        let end = self.look().group.served_sectors(slot).map_or(0, SectorCount::get);
         let (mut at, step) = (0, pattern.len() as u64 / 512);
         let mut flight = VecDeque::new();
         loop {
@@ -237,8 +238,9 @@ impl Owner {
     /// RESERVE ends with a reset, or with its nexus.
     pub(super) fn end_reserve(&self, volume: Option<VolumeId>, of: Option<&InitiatorPort>) {
         let slots: Vec<VolumeSlot> = {
-            let group = self.group.borrow();
-            group.meta().volumes.iter().filter(|v| volume.is_none_or(|id| id == v.id)).map(|v| v.slot).collect()
+            let state = self.look();
+            let volumes = state.group.meta().volumes.iter();
+            volumes.filter(|v| volume.is_none_or(|id| id == v.id)).map(|v| v.slot).collect()
         };
         let mut ended = false;
         for slot in slots {
@@ -254,8 +256,8 @@ impl Owner {
     /// What is mapped: what the journal holds, and else what the home holds.
     pub(super) fn lba_status(&self, extent: Extent, runs_max: usize) -> Completion {
         let sectors = SectorCount::from_raw(extent.sectors.get().min(STATUS_SECTORS_MAX));
-        let plan = self.group.borrow().journal().plan_read(Extent { sectors, ..extent });
-        let home = self.homes.borrow().get(&extent.volume).cloned();
+        let plan = self.look().group.journal().plan_read(Extent { sectors, ..extent });
+        let home = self.look().homes.get(&extent.volume).cloned();
         let mut runs: Vec<MappedRun> = Vec::new();
         let mut add = |sector: u64, sectors: u64, mapped| match runs.pop_if(|last| last.mapped == mapped) {
             Some(last) => {
@@ -302,21 +304,22 @@ impl Owner {
     /// Looks how much room thin units have, and warns their hosts once when it gets short. On a mirror it also has sessions
     /// see what the source has sent about units.
     pub(super) fn measure_units(&self) {
-        if self.group.borrow().meta().role == Role::Mirror && !self.live_sessions().is_empty() {
+        let mirror = self.look().group.meta().role == Role::Mirror;
+        if mirror && !self.live_sessions().is_empty() {
             self.luns_changed();
         }
         let gauges = self.units.gauges.borrow().clone();
         for (slot, gauge) in gauges {
-            let Some(home) = self.homes.borrow().get(&slot).cloned() else { continue };
+            let Some(home) = self.look().homes.get(&slot).cloned() else { continue };
             let Ok(room) = home.room() else { continue };
             gauge.set(room.available, room.used);
-            let size = self.group.borrow().meta().volume(slot).map_or(0, |v| v.sectors.bytes().get());
+            let size = self.look().group.meta().volume(slot).map_or(0, |v| v.sectors.bytes().get());
             let missing = size.saturating_sub(room.used);
             // Short: the room left is less than a tenth of what the unit may still want.
             let short = missing > 0 && room.available < missing && room.available < size / THRESHOLD_PARTS;
             let before = self.units.short.borrow_mut().insert(slot, short).unwrap_or(false);
             if short && !before {
-                let number = self.group.borrow().meta().volume(slot).and_then(|v| LunNumber::new(v.lun));
+                let number = self.look().group.meta().volume(slot).and_then(|v| LunNumber::new(v.lun));
                 let Some(number) = number else { continue };
                 self.live_sessions().iter().for_each(|session| session.raise(number, UnitAttention::ThinThreshold));
             }

@@ -12,18 +12,30 @@ use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
 use reprise_types::{Extent, Point, Role, Seq, VolumeSlot};
 
-use crate::effect::{Effect, IoFault, LinkInput, Notice};
-use crate::group::{After, Group, Pending};
+use crate::core::{Barrier, Effects, Open, Part, Seal};
+use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
+use crate::group::Group;
 use crate::meta::CopyState;
 use crate::planted::{Planted, has};
 
 /// What an answer is to.
 #[derive(Debug)]
-pub(crate) enum FeedStep {
-    /// A copied region was written; `life` tells connections apart.
-    Region { life: u64, region: CopyRegion },
+enum FeedStep {
+    /// A copied region was written.
+    Region(CopyRegion),
     /// The homes were flushed up to the mark.
-    Flushed { life: u64, mark: CopyMark },
+    Flushed(CopyMark),
+}
+
+/// What was copied becomes durable, one mark at a time.
+#[derive(Debug, Default)]
+enum CopyFlush {
+    #[default]
+    Idle,
+    /// The homes are being flushed.
+    Flushing,
+    /// The cursor is on its way to the superblock.
+    Storing { barrier: Barrier, cursor: CopyCursor },
 }
 
 /// The connection that feeds the group.
@@ -34,32 +46,19 @@ pub(crate) struct Feed {
     /// The offer on this connection, until the verdict.
     offer: Option<Box<GroupOffer>>,
     answered: bool,
-    life: u64,
-    flushing: bool,
-    /// Regions being written for this connection.
-    writing: usize,
-    /// Writes of homes that nobody waits for any more (of an earlier connection, of a comparison that ended) and that are
-    /// still under way: whatever comes later waits for them, or they would land on top of it.
-    strays: usize,
+    flush: CopyFlush,
+    /// What was asked for this connection.
+    open: Open<FeedStep>,
 }
 
 impl Feed {
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn disconnected(&mut self, fx: &mut Effects) {
         self.session = None;
         self.row = None;
         self.offer = None;
-        self.flushing = false;
-        self.life += 1;
-        self.strays += std::mem::take(&mut self.writing);
-    }
-
-    /// Writes of homes under way that nobody waits for any more.
-    pub(crate) fn astray(&mut self, writes: usize) {
-        self.strays += writes;
-    }
-
-    pub(crate) fn stray_done(&mut self) {
-        self.strays -= 1;
+        self.flush = CopyFlush::Idle;
+        let regions = self.open.forget().filter(|(_, step)| matches!(step, FeedStep::Region(_)));
+        fx.astray(regions.map(|(token, _)| token));
     }
 }
 
@@ -72,21 +71,21 @@ impl Group {
     pub(crate) fn feed_input(&mut self, input: LinkInput) {
         match input {
             LinkInput::Connected { .. } => {
-                self.feed.disconnected();
+                self.feed.disconnected(&mut self.core.fx);
                 let copied_to = self.core.meta.copy.is_none() || !self.home.is_detached();
                 let wanted = self.core.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.core.meta.ended.is_none();
-                if self.is_ready() && !self.is_fenced() && wanted && copied_to {
+                if self.core.is_ready() && !self.core.is_fenced() && wanted && copied_to {
                     self.feed.session = Some(MirrorSession::new(self.core.now.mono, self.core.config.link_window));
                 } else {
                     self.tell_not_ready();
-                    self.core.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                    self.core.fx.push(Effect::LinkClose(CloseReason::NotReady));
                 }
             }
             LinkInput::Disconnected => {
                 if self.feed.session.is_some() {
-                    self.core.notice(Notice::LinkDown);
+                    self.core.fx.notice(Notice::LinkDown);
                 }
-                self.feed.disconnected();
+                self.feed.disconnected(&mut self.core.fx);
             }
             LinkInput::Sent(_) => {}
             LinkInput::Batch(batch, body) => {
@@ -106,7 +105,7 @@ impl Group {
     pub(crate) fn tell_not_ready(&mut self) {
         let (trouble, detail) = (self.trouble(), self.home_fault().or(self.core.meta.fenced.as_deref()));
         let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
-        self.core.effects.push_back(Effect::LinkSend(close.into(), Vec::new()));
+        self.core.fx.send(close.into(), Vec::new());
     }
 
     /// What a message means that has so many bytes of payload.
@@ -121,7 +120,7 @@ impl Group {
 
     fn feed_fault(&mut self, error: &LinkError) {
         if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
-            self.core.notice(Notice::LinkFault(error.to_string()));
+            self.core.fx.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();
         self.link_close(error.close_reason().unwrap_or(CloseReason::ProtocolViolation));
@@ -145,26 +144,28 @@ impl Group {
                 let ours =
                     self.core.meta.peer.as_ref().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
                 let fed = self.core.meta.role == Role::Mirror;
-                match (rule_of(row).consequence, start, &mut self.core.meta.peer) {
-                    (Consequence::Stream, Some(start), Some(peer)) if fed => {
-                        peer.seen = Some(instance_seen);
-                        peer.instance = reprise_link::instance::on_confirmed(peer.instance);
+                match (rule_of(row).consequence, start) {
+                    (Consequence::Stream, Some(start)) if fed && self.core.meta.peer.is_some() => {
+                        self.core.meta.note_peer(|peer| {
+                            peer.seen = Some(instance_seen);
+                            peer.instance = reprise_link::instance::on_confirmed(peer.instance);
+                        });
                         if let Some(offer) = offer.filter(|_| row == Row::StartCopy) {
                             self.start_mirror(start, &offer);
                         }
                         if row == Row::RestartCopy {
                             // Forgotten durably before the first region comes: what there is must not count once more.
-                            self.core.meta.copy = Some(CopyState::default());
+                            self.core.meta.note(|meta| meta.copy = Some(CopyState::default()));
                         }
-                        self.hold_link();
-                        self.core.notice(Notice::LinkUp(row));
+                        self.core.hold_link();
+                        self.core.fx.notice(Notice::LinkUp(row));
                     }
                     _ => {
                         // A source that was asked is told as the one that asked is: neither dials again.
                         if ours && !fed {
                             self.peer.stopped = Some(row);
                         }
-                        self.core.notice(Notice::LinkStopped(row));
+                        self.core.fx.notice(Notice::LinkStopped(row));
                         self.link_close(CloseReason::Verdict);
                     }
                 }
@@ -172,18 +173,18 @@ impl Group {
             MirrorEvent::Batch { .. } => unreachable!("a batch comes with its body"),
             MirrorEvent::Region { region, zero } => {
                 let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
-                self.feed.writing += 1;
-                let token = self.token(Pending::Feed(FeedStep::Region { life: self.feed.life, region }));
-                self.core.effects.push_back(if zero {
-                    Effect::ZeroHome { token, extent }
-                } else {
-                    Effect::WriteHome { token, extent, bufs: vec![payload] }
+                let token = self.core.fx.ask(Part::Feed, |token| match zero {
+                    true => Effect::ZeroHome { token, extent },
+                    false => Effect::WriteHome { token, extent, bufs: vec![payload] },
                 });
+                self.feed.open.insert(token, FeedStep::Region(region));
             }
             MirrorEvent::CopyDone { r1 } => {
-                if let Some(copy) = &mut self.core.meta.copy {
-                    copy.complete_at = Some(r1);
-                }
+                self.core.meta.note(|meta| {
+                    if let Some(copy) = &mut meta.copy {
+                        copy.complete_at = Some(r1);
+                    }
+                });
             }
         }
     }
@@ -197,18 +198,20 @@ impl Group {
 
     /// The journal of a mirror begins where the copy begins.
     fn start_mirror(&mut self, start: Point, offer: &GroupOffer) {
-        self.core.meta.set_lineage(&offer.lineage);
-        self.core.meta.trimmed = start;
-        (self.core.meta.applied, self.core.meta.applying, self.core.meta.seal) = (start.seq, start.seq, start);
-        self.core.meta.copy = Some(CopyState::default());
         // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
         let unused: Vec<_> = self.core.journal.segment_ids().collect();
         let begin = JournalStart::empty(start, self.core.meta.incarnation);
         self.core.journal = Journal::new(self.core.config.journal, begin, start.seq);
-        self.journal_held = true;
         self.units_forget();
-        self.persist(After::MirrorStarted);
-        self.persist(After::Free(unused));
+        let barrier = self.core.meta.change(|meta| {
+            meta.set_lineage(&offer.lineage);
+            meta.trimmed = start;
+            (meta.applied, meta.applying, meta.seal) = (start.seq, start.seq, start);
+            meta.copy = Some(CopyState::default());
+        });
+        // What comes waits until the superblock says where the journal begins.
+        self.core.seal = Some(Seal::Storing(barrier));
+        self.core.segments.free_after(barrier, unused);
     }
 
     fn feed_batch(&mut self, first: Seq, last: Seq, body: ReceivedBody) {
@@ -234,13 +237,13 @@ impl Group {
             Ok(_) => LinkError::Gap { first, last, received: self.core.journal.written() },
             Err(BodyError::Diverged { seq, .. }) => LinkError::Diverged { at: seq },
             Err(error) => {
-                self.core.notice(Notice::LinkFault(error.to_string()));
+                self.core.fx.notice(Notice::LinkFault(error.to_string()));
                 self.link_close(CloseReason::ProtocolViolation);
                 return;
             }
         };
         if matches!(fault, LinkError::Diverged { .. }) {
-            self.core.notice(Notice::LinkStopped(Row::Diverged));
+            self.core.fx.notice(Notice::LinkStopped(Row::Diverged));
         }
         self.feed_fault(&fault);
     }
@@ -263,7 +266,7 @@ impl Group {
         // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
         let settled =
             self.core.journal.durable().seq == self.core.journal.written() || !fed || has(Planted::AnswerUnsettled);
-        let settled = settled && !self.journal_held && !self.strays_hold() && !self.units_hold();
+        let settled = settled && self.core.is_ready() && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
         self.feed.answered = true;
@@ -274,7 +277,7 @@ impl Group {
 
     /// Homes are not written while older writes of them may still come.
     pub(crate) fn strays_hold(&self) -> bool {
-        self.feed.strays > 0 && !has(Planted::StraysForgotten)
+        self.core.fx.has_strays() && !has(Planted::StraysForgotten)
     }
 
     /// What the mirror says of itself.
@@ -329,64 +332,62 @@ impl Group {
         let Some(session) = &mut self.feed.session else { return };
         session.set_journal_free(free);
         session.set_trouble(trouble);
-        let mark = session.copy_flush_mark().filter(|_| !self.feed.flushing);
+        let mark = session.copy_flush_mark().filter(|_| matches!(self.feed.flush, CopyFlush::Idle));
         let complete = session.copy_complete();
         if let Some(mark) = mark {
-            self.feed.flushing = true;
+            self.feed.flush = CopyFlush::Flushing;
             if has(Planted::CopyNotFlushed) {
-                return self.feed_step(FeedStep::Flushed { life: self.feed.life, mark }, Ok(Bytes::new()));
+                return self.copy_flushed(mark);
             }
-            let token = self.token(Pending::Feed(FeedStep::Flushed { life: self.feed.life, mark }));
-            self.core.effects.push_back(Effect::FlushHome { token, volumes });
+            let token = self.core.fx.ask(Part::Feed, |token| Effect::FlushHome { token, volumes });
+            self.feed.open.insert(token, FeedStep::Flushed(mark));
         }
-        if let Some(copy) = self.core.meta.copy.take_if(|_| complete) {
-            // Regions hold content up to R1: home is a mixture until everything up to there is applied.
-            if !has(Planted::MomentsBeforeCopyEnd) {
-                self.core.meta.applying =
-                    self.core.meta.applying.max(copy.complete_at.unwrap_or(self.core.meta.applying));
-            }
-            self.persist(After::Nothing);
-            self.core.notice(Notice::CopyComplete);
+        if let Some(copy) = self.core.meta.copy.filter(|_| complete) {
+            self.core.meta.change(|meta| {
+                meta.copy = None;
+                // Regions hold content up to R1: home is a mixture until everything up to there is applied.
+                if !has(Planted::MomentsBeforeCopyEnd) {
+                    meta.applying = meta.applying.max(copy.complete_at.unwrap_or(meta.applying));
+                }
+            });
+            self.core.fx.notice(Notice::CopyComplete);
         }
         self.flush_control();
     }
 
-    pub(crate) fn feed_step(&mut self, step: FeedStep, result: Result<Bytes, IoFault>) {
-        let life = match &step {
-            FeedStep::Region { life, .. } | FeedStep::Flushed { life, .. } => *life,
-        };
-        let current = life == self.feed.life;
-        if matches!(step, FeedStep::Region { .. }) {
-            let open = if current { &mut self.feed.writing } else { &mut self.feed.strays };
-            *open -= 1;
-        }
-        if !current {
-            return;
-        }
+    pub(crate) fn feed_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(step) = self.feed.open.take(token) else { return };
         if let Err(fault) = result {
             self.home_detach(Notice::HomeFailed(fault));
             return;
         }
         match step {
-            FeedStep::Region { region, .. } => {
+            FeedStep::Region(region) => {
                 if let Some(session) = &mut self.feed.session {
                     session.region_written(region.slot, region.sector);
                 }
             }
-            FeedStep::Flushed { mark: CopyMark { cursor, reach }, .. } => {
-                if let Some(copy) = &mut self.core.meta.copy {
-                    (copy.cursor, copy.reach) = (Some(cursor), reach);
-                }
-                self.persist(After::CopyCursor { life, cursor });
-            }
+            FeedStep::Flushed(mark) => self.copy_flushed(mark),
         }
     }
 
-    pub(crate) fn copy_cursor_durable(&mut self, life: u64, cursor: CopyCursor) {
-        if life != self.feed.life {
+    /// The homes hold what was copied up to the mark.
+    fn copy_flushed(&mut self, CopyMark { cursor, reach }: CopyMark) {
+        let barrier = self.core.meta.change(|meta| {
+            if let Some(copy) = &mut meta.copy {
+                (copy.cursor, copy.reach) = (Some(cursor), reach);
+            }
+        });
+        self.feed.flush = CopyFlush::Storing { barrier, cursor };
+    }
+
+    /// The superblock has been written.
+    pub(crate) fn feed_stored(&mut self) {
+        let CopyFlush::Storing { barrier, cursor } = self.feed.flush else { return };
+        if !self.core.meta.holds(barrier) {
             return;
         }
-        self.feed.flushing = false;
+        self.feed.flush = CopyFlush::Idle;
         if let Some(session) = &mut self.feed.session {
             session.copy_flushed(cursor);
         }

@@ -11,8 +11,9 @@ use reprise_format::link::CloseReason;
 use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
 use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
 
-use crate::effect::{Effect, IoFault, Notice};
-use crate::group::{After, Group, Pending};
+use crate::core::{Barrier, Open, Part, ReadName};
+use crate::effect::{Effect, IoFault, Notice, Token};
+use crate::group::Group;
 use crate::planted::{Planted, has};
 
 /// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a
@@ -54,9 +55,9 @@ enum Round {
     #[default]
     Idle,
     /// Waits until `applying` is durable.
-    Announced { to: Seq },
+    Announced { to: Seq, barrier: Barrier },
     /// Batches are being collected.
-    Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: u64, failed: Option<Seq> },
+    Collect { to: Seq, batches: Vec<Option<Arc<Batch>>>, missing: usize, read: ReadName, failed: Option<Seq> },
     /// Home is being written.
     Write(Writing),
     /// Home is being flushed.
@@ -99,16 +100,22 @@ impl Writing {
 #[derive(Debug, Default)]
 pub(crate) struct Home {
     round: Round,
-    /// `applied` as the durable superblock has it, where that is behind memory.
-    pub(crate) applied_durable: Option<Seq>,
     waiting_since: Option<Mono>,
+    open: Open<HomeStep>,
+    /// Rounds whose `applied` is on its way to the superblock.
+    counted: VecDeque<(Barrier, Seq)>,
     /// When the journal last took records.
     pub(crate) fed_at: Mono,
 }
 
 impl Home {
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.round, Round::Idle) && self.applied_durable.is_none()
+        matches!(self.round, Round::Idle) && self.counted.is_empty()
+    }
+
+    /// What an earlier round has asked of the disks is not answered.
+    pub(crate) fn is_at_work(&self) -> bool {
+        !self.open.is_empty()
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -153,7 +160,7 @@ impl Group {
 
     pub(crate) fn home_pump(&mut self) {
         if !matches!(self.home.round, Round::Idle)
-            || self.journal_held
+            || !self.core.is_ready()
             || self.verify.holds_home()
             || self.strays_hold()
             || self.units_replaying()
@@ -178,16 +185,26 @@ impl Group {
             return;
         }
         self.home.waiting_since = None;
-        self.home.round = Round::Announced { to };
         let before = if has(Planted::ApplyingGoesBack) { to } else { self.core.meta.applying };
-        self.core.meta.applying = before.max(to);
-        self.persist(After::StartRound);
+        let barrier = self.core.meta.change(|meta| meta.applying = before.max(to));
+        self.home.round = Round::Announced { to, barrier };
+    }
+
+    /// The superblock has been written.
+    pub(crate) fn home_stored(&mut self) {
+        while let Some((_, seq)) = self.home.counted.pop_front_if(|(barrier, _)| self.core.meta.holds(*barrier)) {
+            self.round_applied(seq);
+        }
+        if let Round::Announced { to, barrier } = self.home.round
+            && self.core.meta.holds(barrier)
+        {
+            self.round_start(to);
+        }
     }
 
     /// `applying` is durable: collect the round's batches.
-    pub(crate) fn round_start(&mut self) {
-        let Round::Announced { to } = self.home.round else { return };
-        let read = self.read_opened();
+    fn round_start(&mut self, to: Seq) {
+        let read = self.core.read_opened();
         let (mut at, mut batches, mut missing) = (self.core.meta.applied, Vec::new(), 0);
         while at < to {
             let source = self.core.journal.batch_after(at).expect("a batch that is not applied is in the journal");
@@ -198,8 +215,9 @@ impl Group {
                 }
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
-                    let token = self.token(Pending::Home(HomeStep::Batch { index: batches.len(), place }));
-                    self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
+                    let token = self.core.fx.ask(Part::Home, make);
+                    self.home.open.insert(token, HomeStep::Batch { index: batches.len(), place });
                     batches.push(None);
                     missing += 1;
                 }
@@ -211,9 +229,11 @@ impl Group {
         }
     }
 
-    pub(crate) fn home_step(&mut self, step: HomeStep, result: Result<Bytes, IoFault>) {
-        match step {
-            HomeStep::Batch { index, place } => {
+    pub(crate) fn home_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        match self.home.open.take(token) {
+            None => {}
+            Some(HomeStep::Flush) => self.round_flushed(result),
+            Some(HomeStep::Batch { index, place }) => {
                 let Round::Collect { batches, missing, failed, .. } = &mut self.home.round else { return };
                 *missing -= 1;
                 match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
@@ -226,15 +246,15 @@ impl Group {
                 if let Some(bad) = *failed {
                     // The round begins anew once the batch is well; where nobody holds it, the leg is detached.
                     if let Round::Collect { read, .. } = std::mem::take(&mut self.home.round) {
-                        self.read_closed(read);
+                        self.core.read_closed(read);
                     }
-                    self.read_failed(Notice::JournalUnreadable(bad));
+                    self.core.read_failed(Notice::JournalUnreadable(bad));
                     self.rot_found(bad);
                 } else {
                     self.round_write();
                 }
             }
-            HomeStep::Write { bytes } => {
+            Some(HomeStep::Write { bytes }) => {
                 self.core.stats.bytes_applied += bytes;
                 let Round::Write(writing) = &mut self.home.round else { return };
                 writing.under_way -= 1;
@@ -247,18 +267,18 @@ impl Group {
                 }
                 self.write_on();
             }
-            HomeStep::Flush => {
-                let Round::Flush { to } = self.home.round else { return };
-                match result {
-                    Err(fault) => self.home_detach(Notice::HomeFailed(fault)),
-                    Ok(_) => {
-                        let before = self.home.applied_durable.unwrap_or(self.core.meta.applied);
-                        self.home.applied_durable = Some(before);
-                        self.home.round = Round::Idle;
-                        self.core.meta.applied = to;
-                        self.persist(After::RoundApplied(to));
-                    }
-                }
+        }
+    }
+
+    fn round_flushed(&mut self, result: Result<Bytes, IoFault>) {
+        let Round::Flush { to } = self.home.round else { return };
+        match result {
+            Err(fault) => self.home_detach(Notice::HomeFailed(fault)),
+            Ok(_) => {
+                self.core.applied_durable = Some(self.core.applied());
+                self.home.round = Round::Idle;
+                let barrier = self.core.meta.change(|meta| meta.applied = to);
+                self.home.counted.push_back((barrier, to));
             }
         }
     }
@@ -272,10 +292,10 @@ impl Group {
             _ => String::new(),
         };
         if let Round::Collect { read, .. } = self.home.round {
-            self.read_closed(read);
+            self.core.read_closed(read);
         }
         self.home.round = Round::Detached { reason };
-        self.core.notice(notice);
+        self.core.fx.notice(notice);
         // A first copy is written to the home and nowhere else: it goes on when the home is back.
         if self.core.meta.copy.is_some() {
             self.link_close(CloseReason::NotReady);
@@ -283,10 +303,10 @@ impl Group {
     }
 
     /// `applied` is durable: reads go to home and the journal may be trimmed.
-    pub(crate) fn round_applied(&mut self, seq: Seq) {
-        let before = self.home.applied_durable.unwrap_or(self.core.meta.applied);
+    fn round_applied(&mut self, seq: Seq) {
+        let before = self.core.applied();
         self.core.journal.forget_applied(before, seq);
-        self.home.applied_durable = (seq < self.core.meta.applied).then_some(seq);
+        self.core.applied_durable = (seq < self.core.meta.applied).then_some(seq);
         let applied = seq;
         if let Some(session) = &mut self.feed.session {
             session.set_applied(applied);
@@ -307,12 +327,11 @@ impl Group {
             let bytes = extent.sectors.bytes().get();
             writing.under_way += 1;
             writing.bytes += bytes;
-            let token = self.token(Pending::Home(HomeStep::Write { bytes }));
-            self.core.effects.push_back(if bufs.is_empty() {
-                Effect::ZeroHome { token, extent }
-            } else {
-                Effect::WriteHome { token, extent, bufs }
+            let token = self.core.fx.ask(Part::Home, |token| match bufs.is_empty() {
+                true => Effect::ZeroHome { token, extent },
+                false => Effect::WriteHome { token, extent, bufs },
             });
+            self.home.open.insert(token, HomeStep::Write { bytes });
         }
         let Round::Write(writing) = &mut self.home.round else { return };
         if writing.under_way > 0 {
@@ -331,7 +350,7 @@ impl Group {
 
     fn round_write(&mut self) {
         let Round::Collect { to, batches, read, .. } = std::mem::take(&mut self.home.round) else { return };
-        self.read_closed(read);
+        self.core.read_closed(read);
         let batches: Vec<Arc<Batch>> = batches.into_iter().flatten().collect();
         let mut newest = Index::default();
         for batch in &batches {
@@ -383,11 +402,10 @@ impl Group {
     fn round_flush(&mut self, to: Seq, volumes: Vec<VolumeSlot>) {
         self.home.round = Round::Flush { to };
         if volumes.is_empty() || has(Planted::HomeNotFlushed) {
-            self.home_step(HomeStep::Flush, Ok(Bytes::new()));
-            return;
+            return self.round_flushed(Ok(Bytes::new()));
         }
-        let token = self.token(Pending::Home(HomeStep::Flush));
-        self.core.effects.push_back(Effect::FlushHome { token, volumes });
+        let token = self.core.fx.ask(Part::Home, |token| Effect::FlushHome { token, volumes });
+        self.home.open.insert(token, HomeStep::Flush);
     }
 
     /// True where the home leg is detached after an error.

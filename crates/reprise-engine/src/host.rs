@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
-use reprise_journal::{DiskPiece, NewRecord, PieceSource};
+use reprise_journal::{DiskPiece, PieceSource};
 use reprise_types::{Extent, PoolBuf, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
 
-use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice};
-use crate::group::{Group, Pending};
-use crate::peer::{CopyRead, PeerStep};
+use crate::core::{Open, Part, ReadName};
+use crate::effect::{Effect, HostError, HostOp, HostReply, Io, IoFault, Notice, Token};
+use crate::group::Group;
+use crate::peer::CopyRead;
 use crate::planted::{Planted, has};
 use crate::verify::RegionRead;
 
@@ -18,7 +19,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Which bytes a piece's answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Bit {
     Home,
     Header,
     Payload,
@@ -27,9 +28,9 @@ enum Part {
 /// Names a piece of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PieceId {
-    read: u64,
+    read: ReadName,
     index: usize,
-    part: Part,
+    bit: Bit,
 }
 
 #[derive(Debug)]
@@ -74,11 +75,13 @@ pub(crate) struct Host {
     /// Answers that wait until a record is durable, in Seq order.
     acks: VecDeque<(Seq, Io)>,
     /// Reads by name, which is also that of the open read.
-    reads: BTreeMap<u64, Read>,
+    reads: BTreeMap<ReadName, Read>,
+    /// Pieces of reads that are being read.
+    pieces: Open<PieceId>,
     /// Reads that have all bytes and wait until what they saw is durable.
-    seen: Vec<(Seq, u64)>,
+    seen: Vec<(Seq, ReadName)>,
     /// COMPARE AND WRITE and ORWRITE under way, by the name of their read; each holds its range.
-    compares: BTreeMap<u64, Compare>,
+    compares: BTreeMap<ReadName, Compare>,
     /// Operations that wait for such a range, in order.
     blocked: VecDeque<(Io, HostOp)>,
     /// Volumes that hosts get no more of.
@@ -115,7 +118,7 @@ fn touches(op: &HostOp, extent: &Extent) -> bool {
 impl Group {
     pub(crate) fn host_op(&mut self, io: Io, op: HostOp) {
         if let Some(error) = self.host_refusal(&op) {
-            self.core.effects.push_back(Effect::Reply(io, Err(error)));
+            self.core.fx.push(Effect::Reply(io, Err(error)));
             return;
         }
         let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
@@ -173,7 +176,7 @@ impl Group {
     }
 
     fn host_refusal(&self, op: &HostOp) -> Option<HostError> {
-        if self.is_fenced() {
+        if self.core.is_fenced() {
             return Some(HostError::Fenced);
         }
         if self.core.meta.role != Role::Source {
@@ -202,12 +205,6 @@ impl Group {
         (!fits).then_some(HostError::Range)
     }
 
-    pub(crate) fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
-        self.core.stats.bytes_in += payload.len() as u64;
-        // Extent and length were checked, and the payload is cut to a record's size.
-        self.core.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
-    }
-
     fn append_write(&mut self, extent: Extent, data: &Bytes) -> Seq {
         let mut seq = self.core.journal.written();
         for at in (0..data.len()).step_by(RECORD_PAYLOAD_MAX) {
@@ -217,7 +214,7 @@ impl Group {
                 sectors: SectorCount::from_raw(payload.len() as u64 / 512),
                 ..extent
             };
-            seq = self.append(RecordKind::Write, part, payload);
+            seq = self.core.append(RecordKind::Write, part, payload);
         }
         seq
     }
@@ -228,7 +225,7 @@ impl Group {
         while left > 0 {
             let count = left.min(ZERO_SECTORS_MAX);
             let part = Extent { sector: Sector::from_raw(at), sectors: SectorCount::from_raw(count), ..extent };
-            seq = self.append(RecordKind::Zero, part, Bytes::new());
+            seq = self.core.append(RecordKind::Zero, part, Bytes::new());
             at += count;
             left -= count;
         }
@@ -238,13 +235,13 @@ impl Group {
     /// Everything up to `durable` is durable: answers that waited for it go out, in order.
     pub(crate) fn host_durable(&mut self, durable: Seq) {
         while let Some((_, io)) = self.host.acks.pop_front_if(|(seq, _)| *seq <= durable) {
-            self.core.effects.push_back(Effect::Reply(io, Ok(HostReply::Done)));
+            self.core.fx.push(Effect::Reply(io, Ok(HostReply::Done)));
         }
         if self.host.seen.iter().any(|(seq, _)| *seq <= durable) {
             let (ready, waiting) =
                 std::mem::take(&mut self.host.seen).into_iter().partition(|(seq, _)| *seq <= durable);
             self.host.seen = waiting;
-            let ready: Vec<(Seq, u64)> = ready;
+            let ready: Vec<(Seq, ReadName)> = ready;
             ready.into_iter().for_each(|(_, read)| self.deliver_read(read));
         }
     }
@@ -261,49 +258,47 @@ impl Group {
             Reader::Compare | Reader::Copy(_) | Reader::Verify(_) => None,
         });
         for io in acks.chain(blocked).chain(compares).chain(reads).chain(units) {
-            self.core.effects.push_back(Effect::Reply(io, Err(error)));
+            self.core.fx.push(Effect::Reply(io, Err(error)));
         }
-        host.reads.into_keys().for_each(|read| self.read_closed(read));
+        host.reads.into_keys().for_each(|read| self.core.read_closed(read));
     }
 
     /// Begins a read; gives its name. Hosts see the newest content and are answered when it is durable. A copied region
     /// is what is durable at this moment: records behind it wait for the region, so it must not wait for them, which in
     /// a full cache become durable only when the peer has got further.
-    pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> u64 {
+    pub(crate) fn start_read(&mut self, reader: Reader, extent: Extent) -> ReadName {
         let mut plan = match reader {
             Reader::Verify(_) => self.core.journal.plan_with(self.verify.index(), extent),
             _ => self.core.journal.plan_read(extent),
         };
         let durable = self.core.journal.durable().seq;
         if matches!(reader, Reader::Copy(_)) && plan.newest > durable && !has(Planted::CopyReadsNewest) {
-            let applied = self.home.applied_durable.unwrap_or(self.core.meta.applied);
+            let applied = self.core.applied();
             plan = self.core.journal.plan_durable(applied, extent);
         }
-        let name = self.read_opened();
+        let name = self.core.read_opened();
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         let mut missing = 0;
         for (index, piece) in plan.pieces.into_iter().enumerate() {
             let part = Extent { sector: piece.sector, sectors: piece.sectors, ..extent };
-            let id = |part| Pending::Host(PieceId { read: name, index, part });
+            let mut ask = |bit, effect: &dyn Fn(Token) -> Effect| {
+                let token = self.core.fx.ask(Part::Reads, effect);
+                self.host.pieces.insert(token, PieceId { read: name, index, bit });
+            };
             pieces.push(match piece.source {
                 PieceSource::Ram(bytes) => PieceState::Ready(vec![bytes]),
                 PieceSource::Zero => PieceState::Ready(zeros(piece.sectors)),
                 PieceSource::Home => {
                     missing += 1;
-                    let token = self.token(id(Part::Home));
-                    self.core.effects.push_back(Effect::ReadHome { token, extent: part });
+                    ask(Bit::Home, &|token| Effect::ReadHome { token, extent: part });
                     PieceState::Home(piece.sector)
                 }
                 PieceSource::Disk(disk) => {
                     missing += 2;
-                    let token = self.token(id(Part::Header));
-                    self.core.effects.push_back(Effect::ReadCache { token, at: disk.header_at, len: disk.header_len });
-                    let token = self.token(id(Part::Payload));
-                    self.core.effects.push_back(Effect::ReadCache {
-                        token,
-                        at: disk.payload_at,
-                        len: disk.payload_len,
-                    });
+                    let (header, payload) = ((disk.header_at, disk.header_len), (disk.payload_at, disk.payload_len));
+                    for (bit, (at, len)) in [(Bit::Header, header), (Bit::Payload, payload)] {
+                        ask(bit, &|token| Effect::ReadCache { token, at, len });
+                    }
                     PieceState::Disk { piece: disk, sector: piece.sector, header: None, payload: None }
                 }
             });
@@ -317,7 +312,8 @@ impl Group {
         name
     }
 
-    pub(crate) fn host_piece(&mut self, id: PieceId, result: Result<Bytes, IoFault>) {
+    pub(crate) fn host_piece(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(id) = self.host.pieces.take(token) else { return };
         let Some(read) = self.host.reads.get_mut(&id.read) else { return };
         read.missing -= 1;
         let state = &mut read.pieces[id.index];
@@ -340,7 +336,7 @@ impl Group {
             (Ok(bytes), state @ PieceState::Home(_)) => *state = PieceState::Ready(vec![bytes]),
             (Ok(bytes), state) => {
                 if let PieceState::Disk { piece, header, payload, .. } = state {
-                    *(if id.part == Part::Header { &mut *header } else { &mut *payload }) = Some(bytes);
+                    *(if id.bit == Bit::Header { &mut *header } else { &mut *payload }) = Some(bytes);
                     if let (Some(header), Some(payload)) = (&header, &payload) {
                         match piece.verify(header, payload) {
                             Ok(bytes) => *state = PieceState::Ready(vec![bytes]),
@@ -358,7 +354,7 @@ impl Group {
                 Notice::JournalUnreadable(seq) => Some(seq),
                 _ => None,
             };
-            self.read_failed(notice);
+            self.core.read_failed(notice);
             if let Some(seq) = rotten {
                 self.rot_found(seq);
             }
@@ -367,13 +363,13 @@ impl Group {
     }
 
     /// All bytes there? Then the read waits only until what it saw is durable.
-    fn finish_read(&mut self, name: u64) {
+    fn finish_read(&mut self, name: ReadName) {
         let durable = self.core.journal.durable().seq;
         let Some(read) = self.host.reads.get(&name).filter(|r| r.missing == 0) else { return };
         let (newest, failed) = (read.newest, read.failed.is_some());
         // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
         if !has(Planted::WaitingReadHolds) {
-            self.read_closed(name);
+            self.core.read_closed(name);
         }
         if newest <= durable || failed || has(Planted::ReadBeforeDurable) {
             self.deliver_read(name);
@@ -382,10 +378,10 @@ impl Group {
         }
     }
 
-    fn deliver_read(&mut self, name: u64) {
+    fn deliver_read(&mut self, name: ReadName) {
         let Some(read) = self.host.reads.remove(&name) else { return };
         if has(Planted::WaitingReadHolds) {
-            self.read_closed(name);
+            self.core.read_closed(name);
         }
         let data = match read.failed {
             Some(error) => Err(error),
@@ -399,18 +395,18 @@ impl Group {
                 .collect::<Vec<Bytes>>()),
         };
         match read.reader {
-            Reader::Host(io) => self.core.effects.push_back(Effect::Reply(io, data.map(HostReply::Data))),
+            Reader::Host(io) => self.core.fx.push(Effect::Reply(io, data.map(HostReply::Data))),
             Reader::Compare => self.compare(name, data),
             Reader::Verify(of) => self.verify_read(of, data.ok()),
             Reader::Copy(of) => match data {
-                Ok(data) => self.peer_step(PeerStep::Region { of, data }, Ok(Bytes::new())),
+                Ok(data) => self.peer_region(of, data),
                 // The mirror cannot become whole while the source cannot be read: the link is tried again later.
                 Err(_) => self.peer_unreadable(),
             },
         }
     }
 
-    fn compare(&mut self, name: u64, data: Result<Vec<Bytes>, HostError>) {
+    fn compare(&mut self, name: ReadName, data: Result<Vec<Bytes>, HostError>) {
         let Some(compare) = self.host.compares.remove(&name) else { return };
         let outcome = data.and_then(|pieces| {
             let mut found = pieces.iter().flat_map(|p| p.iter());
@@ -427,7 +423,7 @@ impl Group {
                 let seq = self.append_write(compare.extent, &data);
                 self.host.acks.push_back((seq, compare.io));
             }
-            Err(error) => self.core.effects.push_back(Effect::Reply(compare.io, Err(error))),
+            Err(error) => self.core.fx.push(Effect::Reply(compare.io, Err(error))),
         }
         if forgotten {
             return;

@@ -13,8 +13,9 @@ use reprise_link::source::{SourceEvent, SourceSession};
 use reprise_link::throttle::TokenBucket;
 use reprise_types::{Extent, Mono, Role, Sector, Seq, VolumeSlot};
 
-use crate::effect::{Effect, IoFault, LinkInput, Notice};
-use crate::group::{After, Group, Pending};
+use crate::core::{Open, Part, ReadName};
+use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
+use crate::group::Group;
 use crate::host::Reader;
 use crate::meta::CopyState;
 use crate::planted::{Planted, has};
@@ -33,18 +34,18 @@ const PREFETCH_MAX: usize = 16;
 /// Pause after a read for the peer that failed: the disk may answer later, a person will see to it rather.
 const UNREADABLE_RETRY_MILLIS: u64 = 10_000;
 
-/// What an answer is to.
+/// A batch that is being read ahead.
 #[derive(Debug)]
-pub(crate) enum PeerStep {
-    Batch { place: BatchPlace, read: u64 },
-    Region { of: CopyRead, data: Vec<Bytes> },
+struct BatchRead {
+    place: BatchPlace,
+    read: ReadName,
 }
 
-/// A region being read. `life` tells connections apart: bytes read for an earlier one are older than the view that a
-/// later one labels the same region with.
+/// A region being read. The number tells it from the same region of an earlier connection: bytes read for that one are older
+/// than the view that a later one labels the region with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CopyRead {
-    life: u64,
+    number: u64,
     volume: VolumeSlot,
     sector: Sector,
 }
@@ -58,6 +59,7 @@ struct Ahead {
 
 #[derive(Debug)]
 struct Region {
+    of: CopyRead,
     region: CopyRegion,
     data: Option<Vec<Bytes>>,
 }
@@ -88,7 +90,9 @@ pub(crate) struct Peer {
     trouble: Option<PeerTrouble>,
     /// The peer has stored our instance on this connection.
     confirmed: bool,
-    life: u64,
+    open: Open<BatchRead>,
+    /// Counts the regions that were read.
+    regions_read: u64,
     /// Pays for the regions of a first copy.
     copy_rate: TokenBucket,
     /// What the link carries, bytes a second; 0 where that is not limited.
@@ -112,7 +116,13 @@ impl Peer {
         self.ahead.clear();
         self.regions.clear();
         self.queued = 0;
-        self.life += 1;
+    }
+
+    /// There is no peer any more.
+    pub(crate) fn forget(&mut self) {
+        // What is being read ends all the same.
+        let (open, regions_read) = (std::mem::take(&mut self.open), self.regions_read);
+        *self = Self { open, regions_read, ..Self::default() };
     }
 }
 
@@ -160,8 +170,8 @@ impl Group {
     pub fn wants_link(&self) -> bool {
         let peer = self.core.meta.peer.as_ref();
         self.core.meta.role == Role::Source
-            && !self.is_fenced()
-            && self.is_ready()
+            && !self.core.is_fenced()
+            && self.core.is_ready()
             && self.peer.stopped.is_none()
             && self.core.now.mono >= self.peer.retry_at
             && self.rot.lost().is_none_or(|(_, last)| !self.peer_needs(last))
@@ -185,12 +195,12 @@ impl Group {
                 if let Some(offer) = self.offer().filter(|_| self.wants_link()) {
                     self.peer.session = Some(SourceSession::new(self.core.now.mono, offer));
                 } else {
-                    self.core.effects.push_back(Effect::LinkClose(CloseReason::NotReady));
+                    self.core.fx.push(Effect::LinkClose(CloseReason::NotReady));
                 }
             }
             LinkInput::Disconnected => {
                 if self.peer.session.is_some() {
-                    self.core.notice(Notice::LinkDown);
+                    self.core.fx.notice(Notice::LinkDown);
                 }
                 self.peer.disconnected();
             }
@@ -218,45 +228,49 @@ impl Group {
         }
         if matches!(error, LinkError::Diverged { .. }) {
             self.peer.stopped = Some(Row::Diverged);
-            self.core.notice(Notice::LinkStopped(Row::Diverged));
+            self.core.fx.notice(Notice::LinkStopped(Row::Diverged));
         } else if !matches!(error, LinkError::Silent { .. } | LinkError::Unheard { .. } | LinkError::Closed { .. }) {
-            self.core.notice(Notice::LinkFault(error.to_string()));
+            self.core.fx.notice(Notice::LinkFault(error.to_string()));
         }
         self.flush_control();
         self.link_close(failed(error));
     }
 
     fn peer_event(&mut self, event: SourceEvent) {
-        let Some(meta) = &mut self.core.meta.peer else { return };
+        if self.core.meta.peer.is_none() {
+            return;
+        }
         match event {
             SourceEvent::Verdict { verdict, instance_seen } => {
                 self.peer.row = Some(verdict.row);
                 match (rule_of(verdict.row).consequence, verdict.start) {
                     (Consequence::Stream, Some(start)) => {
-                        meta.seen = Some(instance_seen);
-                        meta.durable = Some(start);
+                        self.core.meta.note_peer(|meta| {
+                            meta.seen = Some(instance_seen);
+                            meta.durable = Some(start);
+                            if matches!(verdict.row, Row::StartCopy | Row::RestartCopy) {
+                                meta.copy = Some(CopyState::default());
+                            }
+                            if has(Planted::InstanceConfirmedEarly) {
+                                meta.instance = reprise_link::instance::on_confirmed(meta.instance);
+                            }
+                        });
                         self.lag.acked(start.seq);
-                        if matches!(verdict.row, Row::StartCopy | Row::RestartCopy) {
-                            meta.copy = Some(CopyState::default());
-                        }
-                        if has(Planted::InstanceConfirmedEarly) {
-                            meta.instance = reprise_link::instance::on_confirmed(meta.instance);
-                        }
                         self.peer.confirmed = false;
-                        self.hold_link();
+                        self.core.hold_link();
                         self.units_say_again(start.seq);
-                        self.core.notice(Notice::LinkUp(verdict.row));
+                        self.core.fx.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {
                         self.peer.stopped = Some(verdict.row);
-                        self.core.notice(Notice::LinkStopped(verdict.row));
+                        self.core.fx.notice(Notice::LinkStopped(verdict.row));
                         self.flush_control();
                         self.link_close(CloseReason::Verdict);
                     }
                 }
             }
             SourceEvent::Acked { durable, .. } => {
-                meta.durable = Some(durable);
+                self.core.meta.note_peer(|meta| meta.durable = Some(durable));
                 self.lag.acked(durable.seq);
                 let trouble = self.peer.session.as_ref().and_then(SourceSession::trouble);
                 if trouble != self.peer.trouble.as_ref().map(|t| t.what) {
@@ -264,21 +278,25 @@ impl Group {
                 }
                 // The mirror acknowledges only after it has stored the instance that this box showed.
                 if !std::mem::replace(&mut self.peer.confirmed, true) {
-                    meta.instance = reprise_link::instance::on_confirmed(meta.instance);
-                    self.persist(After::Nothing);
+                    let confirmed = reprise_link::instance::on_confirmed;
+                    self.core.meta.note_peer(|meta| meta.instance = confirmed(meta.instance));
+                    self.core.meta.keep();
                 }
                 self.copy_settled();
             }
             SourceEvent::CopyAcked { cursor, .. } => {
-                if let Some(copy) = &mut meta.copy {
-                    copy.cursor = Some(cursor);
-                }
+                self.core.meta.note_peer(|meta| {
+                    if let Some(copy) = &mut meta.copy {
+                        copy.cursor = Some(cursor);
+                    }
+                });
                 self.copy_settled();
             }
             SourceEvent::Credit if has(Planted::TrimOnStatus) => {
                 let sent = self.peer.sent();
                 if let Some(hash) = self.core.journal.hash_at(sent) {
-                    meta.durable = meta.durable.map(|d| reprise_types::Point { seq: sent, hash, ..d });
+                    let held = |d| reprise_types::Point { seq: sent, hash, ..d };
+                    self.core.meta.note_peer(|meta| meta.durable = meta.durable.map(held));
                 }
             }
             SourceEvent::Credit => {}
@@ -287,12 +305,9 @@ impl Group {
 
     fn copy_settled(&mut self) {
         let complete = self.peer.session.as_ref().is_some_and(SourceSession::copy_complete);
-        if let Some(meta) = &mut self.core.meta.peer
-            && complete
-            && meta.copy.take().is_some()
-        {
-            self.persist(After::Nothing);
-            self.core.notice(Notice::CopyComplete);
+        if complete && self.core.meta.note_peer(|meta| meta.copy.take()).flatten().is_some() {
+            self.core.meta.keep();
+            self.core.fx.notice(Notice::CopyComplete);
         }
     }
 
@@ -308,17 +323,17 @@ impl Group {
 
     /// Control messages go out whatever waits in bulk.
     pub(crate) fn flush_control(&mut self) {
-        if self.link_held {
+        if self.core.link_held() {
             return;
         }
         if let Some(session) = &mut self.peer.session {
             while let Some(message) = session.poll_message() {
-                self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
+                self.core.fx.send(message, Vec::new());
             }
         }
         if let Some(session) = &mut self.feed.session {
             while let Some(message) = session.poll_message() {
-                self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
+                self.core.fx.send(message, Vec::new());
             }
         }
     }
@@ -326,16 +341,16 @@ impl Group {
     pub(crate) fn peer_pump(&mut self) {
         self.flush_control();
         let collecting = self.collects_burst();
-        while !self.link_held && self.peer.queued < LINK_QUEUE_BYTES {
+        while !self.core.link_held() && self.peer.queued < LINK_QUEUE_BYTES {
             if !self.send_region() && (collecting || !self.send_batch()) {
                 break;
             }
         }
         self.read_regions();
-        let open = self.peer.session.as_mut().filter(|_| !self.link_held);
+        let open = self.peer.session.as_mut().filter(|_| !self.core.link_held());
         let done = open.and_then(SourceSession::poll_copy_done);
         if let Some(done) = done {
-            self.core.effects.push_back(Effect::LinkSend(Message::CopyDone(done), Vec::new()));
+            self.core.fx.send(Message::CopyDone(done), Vec::new());
         }
     }
 
@@ -376,7 +391,7 @@ impl Group {
         self.peer.burst_at = self.core.now.mono;
         self.core.stats.bytes_sent += bytes;
         let message = Message::Batch(link::Batch { first: batch.first_seq(), last: batch.last_seq() });
-        self.core.effects.push_back(Effect::LinkSend(message, batch.body().collect()));
+        self.core.fx.send(message, batch.body().collect());
         if !self.peer.ahead.is_empty() {
             self.read_ahead(batch.last_seq());
         }
@@ -397,9 +412,10 @@ impl Group {
                 }
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
-                    let read = self.read_opened();
-                    let token = self.token(Pending::Peer(PeerStep::Batch { place, read }));
-                    self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                    let read = self.core.read_opened();
+                    let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
+                    let token = self.core.fx.ask(Part::Peer, make);
+                    self.peer.open.insert(token, BatchRead { place, read });
                     self.peer.ahead.push_back(Ahead { first: place.first_seq, last: place.last_seq, batch: None });
                 }
             }
@@ -424,9 +440,10 @@ impl Group {
             && let Some(region) = self.peer.session.as_mut().and_then(SourceSession::next_region)
         {
             self.peer.copy_rate.charge(self.core.now.mono, region.sectors.bytes().get());
-            self.peer.regions.push_back(Region { region, data: None });
+            self.peer.regions_read += 1;
+            let of = CopyRead { number: self.peer.regions_read, volume: region.slot, sector: region.sector };
+            self.peer.regions.push_back(Region { of, region, data: None });
             let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
-            let of = CopyRead { life: self.peer.life, volume: region.slot, sector: region.sector };
             self.start_read(Reader::Copy(of), extent);
         }
     }
@@ -441,7 +458,7 @@ impl Group {
         self.peer.queued += bytes;
         self.core.stats.bytes_sent += bytes;
         let payload = if zero { Vec::new() } else { data };
-        self.core.effects.push_back(Effect::LinkSend(Message::CopyExtent(region.extent(zero)), payload));
+        self.core.fx.send(Message::CopyExtent(region.extent(zero)), payload);
         true
     }
 
@@ -451,29 +468,28 @@ impl Group {
         self.peer.retry_at = self.core.now.mono.plus_millis(UNREADABLE_RETRY_MILLIS);
     }
 
-    pub(crate) fn peer_step(&mut self, step: PeerStep, result: Result<Bytes, IoFault>) {
-        match step {
-            PeerStep::Batch { place, read } => {
-                let first = place.first_seq;
-                self.read_closed(read);
-                let Some(ahead) = self.peer.ahead.iter_mut().find(|a| a.first == first) else { return };
-                match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
-                    Some(batch) => ahead.batch = Some(Arc::new(batch)),
-                    _ => {
-                        self.read_failed(Notice::JournalUnreadable(first));
-                        self.rot_found(first);
-                        self.peer_unreadable();
-                    }
-                }
+    /// A batch was read ahead, or could not be.
+    pub(crate) fn peer_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(BatchRead { place, read }) = self.peer.open.take(token) else { return };
+        let first = place.first_seq;
+        self.core.read_closed(read);
+        let Some(ahead) = self.peer.ahead.iter_mut().find(|a| a.first == first) else { return };
+        match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
+            Some(batch) => ahead.batch = Some(Arc::new(batch)),
+            _ => {
+                self.core.read_failed(Notice::JournalUnreadable(first));
+                self.rot_found(first);
+                self.peer_unreadable();
             }
-            PeerStep::Region { of, data } => {
-                let same = |r: &&mut Region| r.region.slot == of.volume && r.region.sector == of.sector;
-                if (of.life == self.peer.life || has(Planted::OldRegionsSent))
-                    && let Some(region) = self.peer.regions.iter_mut().find(same)
-                {
-                    region.data = Some(data);
-                }
-            }
+        }
+    }
+
+    /// A region was read.
+    pub(crate) fn peer_region(&mut self, of: CopyRead, data: Vec<Bytes>) {
+        let any = has(Planted::OldRegionsSent);
+        let same = |r: &&mut Region| r.of == of || any && (r.of.volume, r.of.sector) == (of.volume, of.sector);
+        if let Some(region) = self.peer.regions.iter_mut().find(same) {
+            region.data = Some(data);
         }
     }
 }

@@ -11,19 +11,20 @@ use reprise_format::link::{BatchAgain, BatchWanted, CloseReason, Message, Rotten
 use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_types::{Mono, Role, Seq};
 
-use crate::effect::{Effect, IoFault, LinkInput, Notice};
-use crate::group::{Group, Pending};
+use crate::core::{Open, Part, ReadName};
+use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
+use crate::group::Group;
 use crate::planted::{Planted, has};
 
 /// What an answer is to.
 #[derive(Debug)]
-pub(crate) enum RotStep {
-    /// A batch that the other box wants was read.
-    Serve { place: BatchPlace, read: u64, life: u64 },
+enum RotStep {
+    /// A batch that the other box wants was read; it does not wait any more where the connection has ended since.
+    Serve { place: BatchPlace, read: ReadName, wanted: bool },
     /// The batch is in its place again. `read` keeps that place from being given to others meanwhile.
-    Rewritten { read: u64 },
+    Rewritten { read: Option<ReadName> },
     /// What is lost was read once more.
-    Reread { place: BatchPlace, read: u64 },
+    Reread { place: BatchPlace, read: ReadName },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Stage {
     /// The other box is to be asked as soon as it can be.
     Found,
     /// It was asked on this connection.
-    Asked { life: u64 },
+    Asked,
     /// What it sent is being written.
     Writing,
     /// Nobody holds it any more.
@@ -57,8 +58,7 @@ pub(crate) struct Rot {
     rotten: Option<Rotten>,
     /// The home was detached because of it.
     home_detached: bool,
-    /// A batch is being read for the other box.
-    serving: bool,
+    open: Open<RotStep>,
 }
 
 impl Rot {
@@ -70,6 +70,23 @@ impl Rot {
     /// Records that nobody holds any more.
     pub(crate) fn lost(&self) -> Option<(Seq, Seq)> {
         self.rotten.filter(|r| r.stage == Stage::Lost).map(|r| (r.place.first_seq, r.place.last_seq))
+    }
+
+    /// A batch is being read for the other box.
+    fn is_serving(&self) -> bool {
+        self.open.steps().any(|step| matches!(step, RotStep::Serve { .. }))
+    }
+
+    /// A connection has begun or ended: whoever was asked does not answer, and nobody waits for an answer.
+    pub(crate) fn link_broke(&mut self) {
+        if let Some(rotten) = self.rotten.as_mut().filter(|r| r.stage == Stage::Asked) {
+            rotten.stage = Stage::Found;
+        }
+        for step in self.open.steps_mut() {
+            if let RotStep::Serve { wanted, .. } = step {
+                *wanted = false;
+            }
+        }
     }
 
     /// What was lost is tried again.
@@ -88,7 +105,8 @@ impl Group {
     /// What keeps this box from doing all of its work for the group; none where nothing does.
     pub(crate) fn trouble(&self) -> Option<Trouble> {
         let rotten = self.rotten().map(|(first, last, lost)| RottenRecords { first, last, lost });
-        let found = Trouble { home_detached: self.home_detached(), rotten, fenced: self.is_fenced(), not_open: false };
+        let found =
+            Trouble { home_detached: self.home_detached(), rotten, fenced: self.core.is_fenced(), not_open: false };
         (found != Trouble::NONE).then_some(found)
     }
 
@@ -113,7 +131,7 @@ impl Group {
         rotten.stage = Stage::Lost;
         rotten.retry_at = self.core.now.mono.plus_millis(LOST_RETRY_MILLIS);
         let (first, last) = (rotten.place.first_seq, rotten.place.last_seq);
-        self.core.notice(Notice::JournalLost(first, last));
+        self.core.fx.notice(Notice::JournalLost(first, last));
         if last > self.core.meta.applied {
             self.rot.home_detached = true;
             self.home_detach(Notice::JournalUnreadable(first));
@@ -134,9 +152,9 @@ impl Group {
         if self.rot_trimmed() {
             return;
         }
-        let read = self.read_opened();
-        let token = self.token(Pending::Rot(RotStep::Reread { place, read }));
-        self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+        let read = self.core.read_opened();
+        let token = self.core.fx.ask(Part::Rot, |token| Effect::ReadCache { token, at: place.at, len: place.len });
+        self.rot.open.insert(token, RotStep::Reread { place, read });
     }
 
     /// What was rotten is not in the journal any more: nobody needs it, and it is forgotten.
@@ -152,10 +170,10 @@ impl Group {
             return;
         }
         self.rot.rotten = None;
-        self.core.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
+        self.core.fx.notice(Notice::JournalReadable(place.first_seq, place.last_seq));
         self.units_replay_unread();
         if std::mem::take(&mut self.rot.home_detached) && self.home_may_attach() && self.home.attach() {
-            self.core.notice(Notice::HomeAttached);
+            self.core.fx.notice(Notice::HomeAttached);
         }
     }
 
@@ -167,27 +185,21 @@ impl Group {
     /// Asks the other box, as soon as that makes sense.
     pub(crate) fn rot_pump(&mut self) {
         let Some(Rotten { place, stage, .. }) = self.rot.rotten else { return };
-        let life = self.link_life;
-        let ask = match stage {
-            Stage::Found => true,
-            Stage::Asked { life: asked } => asked != life,
-            Stage::Writing | Stage::Lost => false,
-        };
         let streaming = match self.core.meta.role {
             Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
             Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
         };
-        if !ask || !streaming || self.link_held {
+        if stage != Stage::Found || !streaming || self.core.link_held() {
             return;
         }
         if self.core.meta.role == Role::Source && self.peer_needs(place.last_seq) {
             return self.rot_lost();
         }
         if let Some(rotten) = &mut self.rot.rotten {
-            rotten.stage = Stage::Asked { life };
+            rotten.stage = Stage::Asked;
         }
         let wanted = BatchWanted { first: place.first_seq, last: place.last_seq };
-        self.core.effects.push_back(Effect::LinkSend(wanted.into(), Vec::new()));
+        self.core.fx.send(wanted.into(), Vec::new());
     }
 
     /// Takes the two messages; gives others back.
@@ -216,17 +228,16 @@ impl Group {
 
     fn rot_serve(&mut self, first: Seq, last: Seq) {
         // One at a time: whoever asks again before the answer gets none.
-        if self.rot.serving || first == Seq::ZERO {
+        if self.rot.is_serving() || first == Seq::ZERO {
             return;
         }
         match self.core.journal.batch_after(Seq::from_raw(first.get() - 1)) {
             Some(BatchSource::Ram(batch)) if batch.last_seq() == last => self.rot_send(first, last, Some(&batch)),
             Some(BatchSource::Disk(place)) if place.last_seq == last => {
-                self.rot.serving = true;
-                let read = self.read_opened();
-                let step = RotStep::Serve { place, read, life: self.link_life };
-                let token = self.token(Pending::Rot(step));
-                self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+                let read = self.core.read_opened();
+                let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
+                let token = self.core.fx.ask(Part::Rot, make);
+                self.rot.open.insert(token, RotStep::Serve { place, read, wanted: true });
             }
             _ => self.rot_send(first, last, None),
         }
@@ -235,12 +246,12 @@ impl Group {
     fn rot_send(&mut self, first: Seq, last: Seq, batch: Option<&Batch>) {
         let message = Message::from(BatchAgain { first, last, found: batch.is_some() });
         let payload = batch.map_or_else(Vec::new, |b| b.body().collect());
-        self.core.effects.push_back(Effect::LinkSend(message, payload));
+        self.core.fx.send(message, payload);
     }
 
     fn rot_answer(&mut self, m: &BatchAgain, payload: Bytes) {
-        let Some(Rotten { place, stage: Stage::Asked { life }, .. }) = self.rot.rotten else { return };
-        if life != self.link_life || (m.first, m.last) != (place.first_seq, place.last_seq) {
+        let Some(Rotten { place, stage: Stage::Asked, .. }) = self.rot.rotten else { return };
+        if (m.first, m.last) != (place.first_seq, place.last_seq) {
             return;
         }
         if !m.found {
@@ -251,39 +262,41 @@ impl Group {
             let head = b.header().head;
             (head.first_seq, head.last_seq, head.h_after) == (place.first_seq, place.last_seq, place.h_after)
         });
-        let rewrite = batch.and_then(|b| self.core.journal.rewrite(&place, &b, self.superblock_durable()));
+        let rewrite = batch.and_then(|b| self.core.journal.rewrite(&place, &b, self.core.meta.version()));
         let Some((at, bufs)) = rewrite else { return self.rot_lost() };
         if let Some(rotten) = &mut self.rot.rotten {
             rotten.stage = Stage::Writing;
         }
-        let read = if has(Planted::RewriteNotHeld) { 0 } else { self.read_opened() };
-        let token = self.token(Pending::Rot(RotStep::Rewritten { read }));
-        self.core.effects.push_back(Effect::WriteCache { token, at, bufs });
+        let read = (!has(Planted::RewriteNotHeld)).then(|| self.core.read_opened());
+        let token = self.core.fx.ask(Part::Rot, |token| Effect::WriteCache { token, at, bufs });
+        self.rot.open.insert(token, RotStep::Rewritten { read });
     }
 
-    pub(crate) fn rot_step(&mut self, step: RotStep, result: Result<Bytes, IoFault>) {
+    pub(crate) fn rot_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(step) = self.rot.open.take(token) else { return };
         match step {
-            RotStep::Serve { place, read, life } => {
-                self.rot.serving = false;
-                self.read_closed(read);
+            RotStep::Serve { place, read, wanted } => {
+                self.core.read_closed(read);
                 let batch = result.ok().and_then(|bytes| place.verify(bytes).ok()).map(Arc::new);
-                if life == self.link_life {
+                if wanted {
                     self.rot_send(place.first_seq, place.last_seq, batch.as_deref());
                 }
             }
             RotStep::Reread { place, read } => {
-                self.read_closed(read);
+                self.core.read_closed(read);
                 if result.is_ok_and(|bytes| place.verify(bytes).is_ok()) {
                     self.rot_readable(place);
                 }
             }
             RotStep::Rewritten { read } => {
-                self.read_closed(read);
+                if let Some(read) = read {
+                    self.core.read_closed(read);
+                }
                 match result {
                     Err(fault) => self.fence(fault),
                     Ok(_) => {
                         if let Some(rotten) = self.rot.rotten.take() {
-                            self.core.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
+                            self.core.fx.notice(Notice::JournalRepaired(rotten.place.first_seq, rotten.place.last_seq));
                         }
                         self.units_replay_unread();
                     }

@@ -20,12 +20,12 @@ use reprise_journal::ChangeRecord;
 use reprise_link::LinkError;
 use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
 
+use crate::core::{Barrier, Open, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 use crate::effect::{Effect, HostError, HostReply, Io};
-use crate::group::{After, CommandError, Group, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
+use crate::group::{CommandError, Group};
 use crate::meta::GroupMeta;
 use crate::planted::{Planted, has};
-use replay::Replay;
-pub(crate) use replay::ReplayStep;
+use replay::{Replay, ReplayStep};
 
 /// A change that has a Seq and is not durable.
 #[derive(Debug)]
@@ -90,15 +90,32 @@ pub(crate) struct UnitRecord {
     what: What,
 }
 
+/// A change that waits until the superblock knows that its unit has a state.
+#[derive(Debug)]
+struct First {
+    barrier: Barrier,
+    io: Option<Io>,
+    volume: VolumeSlot,
+    what: What,
+}
+
+/// What was taken, until the superblock holds it: hosts to be answered, and sizes that count then.
+#[derive(Debug)]
+struct Kept {
+    barrier: Barrier,
+    done: Vec<Io>,
+    sizes: Vec<(VolumeSlot, SectorCount)>,
+}
+
 /// Changes under way.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
     /// In Seq order.
     changes: VecDeque<Change>,
     /// Changes that wait until the superblock knows that their unit has a state.
-    first: VecDeque<(Option<Io>, VolumeSlot, What)>,
-    /// Versions of the superblock under way that a mirror's acknowledgement waits for.
-    holding: usize,
+    first: VecDeque<First>,
+    /// What is on its way to the superblock, which a mirror's acknowledgement waits for.
+    kept: VecDeque<Kept>,
     /// The newest record that this box has appended of each volume's state (false) and size (true).
     appended: BTreeMap<(VolumeSlot, bool), Seq>,
     /// Sizes that the durable superblock holds, of volumes for which a larger one is on its way there.
@@ -110,7 +127,8 @@ pub(crate) struct Units {
     /// A size of the source that a home here has no room for.
     too_large: Option<(VolumeSlot, SectorCount)>,
     replay: Option<Replay>,
-    replays: u64,
+    /// Batches that are being read for a replay, or for one that is not wanted any more.
+    open: Open<ReplayStep>,
     /// A replay could not read all that it needed.
     unread: bool,
 }
@@ -119,7 +137,7 @@ impl Group {
     /// A host changes what a unit remembers.
     pub(crate) fn host_unit(&mut self, io: Io, volume: VolumeSlot, state: UnitState) {
         if !self.unit_fits(volume, &state) {
-            self.core.effects.push_back(Effect::Reply(io, Err(HostError::NoRoom)));
+            self.core.fx.push(Effect::Reply(io, Err(HostError::NoRoom)));
             return;
         }
         self.unit_change(Some(io), volume, What::State(state));
@@ -127,21 +145,21 @@ impl Group {
 
     /// Appends a change once the superblock knows that the unit has a state, which is then said again at each link.
     fn unit_change(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
-        let known = self.core.meta.volumes.iter_mut().find(|v| v.slot == volume).is_some_and(|v| {
-            let known = v.unit.is_some();
-            v.unit.get_or_insert_default();
-            known
-        });
+        let known = self.core.meta.volume(volume).is_some_and(|v| v.unit.is_some());
         if known && self.units.first.is_empty() {
             return self.unit_append(io, volume, what);
         }
-        self.units.first.push_back((io, volume, what));
-        self.persist(After::UnitsKnown);
+        let barrier = self.core.meta.change(|meta| {
+            if let Some(v) = meta.volumes.iter_mut().find(|v| v.slot == volume) {
+                v.unit.get_or_insert_default();
+            }
+        });
+        self.units.first.push_back(First { barrier, io, volume, what });
     }
 
     /// A superblock copy has room for the state and some more.
     fn unit_fits(&self, volume: VolumeSlot, state: &UnitState) -> bool {
-        let mut meta = self.core.meta.clone();
+        let mut meta = GroupMeta::clone(&self.core.meta);
         if let Some(known) = meta.volumes.iter_mut().find(|v| v.slot == volume) {
             known.unit = Some(state.clone());
         }
@@ -158,7 +176,7 @@ impl Group {
         });
         let told: Vec<UnitRecord> = told.collect();
         if !told.is_empty() {
-            let mut meta = self.core.meta.clone();
+            let mut meta = GroupMeta::clone(&self.core.meta);
             let under_way = self.units.changes.iter().map(|c| (c.volume, &c.what));
             under_way
                 .chain(told.iter().map(|r| (r.volume, &r.what)))
@@ -170,16 +188,20 @@ impl Group {
         Ok(told)
     }
 
-    pub(crate) fn units_known(&mut self) {
-        // One for each version: those behind it wait for a later one, which knows of their units.
-        if let Some((io, volume, what)) = self.units.first.pop_front() {
-            self.unit_append(io, volume, what);
+    /// The superblock has been written.
+    pub(crate) fn units_stored(&mut self) {
+        // Those behind it wait for a later version, which knows of their units.
+        while let Some(first) = self.units.first.pop_front_if(|first| self.core.meta.holds(first.barrier)) {
+            self.unit_append(first.io, first.volume, first.what);
+        }
+        while let Some(kept) = self.units.kept.pop_front_if(|kept| self.core.meta.holds(kept.barrier)) {
+            self.units_kept(&kept);
         }
     }
 
     fn unit_append(&mut self, io: Option<Io>, volume: VolumeSlot, what: What) {
         let extent = Extent { volume, sector: Sector::ZERO, sectors: SectorCount::from_raw(0) };
-        let seq = self.append(what.kind(), extent, what.payload());
+        let seq = self.core.append(what.kind(), extent, what.payload());
         self.units.appended.insert((volume, what.is_size()), seq);
         self.units.changes.push_back(Change { seq, volume, what, io });
     }
@@ -212,7 +234,7 @@ impl Group {
     pub fn set_home_size(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) {
         self.units.homes.insert(slot, sectors);
         let fits = self.units.too_large.take_if(|(of, wanted)| *of == slot && *wanted <= sectors).is_some();
-        if fits && self.is_ready() {
+        if fits && self.core.is_ready() {
             self.units.unread = true;
             self.units_replay_unread();
         }
@@ -244,7 +266,7 @@ impl Group {
     }
 
     fn under_way(&self) -> impl Iterator<Item = (VolumeSlot, &What)> {
-        let waiting = self.units.first.iter().map(|(_, slot, what)| (*slot, what));
+        let waiting = self.units.first.iter().map(|first| (first.volume, &first.what));
         self.units.changes.iter().map(|c| (c.volume, &c.what)).chain(waiting)
     }
 
@@ -288,7 +310,7 @@ impl Group {
             }
             self.units_keep(done, sizes);
         }
-        self.units.holding > 0
+        self.units_hold()
     }
 
     /// A record counts from here on, if it is the newest of its volume. Gives the size, where it is a larger one.
@@ -310,7 +332,7 @@ impl Group {
             What::Size(sectors) => Some(sectors),
             What::State(_) => None,
         };
-        what.apply(&mut self.core.meta, slot);
+        self.core.meta.note(|meta| what.apply(meta, slot));
         larger.map(|sectors| {
             self.units.lasting.entry(slot).or_insert(before);
             (slot, sectors)
@@ -319,38 +341,37 @@ impl Group {
 
     /// Puts what was taken on its way to the superblock.
     fn units_keep(&mut self, done: Vec<Io>, sizes: Vec<(VolumeSlot, SectorCount)>) {
-        self.units.holding += 1;
-        self.persist(After::UnitsKept { done, sizes });
+        let barrier = self.core.meta.keep();
+        self.units.kept.push_back(Kept { barrier, done, sizes });
     }
 
     fn units_answer(&mut self, done: &[Io]) {
-        self.core.effects.extend(done.iter().map(|io| Effect::Reply(*io, Ok(HostReply::Done))));
+        done.iter().for_each(|io| self.core.fx.push(Effect::Reply(*io, Ok(HostReply::Done))));
     }
 
-    pub(crate) fn units_kept(&mut self, done: &[Io], sizes: &[(VolumeSlot, SectorCount)]) {
-        self.units.holding -= 1;
-        for (slot, sectors) in sizes {
+    fn units_kept(&mut self, kept: &Kept) {
+        for (slot, sectors) in &kept.sizes {
             if self.core.meta.volume(*slot).is_some_and(|v| v.sectors > *sectors) {
                 self.units.lasting.insert(*slot, *sectors);
             } else {
                 self.units.lasting.remove(slot);
             }
         }
-        self.units_answer(done);
-        if self.units.holding == 0 && self.core.meta.role == Role::Mirror {
+        self.units_answer(&kept.done);
+        if self.units.kept.is_empty() && self.core.meta.role == Role::Mirror {
             self.feed_durable(self.core.journal.durable());
         }
     }
 
     /// A superblock that holds what is durable in the journal is still on its way.
     pub(crate) fn units_hold(&self) -> bool {
-        self.units.holding > 0
+        !self.units.kept.is_empty()
     }
 
     /// The link is up: the mirror may hold a change that this box has forgotten. It does not hold what is newer than `held`:
     /// that reaches it in any case and is not said once more, or a link that comes and goes would fill the journal with it.
     pub(crate) fn units_say_again(&mut self, held: Seq) {
-        if has(Planted::UnitNotSaidAgain) || self.is_fenced() {
+        if has(Planted::UnitNotSaidAgain) || self.core.is_fenced() {
             return;
         }
         let known: Vec<VolumeSlot> =
@@ -372,16 +393,14 @@ impl Group {
         self.units.changes.clear();
         self.units.taken.clear();
         self.units.replay = None;
+        self.units.open.steps_mut().for_each(|step| step.wanted = false);
     }
 
     pub(crate) fn units_fail(&mut self) -> Vec<Io> {
-        let first = std::mem::take(&mut self.units.first).into_iter().filter_map(|(io, _, _)| io);
+        let first = std::mem::take(&mut self.units.first).into_iter().filter_map(|first| first.io);
         let changes = std::mem::take(&mut self.units.changes).into_iter().filter_map(|c| c.io);
         // Those whose record is durable wait for a superblock that may never be.
-        let kept = self.after.iter_mut().filter_map(|(_, after)| match after {
-            After::UnitsKept { done, .. } => Some(std::mem::take(done)),
-            _ => None,
-        });
-        first.chain(changes).chain(kept.flatten()).collect()
+        let kept = self.units.kept.iter_mut().flat_map(|kept| std::mem::take(&mut kept.done));
+        first.chain(changes).chain(kept).collect()
     }
 }

@@ -15,14 +15,15 @@
 mod mirror;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use reprise_format::link::{Message, VerifyClose, VerifyHashes, VerifyOpen, VerifyReady};
 use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
-use crate::effect::{Effect, LinkInput};
+use crate::core::Open;
+use crate::effect::LinkInput;
 use crate::group::{CommandError, Group};
 use crate::host::Reader;
 
@@ -107,17 +108,18 @@ impl VerifyReport {
 
 /// What an answer is to.
 #[derive(Debug)]
-pub(crate) enum VerifyStep {
+enum VerifyStep {
     /// A piece of a fix was written.
-    Write { life: u64 },
+    Write,
     /// Its home was flushed.
-    Flush { life: u64 },
+    Flush,
 }
 
 /// A region being read at the held moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RegionRead {
-    life: u64,
+    /// Tells it from the reads of an earlier comparison.
+    number: u64,
     slot: VolumeSlot,
     sector: Sector,
     /// Sectors per hash of an answer; none where this end asks.
@@ -154,6 +156,8 @@ enum Phase {
 struct Region {
     sectors: SectorCount,
     phase: Phase,
+    /// The number of our own read of it.
+    read: u64,
     data: Option<Vec<u8>>,
     theirs: Option<Bytes>,
     /// Runs that differ: first sector in the region, and length.
@@ -185,7 +189,8 @@ struct Held {
     at: Point,
     /// The source knows that the moment can be read.
     told: bool,
-    asks: usize,
+    /// Numbers of the reads under way that answers wait for.
+    asks: BTreeSet<u64>,
     fix: Option<Fix>,
 }
 
@@ -206,7 +211,9 @@ pub(crate) struct Verify {
     held: Option<Held>,
     report: Option<VerifyReport>,
     next_id: u64,
-    life: u64,
+    /// Counts the reads.
+    reads: u64,
+    open: Open<VerifyStep>,
     empty: Index,
 }
 
@@ -229,6 +236,12 @@ impl Verify {
     /// When the next step of a moment that is being put together is due.
     pub(crate) fn step_at(&self) -> Option<Mono> {
         self.view.as_ref().filter(|v| v.filled < v.at).map(|v| v.step_at)
+    }
+
+    /// A number for the next read.
+    fn next_read(&mut self) -> u64 {
+        self.reads += 1;
+        self.reads
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -268,7 +281,7 @@ impl Group {
         if peer.durable.is_none() || peer.copy.is_some() {
             return not("the first copy is not complete");
         }
-        if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) || self.link_held {
+        if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) || self.core.link_held() {
             return not("the link is down");
         }
         if self.home_detached() {
@@ -286,7 +299,6 @@ impl Group {
         }
         self.core.now = now;
         self.verify.next_id += 1;
-        self.verify.life += 1;
         let (id, at) = (self.verify.next_id, self.core.journal.durable());
         let total = self.core.meta.volumes.iter().map(|v| v.sectors.get()).fold(0, u64::saturating_add);
         self.verify.report = Some(VerifyReport {
@@ -350,15 +362,15 @@ impl Group {
     }
 
     fn verify_send(&mut self, message: Message) {
-        self.core.effects.push_back(Effect::LinkSend(message, Vec::new()));
+        self.core.fx.send(message, Vec::new());
     }
 
     /// Ends whatever is at work here, on either side, and lets home go on.
     pub(crate) fn verify_end(&mut self, end: VerifyEnd) {
         self.verify.view = None;
-        let fix = self.verify.held.take().and_then(|h| h.fix);
-        self.feed.astray(fix.map_or(0, |f| f.missing));
-        self.verify.life += 1;
+        self.verify.held = None;
+        let writes = self.verify.open.forget().filter(|(_, step)| matches!(step, VerifyStep::Write));
+        self.core.fx.astray(writes.map(|(token, _)| token));
         if self.verify.run.take().is_some()
             && let Some(report) = &mut self.verify.report
         {
@@ -440,32 +452,34 @@ impl Group {
             let Some(run) = &mut self.verify.run else { return };
             run.next = next;
             run.budget -= sectors.bytes().get() as i64;
+            let number = self.verify.next_read();
+            let Some(run) = &mut self.verify.run else { return };
             let (phase, runs) = (Phase::Whole, Vec::new());
-            run.regions.insert(at, Region { sectors, phase, data: None, theirs: None, runs, sent: 0 });
+            run.regions.insert(at, Region { sectors, phase, read: number, data: None, theirs: None, runs, sent: 0 });
             self.verify_ask(at, sectors);
             let sector = Sector::from_raw(at.1);
-            let of = RegionRead { life: self.verify.life, slot: at.0, sector, grain: None };
+            let of = RegionRead { number, slot: at.0, sector, grain: None };
             self.start_read(Reader::Verify(of), Extent { volume: at.0, sector, sectors });
         }
     }
 
     /// A region was read at the held moment, or could not be.
     pub(crate) fn verify_read(&mut self, of: RegionRead, data: Option<Vec<Bytes>>) {
-        if of.life != self.verify.life {
-            return;
-        }
         let data = data.map(|d| joined(&d)).unwrap_or_default();
         match of.grain {
             None => {
                 let at = (of.slot, of.sector.get());
-                if let Some(region) = self.verify.run.as_mut().and_then(|r| r.regions.get_mut(&at)) {
+                let region = self.verify.run.as_mut().and_then(|r| r.regions.get_mut(&at));
+                if let Some(region) = region.filter(|region| region.read == of.number) {
                     region.data = Some(data);
                     self.verify_compare(at);
                 }
             }
             Some(grain) => {
-                let Some(held) = &mut self.verify.held else { return };
-                held.asks -= 1;
+                let Some(held) = self.verify.held.as_mut().filter(|held| held.asks.contains(&of.number)) else {
+                    return;
+                };
+                held.asks.remove(&of.number);
                 let (id, hashes) = (held.id, Bytes::from(hashes(&data, grain)));
                 self.verify_send(VerifyHashes { id, slot: of.slot, sector: of.sector, hashes }.into());
             }

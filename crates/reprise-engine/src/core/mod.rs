@@ -1,12 +1,19 @@
 //! What every part of a group works with: its journal, its superblock, what it asks of others, and the time.
 
-use std::collections::VecDeque;
+mod effects;
+mod segments;
+mod superblock;
 
-use reprise_journal::{Journal, JournalConfig};
-use reprise_types::{BoxId, Now};
+use bytes::Bytes;
+use reprise_journal::{Journal, JournalConfig, NewRecord};
+use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq};
 
-use crate::effect::{CacheFill, Effect, Notice};
-use crate::meta::GroupMeta;
+pub(crate) use effects::{Effects, Open, Part};
+pub(crate) use segments::{ReadName, Segments};
+pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
+
+use crate::effect::{CacheFill, Notice};
+use crate::planted::{Planted, has};
 
 /// What the node gives a group at start.
 #[derive(Debug, Clone, Copy)]
@@ -56,20 +63,112 @@ pub struct GroupStats {
     pub read_errors: u64,
 }
 
+/// Between two notices of failed reads.
+const READ_TOLD_MILLIS: u64 = 1000;
+
+/// Whether what the last recovery chose is sealed: nothing is served, and nothing written to the journal, before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Seal {
+    /// What the journal holds of units is being read.
+    Reading,
+    /// The superblock with the seal is on its way.
+    Storing(Barrier),
+}
+
 /// What the parts of a group share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: GroupConfig,
-    pub(crate) meta: GroupMeta,
+    pub(crate) meta: MetaStore,
     pub(crate) journal: Journal,
     pub(crate) now: Now,
-    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) fx: Effects,
+    pub(crate) segments: Segments,
     pub(crate) fill: CacheFill,
     pub(crate) stats: GroupStats,
+    /// None once sealed.
+    pub(crate) seal: Option<Seal>,
+    /// Messages wait for it: each end stores what instance of the other it saw before the other is told.
+    pub(crate) link_opens: Option<Barrier>,
+    /// `applied` as the durable superblock has it, where that is behind memory.
+    pub(crate) applied_durable: Option<Seq>,
+    /// When a failed read was told last.
+    read_told: Option<Mono>,
 }
 
 impl Core {
-    pub(crate) fn notice(&mut self, notice: Notice) {
-        self.effects.push_back(Effect::Notice(notice));
+    pub(crate) fn new(now: Now, config: GroupConfig, meta: MetaStore, journal: Journal) -> Self {
+        Self {
+            config,
+            meta,
+            journal,
+            now,
+            fx: Effects::default(),
+            segments: Segments::default(),
+            fill: CacheFill::default(),
+            stats: GroupStats::default(),
+            seal: Some(Seal::Reading),
+            link_opens: None,
+            applied_durable: None,
+            read_told: None,
+        }
+    }
+
+    /// True once the seal of the last recovery is durable.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.seal.is_none()
+    }
+
+    /// True where a write of the journal or the superblock failed.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.meta.fenced.is_some()
+    }
+
+    /// Messages of this connection wait.
+    pub(crate) fn link_held(&self) -> bool {
+        self.link_opens.is_some()
+    }
+
+    /// Holds messages of this connection until the superblock as it is in memory is durable.
+    pub(crate) fn hold_link(&mut self) {
+        let barrier = self.meta.keep();
+        self.link_opens = (!has(Planted::LinkNotHeld)).then_some(barrier);
+    }
+
+    /// The superblock has been written.
+    pub(crate) fn stored(&mut self) {
+        self.seal.take_if(|seal| matches!(seal, Seal::Storing(barrier) if self.meta.holds(*barrier)));
+        self.link_opens.take_if(|barrier| self.meta.holds(*barrier));
+        self.segments.stored(&mut self.fx, &self.meta);
+    }
+
+    /// Home holds everything up to here, as the durable superblock says.
+    pub(crate) fn applied(&self) -> Seq {
+        self.applied_durable.unwrap_or(self.meta.applied)
+    }
+
+    pub(crate) fn read_opened(&mut self) -> ReadName {
+        self.segments.read_opened()
+    }
+
+    pub(crate) fn read_closed(&mut self, name: ReadName) {
+        self.segments.read_closed(&mut self.fx, name);
+    }
+
+    /// A read failed. Every one is counted; a host that reads a bad place all the time fills no log.
+    pub(crate) fn read_failed(&mut self, notice: Notice) {
+        self.stats.read_errors += 1;
+        let told = self.read_told.is_some_and(|at| self.now.mono.millis_since(at) < READ_TOLD_MILLIS);
+        if !told {
+            self.read_told = Some(self.now.mono);
+            self.fx.notice(notice);
+        }
+    }
+
+    /// Gives a record its Seq.
+    pub(crate) fn append(&mut self, kind: RecordKind, extent: Extent, payload: Bytes) -> Seq {
+        self.stats.bytes_in += payload.len() as u64;
+        // Extent and length were checked, and the payload is cut to a record's size.
+        self.journal.append(NewRecord { kind, extent, payload }).expect("a record within its limits")
     }
 }

@@ -5,10 +5,10 @@ use reprise_format::superblock::VOLUMES_MAX;
 use reprise_link::lag::LagMeter;
 use reprise_types::{BoxId, ByteLen, Now, Role, Seq, VolumeSlot};
 
+use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
 use crate::effect::Notice;
-use crate::group::{After, Group, Pending, SUPERBLOCK_FILL_OWN, superblock_has_room};
+use crate::group::Group;
 use crate::meta::{PeerMeta, VolumeMeta};
-use crate::peer::Peer;
 
 /// A command that cannot be done now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,10 +94,11 @@ impl Group {
             return Err(CommandError::NoRoom);
         }
         self.core.now = now;
-        self.core.meta.next_slot = next;
         let slot = volume.slot;
-        self.core.meta.volumes.push(volume);
-        self.persist(After::Nothing);
+        self.core.meta.change(|meta| {
+            meta.next_slot = next;
+            meta.volumes.push(volume);
+        });
         self.pump();
         Ok(slot)
     }
@@ -108,10 +109,9 @@ impl Group {
     /// Not on the source, or no such volume.
     pub fn set_read_only(&mut self, now: Now, slot: VolumeSlot, read_only: bool) -> Result<(), CommandError> {
         self.source_only()?;
-        let volume = self.core.meta.volumes.iter_mut().find(|v| v.slot == slot).ok_or(CommandError::NoVolume)?;
-        volume.read_only = read_only;
+        let at = self.core.meta.volumes.iter().position(|v| v.slot == slot).ok_or(CommandError::NoVolume)?;
         self.core.now = now;
-        self.persist(After::Nothing);
+        self.core.meta.change(|meta| meta.volumes[at].read_only = read_only);
         self.pump();
         Ok(())
     }
@@ -145,8 +145,8 @@ impl Group {
         let at = self.core.meta.volumes.iter().position(|v| v.slot == slot && self.is_retired(slot));
         let at = at.ok_or(CommandError::NoVolume)?;
         self.core.now = now;
-        let volume = self.core.meta.volumes.remove(at);
-        self.persist(After::Nothing);
+        let volume = self.core.meta.note(|meta| meta.volumes.remove(at));
+        self.core.meta.keep();
         self.pump();
         Ok(volume)
     }
@@ -169,8 +169,8 @@ impl Group {
         }
         self.core.now = now;
         self.lag = LagMeter::new(self.core.journal.durable().seq);
-        self.core.meta.peer = Some(PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None });
-        self.persist(After::Nothing);
+        let peer = PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None };
+        self.core.meta.change(|meta| meta.peer = Some(peer));
         self.pump();
         Ok(())
     }
@@ -184,9 +184,8 @@ impl Group {
         self.core.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
         self.core.now = now;
         self.link_close(CloseReason::Removed);
-        self.core.meta.peer = None;
-        self.peer = Peer::default();
-        self.persist(After::Nothing);
+        self.core.meta.change(|meta| meta.peer = None);
+        self.peer.forget();
         self.pump();
         Ok(())
     }
@@ -197,12 +196,12 @@ impl Group {
     /// There is no peer.
     pub fn set_paused(&mut self, now: Now, paused: bool) -> Result<(), CommandError> {
         self.core.now = now;
-        self.core.meta.peer.as_mut().ok_or(CommandError::NoPeer)?.paused = paused;
+        self.core.meta.note_peer(|peer| peer.paused = paused).ok_or(CommandError::NoPeer)?;
         if paused {
             self.link_close(CloseReason::Paused);
         }
         self.peer.stopped = None;
-        self.persist(After::Nothing);
+        self.core.meta.keep();
         self.pump();
         Ok(())
     }
@@ -218,9 +217,8 @@ impl Group {
         }
         self.core.now = now;
         if self.core.meta.ended.is_none() {
-            self.core.meta.ended = Some(now.wall);
+            self.core.meta.change(|meta| meta.ended = Some(now.wall));
             self.link_close(CloseReason::Removed);
-            self.persist(After::Nothing);
         }
         self.pump();
         Ok(())
@@ -245,23 +243,21 @@ impl Group {
         if !self.home.attach() && !lost {
             return Err(CommandError::Attached);
         }
-        self.core.notice(Notice::HomeAttached);
+        self.core.fx.notice(Notice::HomeAttached);
         self.pump();
         Ok(())
     }
 
     /// What an earlier round still waits for must not be taken for an answer to the next one.
     pub(crate) fn home_may_attach(&self) -> bool {
-        let working = self.pending.values().any(|p| matches!(p, Pending::Home(_)));
-        !working && self.superblock_settled() && !self.is_fenced()
+        !self.home.is_at_work() && self.core.meta.is_settled() && !self.core.is_fenced()
     }
 
     /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).
     pub fn set_instance(&mut self, now: Now, instance: Instance) {
         self.core.now = now;
-        if let Some(peer) = &mut self.core.meta.peer {
-            peer.instance = instance;
-            self.persist(After::Nothing);
+        if self.core.meta.note_peer(|peer| peer.instance = instance).is_some() {
+            self.core.meta.keep();
             self.pump();
         }
     }

@@ -7,7 +7,7 @@ use reprise_link::source::SourceSession;
 use reprise_types::{Now, Point, Positions, Role};
 
 use crate::core::GroupStats;
-use crate::group::{After, Group};
+use crate::group::Group;
 use crate::meta::GroupMeta;
 
 impl Group {
@@ -18,7 +18,7 @@ impl Group {
 
     /// True once the seal of the last recovery is durable: hosts may be served and the link may run.
     pub fn is_ready(&self) -> bool {
-        !self.journal_held
+        self.core.is_ready()
     }
 
     /// True where a write of the journal or the superblock failed.
@@ -32,7 +32,7 @@ impl Group {
             self.core.meta.peer.as_ref().and_then(|p| p.durable).filter(|_| self.core.meta.role == Role::Source);
         let positions = Positions {
             trimmed: self.core.meta.trimmed.seq,
-            applied: self.home.applied_durable.unwrap_or(self.core.meta.applied).min(self.core.meta.applied),
+            applied: self.core.applied().min(self.core.meta.applied),
             applying: self.core.meta.applying,
             durable: self.core.journal.durable().seq,
             written: self.core.journal.written(),
@@ -95,22 +95,17 @@ impl Group {
 
     /// True when home holds everything that has a Seq, durably.
     pub fn is_applied(&self) -> bool {
-        self.home.is_idle() && self.core.meta.applied == self.core.journal.written() && self.superblock_settled()
+        self.home.is_idle() && self.core.meta.applied == self.core.journal.written() && self.core.meta.is_settled()
     }
 
     /// True when the superblock on disk is the one in memory.
     pub fn superblock_settled(&self) -> bool {
-        !self.superblock_dirty && self.superblock_writing.is_none()
+        self.core.meta.is_settled()
     }
 
     /// Segments that the group holds, also those that it has no use for yet. For the allocator when the group's thread
     /// has ended.
     pub fn segments(&self) -> Vec<SegmentId> {
-        let waiting = self.limbo.iter().flat_map(|(_, s)| s).copied();
-        let freeing = self.after.iter().flat_map(|(_, a)| match a {
-            After::Free(segments) => segments.clone(),
-            _ => Vec::new(),
-        });
-        self.core.journal.segment_ids().chain(waiting).chain(freeing).collect()
+        self.core.journal.segment_ids().chain(self.core.segments.waiting()).collect()
     }
 }

@@ -11,26 +11,27 @@ use reprise_journal::BatchPlace;
 use reprise_types::{Seq, VolumeSlot};
 
 use super::What;
-use crate::effect::{Effect, IoFault, Notice};
-use crate::group::{After, Group, Pending};
+use crate::core::{Part, ReadName, Seal};
+use crate::effect::{Effect, IoFault, Notice, Token};
+use crate::group::Group;
 use crate::planted::{Planted, has};
 
 /// Batches that are read at a time: each is in memory until its records have been looked at.
 const READS_MAX: usize = 8;
 
-/// What an answer is to; `life` tells replays apart.
+/// What an answer is to.
 #[derive(Debug)]
-pub(crate) struct ReplayStep {
-    life: u64,
+pub(super) struct ReplayStep {
+    /// The replay that it was read for is still at work.
+    pub(super) wanted: bool,
     place: BatchPlace,
     /// Keeps the place from being given to others meanwhile.
-    read: u64,
+    read: ReadName,
 }
 
 /// Batches with changes, on their way.
 #[derive(Debug)]
 pub(super) struct Replay {
-    life: u64,
     waiting: VecDeque<BatchPlace>,
     under_way: usize,
     /// By volume, sizes apart from states: the newest record found.
@@ -49,11 +50,9 @@ impl Group {
             true => VecDeque::new(),
             false => self.core.journal.batches_with_changes(self.core.meta.applied),
         };
-        self.units.replays += 1;
         self.units.unread = false;
-        let life = self.units.replays;
         self.units.replay =
-            Some(Replay { life, waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });
+            Some(Replay { waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });
         self.replay_on();
     }
 
@@ -71,22 +70,22 @@ impl Group {
 
     fn replay_on(&mut self) {
         while let Some(replay) = &mut self.units.replay {
-            let life = replay.life;
             let Some(place) = replay.waiting.pop_front_if(|_| replay.under_way < READS_MAX) else { break };
             replay.under_way += 1;
-            let read = self.read_opened();
-            let token = self.token(Pending::Replay(ReplayStep { life, place, read }));
-            self.core.effects.push_back(Effect::ReadCache { token, at: place.at, len: place.len });
+            let read = self.core.read_opened();
+            let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
+            let token = self.core.fx.ask(Part::Units, make);
+            self.units.open.insert(token, ReplayStep { wanted: true, place, read });
         }
         if let Some(done) = self.units.replay.take_if(|r| r.under_way == 0) {
             self.replay_end(done);
         }
     }
 
-    pub(crate) fn replay_step(&mut self, step: ReplayStep, result: Result<Bytes, IoFault>) {
-        let ReplayStep { life, place, read } = step;
-        self.read_closed(read);
-        let Some(replay) = self.units.replay.as_mut().filter(|r| r.life == life) else { return };
+    pub(crate) fn replay_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(ReplayStep { wanted, place, read }) = self.units.open.take(token) else { return };
+        self.core.read_closed(read);
+        let Some(replay) = self.units.replay.as_mut().filter(|_| wanted) else { return };
         replay.under_way -= 1;
         match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
             Some(batch) => {
@@ -102,7 +101,7 @@ impl Group {
             None => {
                 replay.unread_to = replay.unread_to.max(place.last_seq);
                 self.units.unread = true;
-                self.read_failed(Notice::JournalUnreadable(place.first_seq));
+                self.core.read_failed(Notice::JournalUnreadable(place.first_seq));
                 self.rot_found(place.first_seq);
             }
         }
@@ -118,7 +117,8 @@ impl Group {
             // Hosts come after this version, so that they are served the sizes that it holds.
             self.units.lasting.clear();
             // Nobody is told anything before this version is durable.
-            self.persist(After::MirrorStarted);
+            let barrier = self.core.meta.keep();
+            self.core.seal = self.core.seal.map(|_| Seal::Storing(barrier));
         } else {
             self.units_keep(Vec::new(), sizes);
         }

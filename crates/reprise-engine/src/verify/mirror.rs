@@ -1,12 +1,15 @@
 //! The mirror's side: holds the moment, hashes what it is asked for, and writes what the source sends.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use reprise_format::link::{Message, VerifyFix, VerifyFixed, VerifyReady};
 use reprise_types::{Extent, SectorCount};
 
 use super::{ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, RegionRead, VerifyEnd, VerifyStep};
-use crate::effect::{Effect, IoFault};
-use crate::group::{Group, Pending};
+use crate::core::Part;
+use crate::effect::{Effect, IoFault, Token};
+use crate::group::Group;
 use crate::host::Reader;
 
 impl Group {
@@ -26,7 +29,8 @@ impl Group {
                 match refused {
                     Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
                     None => {
-                        self.verify.held = Some(Held { id: m.id, at: m.at, told: false, asks: 0, fix: None });
+                        self.verify.held =
+                            Some(Held { id: m.id, at: m.at, told: false, asks: BTreeSet::new(), fix: None });
                         self.verify_take_moment();
                     }
                 }
@@ -35,13 +39,14 @@ impl Group {
                 let extent = Extent { volume: m.slot, sector: m.sector, sectors: m.sectors };
                 let inside = self.verify_inside(&extent) && m.grain.get() > 0;
                 let open = self.verify.is_open();
+                let number = self.verify.next_read();
                 let Some(held) = self.verify.held.as_mut().filter(|h| h.id == m.id && open && inside) else { return };
-                if held.asks >= ASKS_MAX {
+                if held.asks.len() >= ASKS_MAX {
                     return;
                 }
-                held.asks += 1;
+                held.asks.insert(number);
                 let (slot, sector, grain) = (m.slot, m.sector, Some(m.grain));
-                let of = RegionRead { life: self.verify.life, slot, sector, grain };
+                let of = RegionRead { number, slot, sector, grain };
                 self.start_read(Reader::Verify(of), extent);
             }
             Message::VerifyFix(m) => self.verify_fix(&m, payload),
@@ -97,14 +102,14 @@ impl Group {
             return;
         }
         let home: Vec<_> = self.verify.index().lookup(extent).into_iter().filter(|(_, _, seq)| seq.is_none()).collect();
-        let life = self.verify.life;
         let mut written = 0;
         for (sector, sectors, _) in &home {
             let from = ((sector.get() - m.sector.get()) * 512) as usize;
             let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
-            let token = self.token(Pending::Verify(VerifyStep::Write { life }));
             let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
-            self.core.effects.push_back(Effect::WriteHome { token, extent, bufs: vec![bytes] });
+            let make = |token| Effect::WriteHome { token, extent, bufs: vec![bytes] };
+            let token = self.core.fx.ask(Part::Verify, make);
+            self.verify.open.insert(token, VerifyStep::Write);
             written += sectors.get();
         }
         let fix = Fix { slot: m.slot, sector: m.sector, written, missing: home.len(), failed: false };
@@ -116,26 +121,20 @@ impl Group {
         }
     }
 
-    pub(crate) fn verify_step(&mut self, step: VerifyStep, result: Result<Bytes, IoFault>) {
-        let (VerifyStep::Write { life } | VerifyStep::Flush { life }) = step;
-        if life != self.verify.life {
-            if matches!(step, VerifyStep::Write { .. }) {
-                self.feed.stray_done();
-            }
-            return;
-        }
+    pub(crate) fn verify_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        let Some(step) = self.verify.open.take(token) else { return };
         let Some(fix) = self.verify.held.as_mut().and_then(|h| h.fix.as_mut()) else { return };
         fix.failed |= result.is_err();
         match step {
-            VerifyStep::Write { .. } => {
+            VerifyStep::Write => {
                 fix.missing -= 1;
                 if fix.missing == 0 {
                     let volumes = vec![fix.slot];
-                    let token = self.token(Pending::Verify(VerifyStep::Flush { life }));
-                    self.core.effects.push_back(Effect::FlushHome { token, volumes });
+                    let token = self.core.fx.ask(Part::Verify, |token| Effect::FlushHome { token, volumes });
+                    self.verify.open.insert(token, VerifyStep::Flush);
                 }
             }
-            VerifyStep::Flush { .. } => self.verify_fixed(),
+            VerifyStep::Flush => self.verify_fixed(),
         }
     }
 

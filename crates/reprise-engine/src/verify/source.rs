@@ -5,7 +5,6 @@ use reprise_format::link::{Message, VerifyAsk, VerifyFix};
 use reprise_types::{Extent, Sector, SectorCount, VolumeSlot};
 
 use super::{EXTENTS_MAX, HASH_LEN, MIRROR_BEHIND, Phase, VerifyEnd, hash, hashes};
-use crate::effect::Effect;
 use crate::group::Group;
 use crate::planted::{Planted, has};
 
@@ -127,7 +126,7 @@ impl Group {
         let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
         let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
         let fix = VerifyFix { id, slot: at.0, sector, sectors };
-        self.core.effects.push_back(Effect::LinkSend(fix.into(), vec![data]));
+        self.core.fx.send(fix.into(), vec![data]);
     }
 
     pub(super) fn verify_ask(&mut self, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {

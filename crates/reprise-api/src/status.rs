@@ -278,6 +278,56 @@ impl GroupState {
     }
 }
 
+/// What keeps a cursor from going on, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBy {
+    /// The group is fenced.
+    Fenced,
+    /// The group has just started: what its recovery chose is not sealed.
+    Sealing,
+    /// The home is detached after an error.
+    Detached,
+    /// A comparison holds the moment that it compares.
+    Comparison,
+    /// Writes of an earlier connection or comparison are still at the disk of a home.
+    Strays,
+    /// What the journal holds of reservations and sizes is being read.
+    Units,
+    /// Records of the journal cannot be read; they are fetched from the other box, or are lost.
+    Unreadable,
+    /// The first copy has not come so far.
+    Copy,
+    /// Somebody paused the mirror.
+    Paused,
+    /// The link stopped until somebody acts; the group's state says why.
+    Stopped,
+    /// No link is up.
+    Disconnected,
+    /// The link has just come up.
+    Greeting,
+}
+
+impl HeldBy {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fenced => "fenced",
+            Self::Sealing => "sealing",
+            Self::Detached => "detached",
+            Self::Comparison => "comparison",
+            Self::Strays => "strays",
+            Self::Units => "units",
+            Self::Unreadable => "unreadable",
+            Self::Copy => "copy",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Disconnected => "disconnected",
+            Self::Greeting => "greeting",
+        }
+    }
+}
+
 /// Positions in the group's history, as Seq numbers on `branch`:
 /// `trimmed <= applied <= applying <= durable <= written` and `trimmed <= peer_durable <= sent <= durable`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -303,6 +353,12 @@ pub struct GroupPositions {
     /// Records up to here are durable at the peer; null without a peer, and on a mirror.
     #[schema(value_type = Option<u64>)]
     pub peer_durable: Option<Seq>,
+    /// What keeps the home from what is durable; null where nothing does.
+    #[serde(default)]
+    pub home_held_by: Option<HeldBy>,
+    /// What keeps the peer from what is durable; null where nothing does, without a peer, and on a mirror.
+    #[serde(default)]
+    pub peer_held_by: Option<HeldBy>,
 }
 
 impl From<reprise_types::Positions> for GroupPositions {
@@ -315,6 +371,8 @@ impl From<reprise_types::Positions> for GroupPositions {
             written: p.written,
             sent: p.sent,
             peer_durable: p.peer_durable,
+            home_held_by: None,
+            peer_held_by: None,
         }
     }
 }

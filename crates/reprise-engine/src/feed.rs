@@ -72,7 +72,7 @@ impl Group {
         match input {
             LinkInput::Connected { .. } => {
                 self.feed.disconnected(&mut self.core.fx);
-                let copied_to = self.core.meta.copy.is_none() || !self.home.is_detached();
+                let copied_to = self.core.meta.copy.is_none() || !self.leg.is_detached();
                 let wanted = self.core.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.core.meta.ended.is_none();
                 if self.core.is_ready() && !self.core.is_fenced() && wanted && copied_to {
                     self.feed.session = Some(MirrorSession::new(self.core.now.mono, self.core.config.link_window));
@@ -103,7 +103,7 @@ impl Group {
 
     /// Says why the group takes nothing at this moment.
     pub(crate) fn tell_not_ready(&mut self) {
-        let (trouble, detail) = (self.trouble(), self.home_fault().or(self.core.meta.fenced.as_deref()));
+        let (trouble, detail) = (self.trouble(), self.leg.fault().or(self.core.meta.fenced.as_deref()));
         let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
         self.core.fx.send(close.into(), Vec::new());
     }
@@ -256,7 +256,7 @@ impl Group {
         if asked
             && fed
             && self.core.journal.stalled()
-            && self.rot.holds_home(self.core.meta.applied)
+            && self.repair.holds_home(self.core.meta.applied)
             && !has(Planted::StallKept)
         {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
@@ -358,7 +358,7 @@ impl Group {
     pub(crate) fn feed_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
         let Some(step) = self.feed.open.take(token) else { return };
         if let Err(fault) = result {
-            self.home_detach(Notice::HomeFailed(fault));
+            self.leg_detach(Notice::HomeFailed(fault));
             return;
         }
         match step {

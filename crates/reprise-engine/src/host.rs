@@ -356,7 +356,7 @@ impl Group {
             };
             self.core.read_failed(notice);
             if let Some(seq) = rotten {
-                self.rot_found(seq);
+                self.unreadable(seq);
             }
         }
         self.finish_read(id.read);

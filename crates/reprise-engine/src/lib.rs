@@ -8,10 +8,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod core;
+mod cursor;
 mod effect;
 mod feed;
 mod group;
-mod home;
 mod host;
 mod meta;
 mod peer;
@@ -20,14 +20,15 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 #[allow(dead_code, unreachable_pub)]
 mod planted;
-mod rot;
+mod repair;
+mod signal;
 mod unit;
 mod verify;
 
 pub use core::{GroupConfig, GroupStats};
+pub use cursor::{Hold, ROUND_BYTES_MAX};
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group};
-pub use home::ROUND_BYTES_MAX;
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
 pub use peer::PeerTrouble;
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

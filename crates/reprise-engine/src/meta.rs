@@ -241,6 +241,11 @@ impl GroupMeta {
         self.volumes.iter().find(|v| v.slot == slot)
     }
 
+    /// True where the peer has yet to get the record.
+    pub fn peer_needs(&self, seq: Seq) -> bool {
+        self.peer.as_ref().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
+    }
+
     /// As it stands in the superblock.
     pub fn to_body(&self) -> GroupBody {
         let volume = |v: &VolumeMeta| VolumeBody {

@@ -11,7 +11,7 @@ use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::source::{SourceEvent, SourceSession};
 use reprise_link::throttle::TokenBucket;
-use reprise_types::{Extent, Mono, Role, Sector, Seq, VolumeSlot};
+use reprise_types::{Extent, Mono, Sector, Seq, VolumeSlot};
 
 use crate::core::{Open, Part, ReadName};
 use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
@@ -86,7 +86,7 @@ pub(crate) struct Peer {
     /// When the last burst of batches went out.
     burst_at: Mono,
     /// No connection is wanted before: what the peer needs cannot be read here.
-    retry_at: Mono,
+    pub(crate) retry_at: Mono,
     trouble: Option<PeerTrouble>,
     /// The peer has stored our instance on this connection.
     confirmed: bool,
@@ -164,18 +164,6 @@ impl Group {
     /// The row of the handshake on this connection, or on which the link stopped.
     pub fn link_row(&self) -> Option<Row> {
         self.peer.stopped.or(self.peer.row).or(self.feed.row)
-    }
-
-    /// True where the node should hold a connection to the peer.
-    pub fn wants_link(&self) -> bool {
-        let peer = self.core.meta.peer.as_ref();
-        self.core.meta.role == Role::Source
-            && !self.core.is_fenced()
-            && self.core.is_ready()
-            && self.peer.stopped.is_none()
-            && self.core.now.mono >= self.peer.retry_at
-            && self.rot.lost().is_none_or(|(_, last)| !self.peer_needs(last))
-            && peer.is_some_and(|p| !p.paused)
     }
 
     /// The source's session, for status.
@@ -478,7 +466,7 @@ impl Group {
             Some(batch) => ahead.batch = Some(Arc::new(batch)),
             _ => {
                 self.core.read_failed(Notice::JournalUnreadable(first));
-                self.rot_found(first);
+                self.unreadable(first);
                 self.peer_unreadable();
             }
         }

@@ -284,7 +284,7 @@ impl Group {
         if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) || self.core.link_held() {
             return not("the link is down");
         }
-        if self.home_detached() {
+        if self.leg.is_detached() {
             return not("a home of the source is detached");
         }
         if self.verify.run.is_some() {

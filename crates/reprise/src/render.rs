@@ -215,6 +215,8 @@ fn positions(out: &mut String, p: &GroupPositions) {
     ];
     items.extend(p.sent.map(|s| format!("sent {s}")));
     items.extend(p.peer_durable.map(|s| format!("peer durable {s}")));
+    items.extend(p.home_held_by.map(|why| format!("home held by {}", why.as_str())));
+    items.extend(p.peer_held_by.map(|why| format!("peer held by {}", why.as_str())));
     field(out, "  positions", &items);
 }
 

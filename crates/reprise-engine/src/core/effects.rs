@@ -13,11 +13,11 @@ pub(crate) enum Part {
     Journal,
     Superblock,
     Reads,
-    Home,
+    Leg,
     Peer,
     Feed,
     Verify,
-    Rot,
+    Repair,
     Units,
 }
 

@@ -4,6 +4,8 @@ mod effects;
 mod segments;
 mod superblock;
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use reprise_journal::{Journal, JournalConfig, NewRecord};
 use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq};
@@ -14,6 +16,7 @@ pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_
 
 use crate::effect::{CacheFill, Notice};
 use crate::planted::{Planted, has};
+use crate::signal::Signal;
 
 /// What the node gives a group at start.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +95,8 @@ pub(crate) struct Core {
     pub(crate) link_opens: Option<Barrier>,
     /// `applied` as the durable superblock has it, where that is behind memory.
     pub(crate) applied_durable: Option<Seq>,
+    /// What parts have said and nobody has heard.
+    pub(crate) signals: VecDeque<Signal>,
     /// When a failed read was told last.
     read_told: Option<Mono>,
 }
@@ -110,6 +115,7 @@ impl Core {
             seal: Some(Seal::Reading),
             link_opens: None,
             applied_durable: None,
+            signals: VecDeque::new(),
             read_told: None,
         }
     }
@@ -122,6 +128,11 @@ impl Core {
     /// True where a write of the journal or the superblock failed.
     pub(crate) fn is_fenced(&self) -> bool {
         self.meta.fenced.is_some()
+    }
+
+    /// Says something to whom it concerns.
+    pub(crate) fn tell(&mut self, signal: Signal) {
+        self.signals.push_back(signal);
     }
 
     /// Messages of this connection wait.

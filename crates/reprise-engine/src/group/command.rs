@@ -234,13 +234,13 @@ impl Group {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
         self.core.now = now;
-        if self.home.is_detached() && !self.home_may_attach() {
+        if self.leg.is_detached() && !self.home_may_attach() {
             return Err(CommandError::Busy);
         }
-        let lost = self.rot.lost().is_some();
-        self.rot.try_again();
+        let lost = self.repair.lost().is_some();
+        self.repair.try_again();
         self.units_replay_unread();
-        if !self.home.attach() && !lost {
+        if !self.leg.attach() && !lost {
             return Err(CommandError::Attached);
         }
         self.core.fx.notice(Notice::HomeAttached);
@@ -250,7 +250,7 @@ impl Group {
 
     /// What an earlier round still waits for must not be taken for an answer to the next one.
     pub(crate) fn home_may_attach(&self) -> bool {
-        !self.home.is_at_work() && self.core.meta.is_settled() && !self.core.is_fenced()
+        !self.leg.is_at_work() && self.core.meta.is_settled() && !self.core.is_fenced()
     }
 
     /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).

@@ -1,6 +1,7 @@
 //! The group: what happened goes to the part that it concerns, and what a part says to those that have to know.
 
 mod command;
+mod limits;
 mod status;
 
 use bytes::Bytes;
@@ -12,14 +13,15 @@ use reprise_types::{Mono, Now, Point, Role, Seq};
 pub use command::CommandError;
 
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
+use crate::cursor::Leg;
 use crate::effect::{Effect, Event, HostError, IoFault, LinkInput, Notice, Token};
 use crate::feed::Feed;
-use crate::home::Home;
 use crate::host::Host;
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
 use crate::planted::{Planted, has};
-use crate::rot::Rot;
+use crate::repair::Repair;
+use crate::signal::Signal;
 use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
 
@@ -37,11 +39,11 @@ pub struct Group {
     /// This box dialled the connection that is there, or was there last.
     link_dialled: bool,
     pub(crate) host: Host,
-    pub(crate) home: Home,
+    pub(crate) leg: Leg,
     pub(crate) peer: Peer,
     pub(crate) feed: Feed,
     pub(crate) verify: Verify,
-    pub(crate) rot: Rot,
+    pub(crate) repair: Repair,
     pub(crate) units: Units,
     /// Ages of the records that the peer lacks, of those that came since the group was opened.
     pub(crate) lag: LagMeter,
@@ -72,11 +74,11 @@ impl Group {
             pace_until: Mono::default(),
             link_dialled: false,
             host: Host::default(),
-            home: Home::default(),
+            leg: Leg::default(),
             peer: Peer::default(),
             feed: Feed::default(),
             verify: Verify::default(),
-            rot: Rot::default(),
+            repair: Repair::default(),
             units: Units::default(),
             lag: LagMeter::new(opened_at),
             opened_at,
@@ -147,13 +149,81 @@ impl Group {
             (Some(Part::Superblock), Err(fault)) => self.fence(fault),
             (Some(Part::Superblock), Ok(_)) => self.superblock_written(),
             (Some(Part::Reads), result) => self.host_piece(token, result),
-            (Some(Part::Home), result) => self.home_step(token, result),
+            (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
             (Some(Part::Peer), result) => self.peer_step(token, result),
             (Some(Part::Feed), result) => self.feed_step(token, result),
             (Some(Part::Verify), result) => self.verify_step(token, result),
-            (Some(Part::Rot), result) => self.rot_step(token, result),
+            (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
             (Some(Part::Units), result) => self.replay_step(token, result),
         }
+        self.route();
+    }
+
+    /// Tells those whom it concerns what parts have said.
+    pub(crate) fn route(&mut self) {
+        while let Some(signal) = self.core.signals.pop_front() {
+            match signal {
+                Signal::Applied(seq) => {
+                    if let Some(session) = &mut self.feed.session {
+                        session.set_applied(seq);
+                    }
+                }
+                // A first copy is written to the home and nowhere else: it goes on when the home is back.
+                Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
+                Signal::LegDetached => {}
+                Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
+                Signal::Lost(first, last) => self.records_lost(first, last),
+                Signal::Readable { home_waits } => self.records_readable(home_waits),
+                Signal::Fence(fault) => self.fence(fault),
+            }
+        }
+    }
+
+    /// Records that nobody holds any more: what needs them stops.
+    fn records_lost(&mut self, first: Seq, last: Seq) {
+        if last > self.core.meta.applied {
+            self.leg.detach(&mut self.core, Notice::JournalUnreadable(first));
+            self.route();
+        }
+        if self.core.meta.role == Role::Source && self.core.meta.peer_needs(last) {
+            self.link_close(CloseReason::NotReady);
+        }
+    }
+
+    /// What could not be read can be: everything that stopped for it goes on.
+    fn records_readable(&mut self, home_waits: bool) {
+        self.units_replay_unread();
+        if home_waits && self.home_may_attach() && self.leg.attach() {
+            self.core.fx.notice(Notice::HomeAttached);
+        }
+    }
+
+    /// The batch that holds `seq` cannot be read from the disk.
+    pub(crate) fn unreadable(&mut self, seq: Seq) {
+        self.repair.found(&mut self.core, seq);
+        self.route();
+    }
+
+    /// Data flows on the connection of this group's role.
+    fn streams(&self) -> bool {
+        match self.core.meta.role {
+            Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
+            Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
+        }
+    }
+
+    /// Something came on a connection on which data flows.
+    fn heard(&mut self) -> bool {
+        let now = self.core.now.mono;
+        if let Some(session) = self.peer.session.as_mut().filter(|s| s.is_streaming()) {
+            session.heard(now);
+            return true;
+        }
+        if let Some(session) = self.feed.session.as_mut().filter(|s| s.is_streaming()) {
+            session.heard(now);
+            return true;
+        }
+        false
     }
 
     fn journal_written(&mut self, token: Token, result: Result<Bytes, IoFault>) {
@@ -199,13 +269,14 @@ impl Group {
     fn superblock_written(&mut self) {
         self.core.meta.written();
         self.core.stored();
-        self.home_stored();
+        self.leg.stored(&mut self.core);
+        self.route();
         self.feed_stored();
         self.units_stored();
     }
 
     fn tick(&mut self) {
-        self.rot_tick();
+        self.repair.tick(&mut self.core);
         self.link_tick();
         // A refused grant is asked for again from time to time: other groups free segments too.
         let pacing = self.core.fill.pace_millis() > 0 && self.core.meta.role == Role::Source;
@@ -237,17 +308,21 @@ impl Group {
         {
             self.start_journal_write(write);
         }
-        self.home_pump();
+        let limit = self.leg_limit();
+        self.leg.pump(&mut self.core, limit);
+        self.route();
         self.peer_pump();
         self.feed_pump();
         self.verify_pump();
-        self.rot_pump();
+        let streams = self.streams();
+        self.repair.pump(&mut self.core, streams);
+        self.route();
         self.trim();
         self.write_superblock();
     }
 
     fn start_journal_write(&mut self, write: JournalWrite) {
-        self.home.fed_at = self.core.now.mono;
+        self.leg.fed_at = self.core.now.mono;
         self.core.stats.journal_writes += 1;
         #[cfg(feature = "planted")]
         if has(Planted::SendBeforeDurable)
@@ -300,7 +375,7 @@ impl Group {
     fn link_input(&mut self, input: LinkInput) {
         if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
             self.core.link_opens = None;
-            self.rot.link_broke();
+            self.repair.link_broke();
             self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
         }
         if let LinkInput::Connected { dialled } = input {
@@ -309,7 +384,10 @@ impl Group {
             self.feed.disconnected(&mut self.core.fx);
             self.link_dialled = dialled;
         }
-        let input = self.rot_input(input).and_then(|input| self.verify_input(input));
+        let streams = matches!(input, LinkInput::Message(..)) && self.heard();
+        let input = self.repair.input(&mut self.core, streams, input);
+        self.route();
+        let input = input.and_then(|input| self.verify_input(input));
         match (self.link_dialled, input) {
             (_, None) => {}
             (true, Some(input)) => self.peer_input(input),

@@ -1,10 +1,11 @@
 //! What a group says of itself.
 
+use reprise_format::link::{Rotten, Trouble};
 use reprise_journal::{Journal, SegmentId};
 use reprise_link::copy::CopyProgress;
 use reprise_link::mirror::MirrorSession;
 use reprise_link::source::SourceSession;
-use reprise_types::{Now, Point, Positions, Role};
+use reprise_types::{Now, Point, Positions, Role, Seq};
 
 use crate::core::GroupStats;
 use crate::group::Group;
@@ -56,6 +57,29 @@ impl Group {
         since_before.max(self.lag.lag_ms(now.mono))
     }
 
+    /// True where the home leg is detached after an error.
+    pub fn home_detached(&self) -> bool {
+        self.leg.is_detached()
+    }
+
+    /// Why the home leg is detached, where it is.
+    pub fn home_fault(&self) -> Option<&str> {
+        self.leg.fault()
+    }
+
+    /// Records of the journal that cannot be read here, and whether they are lost.
+    pub fn rotten(&self) -> Option<(Seq, Seq, bool)> {
+        self.repair.rotten()
+    }
+
+    /// What keeps this box from doing all of its work for the group; none where nothing does.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        let rotten = self.rotten().map(|(first, last, lost)| Rotten { first, last, lost });
+        let home_detached = self.leg.is_detached();
+        let found = Trouble { home_detached, rotten, fenced: self.core.is_fenced(), not_open: false };
+        (found != Trouble::NONE).then_some(found)
+    }
+
     /// How far a first copy is that is not complete, whether the link is up or not; none where none is left to do.
     pub fn copy_progress(&self) -> Option<CopyProgress> {
         let (cursor, session) = match (self.core.meta.role, &self.core.meta.peer) {
@@ -95,7 +119,7 @@ impl Group {
 
     /// True when home holds everything that has a Seq, durably.
     pub fn is_applied(&self) -> bool {
-        self.home.is_idle() && self.core.meta.applied == self.core.journal.written() && self.core.meta.is_settled()
+        self.leg.is_idle() && self.core.meta.applied == self.core.journal.written() && self.core.meta.is_settled()
     }
 
     /// True when the superblock on disk is the one in memory.

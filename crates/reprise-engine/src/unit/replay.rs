@@ -102,7 +102,7 @@ impl Group {
                 replay.unread_to = replay.unread_to.max(place.last_seq);
                 self.units.unread = true;
                 self.core.read_failed(Notice::JournalUnreadable(place.first_seq));
-                self.rot_found(place.first_seq);
+                self.unreadable(place.first_seq);
             }
         }
         self.replay_on();

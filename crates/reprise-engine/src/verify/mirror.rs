@@ -17,7 +17,7 @@ impl Group {
         match message {
             Message::VerifyOpen(m) => {
                 self.verify_end(VerifyEnd::Cancelled);
-                let refused = if self.home_detached() {
+                let refused = if self.leg.is_detached() {
                     Some("a home of the mirror is detached")
                 } else if self.core.meta.copy.is_some() {
                     Some("the first copy is not complete")

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use reprise_engine::{CommandError, GroupMeta, GroupStats, Notice, PeerTrouble, VerifyPlan, VerifyReport, VolumeMeta};
+use reprise_engine::{
+    CommandError, GroupMeta, GroupStats, Hold, Notice, PeerTrouble, VerifyPlan, VerifyReport, VolumeMeta,
+};
 use reprise_format::link::{Instance, Row};
 use reprise_iscsi::Acl;
 use reprise_journal::SegmentId;
@@ -167,6 +169,10 @@ pub struct Snapshot {
     pub meta: Arc<GroupMeta>,
     /// Positions.
     pub positions: Positions,
+    /// What keeps the home from what is durable.
+    pub home_held_by: Option<Hold>,
+    /// What keeps the peer from what is durable.
+    pub peer_held_by: Option<Hold>,
     /// Figures.
     pub stats: GroupStats,
     /// The seal of the last recovery is durable and hosts are served.

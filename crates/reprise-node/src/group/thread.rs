@@ -105,6 +105,8 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
     let first = Snapshot {
         meta: Arc::new(group.meta().clone()),
         positions: group.positions(),
+        home_held_by: None,
+        peer_held_by: None,
         stats: group.stats(),
         ready: false,
         home_detached: None,
@@ -439,6 +441,8 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     Snapshot {
         meta: Arc::new(group.meta().clone()),
         positions,
+        home_held_by: group.home_held_by(),
+        peer_held_by: group.peer_held_by(),
         stats: group.stats(),
         ready: group.is_ready(),
         home_detached: group.home_fault().map(str::to_owned),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use reprise_api::{
-    Alert, BlockSize, CacheStatus, CopyStatus, GroupState, GroupStatus, ImageStatus, LinkState, LinkStatus,
-    MirrorTrouble, MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind, VolumeState,
-    VolumeStatus,
+    Alert, BlockSize, CacheStatus, CopyStatus, GroupPositions, GroupState, GroupStatus, HeldBy, ImageStatus, LinkState,
+    LinkStatus, MirrorTrouble, MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind,
+    VolumeState, VolumeStatus,
 };
-use reprise_engine::{CacheFill, GroupMeta, PeerTrouble, VolumeMeta};
+use reprise_engine::{CacheFill, GroupMeta, Hold, PeerTrouble, VolumeMeta};
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_scsi::Naa;
@@ -105,6 +105,23 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
         Some(_) if !snapshot.link.streaming => GroupState::Disconnected,
         Some(_) if copy_unfinished(meta) => GroupState::Copying,
         Some(_) => GroupState::Ordered,
+    }
+}
+
+fn held_by(hold: Hold) -> HeldBy {
+    match hold {
+        Hold::Fenced => HeldBy::Fenced,
+        Hold::Sealing => HeldBy::Sealing,
+        Hold::Detached => HeldBy::Detached,
+        Hold::Comparison => HeldBy::Comparison,
+        Hold::Strays => HeldBy::Strays,
+        Hold::Units => HeldBy::Units,
+        Hold::Unreadable => HeldBy::Unreadable,
+        Hold::Copy => HeldBy::Copy,
+        Hold::Paused => HeldBy::Paused,
+        Hold::Stopped => HeldBy::Stopped,
+        Hold::Disconnected => HeldBy::Disconnected,
+        Hold::Greeting => HeldBy::Greeting,
     }
 }
 
@@ -289,7 +306,11 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
         role: meta.role,
         branch: meta.branch(),
         state: group_state(snapshot, facts.cache_full),
-        positions: snapshot.positions.into(),
+        positions: GroupPositions {
+            home_held_by: snapshot.home_held_by.map(held_by),
+            peer_held_by: snapshot.peer_held_by.map(held_by),
+            ..snapshot.positions.into()
+        },
         lag_secs,
         lag_bytes: measures.then_some(snapshot.link.lag_bytes),
         cache: cache_status(snapshot, &facts),
@@ -403,6 +424,8 @@ pub(crate) mod tests {
         Snapshot {
             meta: Arc::new(meta),
             positions: Positions::default(),
+            home_held_by: None,
+            peer_held_by: None,
             stats: Default::default(),
             ready: true,
             home_detached: None,

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reprise_format::link::CloseReason;
 use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
 use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
 
-use crate::core::{Barrier, Open, Part, ReadName};
+use crate::core::{Barrier, Core, Open, Part, ReadName};
+use crate::cursor::{Hold, Limit};
 use crate::effect::{Effect, IoFault, Notice, Token};
-use crate::group::Group;
 use crate::planted::{Planted, has};
+use crate::signal::Signal;
 
 /// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a
 /// mixture. A single batch is a round whatever it holds.
@@ -44,7 +44,7 @@ const QUIET_BYTES_MAX: u64 = 8 << 20;
 
 /// What an answer is to.
 #[derive(Debug)]
-pub(crate) enum HomeStep {
+pub(crate) enum LegStep {
     Batch { index: usize, place: BatchPlace },
     Write { bytes: u64 },
     Flush,
@@ -98,17 +98,17 @@ impl Writing {
 
 /// The cursor.
 #[derive(Debug, Default)]
-pub(crate) struct Home {
+pub(crate) struct Leg {
     round: Round,
     waiting_since: Option<Mono>,
-    open: Open<HomeStep>,
+    open: Open<LegStep>,
     /// Rounds whose `applied` is on its way to the superblock.
     counted: VecDeque<(Barrier, Seq)>,
     /// When the journal last took records.
     pub(crate) fed_at: Mono,
 }
 
-impl Home {
+impl Leg {
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.round, Round::Idle) && self.counted.is_empty()
     }
@@ -130,26 +130,30 @@ impl Home {
         }
         detached
     }
-}
 
-impl Group {
+    /// Why the leg is detached, where it is.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        match &self.round {
+            Round::Detached { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
     /// The Seq up to which a round from `applied` on goes. It may end below `applying`, which stays what it is: after a
     /// crash inside a round, and more so at the end of a first copy, home is a mixture up to there, and what waits below
     /// may be more than memory holds.
-    fn round_target(&self) -> Seq {
-        let limit = self.feed.session.as_ref().and_then(|s| s.apply_limit());
-        let limit = limit.filter(|_| !has(Planted::ApplyLimitIgnored)).unwrap_or(Seq::MAX);
-        let (mut bytes, mut to) = (0u64, self.core.meta.applied);
+    fn round_target(core: &Core, limit: Seq) -> Seq {
+        let (mut bytes, mut to) = (0u64, core.meta.applied);
         for count in 0.. {
-            let Some(source) = self.core.journal.batch_after(to) else { break };
+            let Some(source) = core.journal.batch_after(to) else { break };
             let (last, len) = match &source {
                 BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
                 BatchSource::Disk(place) => (place.last_seq, place.len as u64),
             };
-            let zeros = if has(Planted::ZerosUncounted) { 0 } else { self.core.journal.zeros_between(to, last) };
+            let zeros = if has(Planted::ZerosUncounted) { 0 } else { core.journal.zeros_between(to, last) };
             let with = bytes.saturating_add(len).saturating_add(zeros);
-            let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > self.core.config.round_bytes);
-            let unbounded = has(Planted::RoundUnbounded) && to < self.core.meta.applying;
+            let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > core.config.round_bytes);
+            let unbounded = has(Planted::RoundUnbounded) && to < core.meta.applying;
             if last > limit || full && !unbounded {
                 break;
             }
@@ -158,56 +162,52 @@ impl Group {
         to
     }
 
-    pub(crate) fn home_pump(&mut self) {
-        if !matches!(self.home.round, Round::Idle)
-            || !self.core.is_ready()
-            || self.verify.holds_home()
-            || self.strays_hold()
-            || self.units_replaying()
-            || self.rot.holds_home(self.core.meta.applied)
-        {
+    /// Begins a round, where there is something to apply, nothing holds home, and the disk has the time.
+    pub(crate) fn pump(&mut self, core: &mut Core, limit: Limit) {
+        // A first copy lets a round go part of the way; whatever else holds home lets none begin.
+        if !matches!(self.round, Round::Idle) || !matches!(limit.why, None | Some(Hold::Copy)) {
             return;
         }
-        if self.core.journal.durable().seq <= self.core.meta.applied {
-            self.home.waiting_since = None;
+        if core.journal.durable().seq <= core.meta.applied {
+            self.waiting_since = None;
             return;
         }
-        let since = *self.home.waiting_since.get_or_insert(self.core.now.mono);
-        let quiet = !self.feed_is_busy();
-        let overdue = self.core.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
-        let half = self.core.config.journal.ram_tail_max.get() / 2;
-        let much = || self.core.journal.durable_bytes_after(self.core.meta.applied) >= half;
-        if !(quiet || overdue || self.core.fill.fraction() > 0.5 || much()) {
+        let since = *self.waiting_since.get_or_insert(core.now.mono);
+        let quiet = !self.is_fed(core);
+        let overdue = core.now.mono.millis_since(since) >= LAZY_MILLIS_MAX;
+        let half = core.config.journal.ram_tail_max.get() / 2;
+        let much = || core.journal.durable_bytes_after(core.meta.applied) >= half;
+        if !(quiet || overdue || core.fill.fraction() > 0.5 || much()) {
             return;
         }
-        let to = self.round_target();
-        if to == self.core.meta.applied {
+        let to = Self::round_target(core, limit.to);
+        if to == core.meta.applied {
             return;
         }
-        self.home.waiting_since = None;
-        let before = if has(Planted::ApplyingGoesBack) { to } else { self.core.meta.applying };
-        let barrier = self.core.meta.change(|meta| meta.applying = before.max(to));
-        self.home.round = Round::Announced { to, barrier };
+        self.waiting_since = None;
+        let before = if has(Planted::ApplyingGoesBack) { to } else { core.meta.applying };
+        let barrier = core.meta.change(|meta| meta.applying = before.max(to));
+        self.round = Round::Announced { to, barrier };
     }
 
     /// The superblock has been written.
-    pub(crate) fn home_stored(&mut self) {
-        while let Some((_, seq)) = self.home.counted.pop_front_if(|(barrier, _)| self.core.meta.holds(*barrier)) {
-            self.round_applied(seq);
+    pub(crate) fn stored(&mut self, core: &mut Core) {
+        while let Some((_, seq)) = self.counted.pop_front_if(|(barrier, _)| core.meta.holds(*barrier)) {
+            self.round_applied(core, seq);
         }
-        if let Round::Announced { to, barrier } = self.home.round
-            && self.core.meta.holds(barrier)
+        if let Round::Announced { to, barrier } = self.round
+            && core.meta.holds(barrier)
         {
-            self.round_start(to);
+            self.round_start(core, to);
         }
     }
 
     /// `applying` is durable: collect the round's batches.
-    fn round_start(&mut self, to: Seq) {
-        let read = self.core.read_opened();
-        let (mut at, mut batches, mut missing) = (self.core.meta.applied, Vec::new(), 0);
+    fn round_start(&mut self, core: &mut Core, to: Seq) {
+        let read = core.read_opened();
+        let (mut at, mut batches, mut missing) = (core.meta.applied, Vec::new(), 0);
         while at < to {
-            let source = self.core.journal.batch_after(at).expect("a batch that is not applied is in the journal");
+            let source = core.journal.batch_after(at).expect("a batch that is not applied is in the journal");
             match source {
                 BatchSource::Ram(batch) => {
                     at = batch.last_seq();
@@ -216,25 +216,25 @@ impl Group {
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
                     let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
-                    let token = self.core.fx.ask(Part::Home, make);
-                    self.home.open.insert(token, HomeStep::Batch { index: batches.len(), place });
+                    let token = core.fx.ask(Part::Leg, make);
+                    self.open.insert(token, LegStep::Batch { index: batches.len(), place });
                     batches.push(None);
                     missing += 1;
                 }
             }
         }
-        self.home.round = Round::Collect { to, batches, missing, read, failed: None };
+        self.round = Round::Collect { to, batches, missing, read, failed: None };
         if missing == 0 {
-            self.round_write();
+            self.round_write(core);
         }
     }
 
-    pub(crate) fn home_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
-        match self.home.open.take(token) {
+    pub(crate) fn answered(&mut self, core: &mut Core, token: Token, result: Result<Bytes, IoFault>) {
+        match self.open.take(token) {
             None => {}
-            Some(HomeStep::Flush) => self.round_flushed(result),
-            Some(HomeStep::Batch { index, place }) => {
-                let Round::Collect { batches, missing, failed, .. } = &mut self.home.round else { return };
+            Some(LegStep::Flush) => self.round_flushed(core, result),
+            Some(LegStep::Batch { index, place }) => {
+                let Round::Collect { batches, missing, failed, .. } = &mut self.round else { return };
                 *missing -= 1;
                 match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
                     Some(batch) => batches[index] = Some(Arc::new(batch)),
@@ -245,18 +245,18 @@ impl Group {
                 }
                 if let Some(bad) = *failed {
                     // The round begins anew once the batch is well; where nobody holds it, the leg is detached.
-                    if let Round::Collect { read, .. } = std::mem::take(&mut self.home.round) {
-                        self.core.read_closed(read);
+                    if let Round::Collect { read, .. } = std::mem::take(&mut self.round) {
+                        core.read_closed(read);
                     }
-                    self.core.read_failed(Notice::JournalUnreadable(bad));
-                    self.rot_found(bad);
+                    core.read_failed(Notice::JournalUnreadable(bad));
+                    core.tell(Signal::Unreadable(bad));
                 } else {
-                    self.round_write();
+                    self.round_write(core);
                 }
             }
-            Some(HomeStep::Write { bytes }) => {
-                self.core.stats.bytes_applied += bytes;
-                let Round::Write(writing) = &mut self.home.round else { return };
+            Some(LegStep::Write { bytes }) => {
+                core.stats.bytes_applied += bytes;
+                let Round::Write(writing) = &mut self.round else { return };
                 writing.under_way -= 1;
                 writing.bytes -= bytes;
                 if let Err(fault) = result
@@ -265,98 +265,92 @@ impl Group {
                     writing.failed = Some(fault);
                     writing.waiting.clear();
                 }
-                self.write_on();
+                self.write_on(core);
             }
         }
     }
 
-    fn round_flushed(&mut self, result: Result<Bytes, IoFault>) {
-        let Round::Flush { to } = self.home.round else { return };
+    fn round_flushed(&mut self, core: &mut Core, result: Result<Bytes, IoFault>) {
+        let Round::Flush { to } = self.round else { return };
         match result {
-            Err(fault) => self.home_detach(Notice::HomeFailed(fault)),
+            Err(fault) => self.detach(core, Notice::HomeFailed(fault)),
             Ok(_) => {
-                self.core.applied_durable = Some(self.core.applied());
-                self.home.round = Round::Idle;
-                let barrier = self.core.meta.change(|meta| meta.applied = to);
-                self.home.counted.push_back((barrier, to));
+                core.applied_durable = Some(core.applied());
+                self.round = Round::Idle;
+                let barrier = core.meta.change(|meta| meta.applied = to);
+                self.counted.push_back((barrier, to));
             }
         }
     }
 
     /// Detaches the leg: nothing is applied any more and the journal keeps what is not. Reads of what the journal holds go
     /// on. When the cache is full hosts wait, as for a mirror that is away.
-    pub(crate) fn home_detach(&mut self, notice: Notice) {
+    pub(crate) fn detach(&mut self, core: &mut Core, notice: Notice) {
         let reason = match &notice {
             Notice::HomeFailed(fault) => fault.to_string(),
             Notice::JournalUnreadable(seq) => format!("the journal cannot be read at record {seq}"),
             _ => String::new(),
         };
-        if let Round::Collect { read, .. } = self.home.round {
-            self.core.read_closed(read);
+        if let Round::Collect { read, .. } = self.round {
+            core.read_closed(read);
         }
-        self.home.round = Round::Detached { reason };
-        self.core.fx.notice(notice);
-        // A first copy is written to the home and nowhere else: it goes on when the home is back.
-        if self.core.meta.copy.is_some() {
-            self.link_close(CloseReason::NotReady);
-        }
+        self.round = Round::Detached { reason };
+        core.fx.notice(notice);
+        core.tell(Signal::LegDetached);
     }
 
     /// `applied` is durable: reads go to home and the journal may be trimmed.
-    fn round_applied(&mut self, seq: Seq) {
-        let before = self.core.applied();
-        self.core.journal.forget_applied(before, seq);
-        self.core.applied_durable = (seq < self.core.meta.applied).then_some(seq);
-        let applied = seq;
-        if let Some(session) = &mut self.feed.session {
-            session.set_applied(applied);
-        }
+    fn round_applied(&mut self, core: &mut Core, seq: Seq) {
+        let before = core.applied();
+        core.journal.forget_applied(before, seq);
+        core.applied_durable = (seq < core.meta.applied).then_some(seq);
+        core.tell(Signal::Applied(seq));
     }
 
     /// Hands waiting writes to the disk, as many as it may have now; flushes behind the last.
-    fn write_on(&mut self) {
-        let busy = self.feed_is_busy() && self.core.fill.fraction() <= 0.5;
+    fn write_on(&mut self, core: &mut Core) {
+        let busy = self.is_fed(core) && core.fill.fraction() <= 0.5;
         let (writes_max, bytes_max) = match busy {
             true => (BUSY_WRITES_MAX, BUSY_BYTES_MAX),
             false => (QUIET_WRITES_MAX, QUIET_BYTES_MAX),
         };
         loop {
-            let Round::Write(writing) = &mut self.home.round else { return };
+            let Round::Write(writing) = &mut self.round else { return };
             let room = writing.under_way == 0 || writing.under_way < writes_max && writing.bytes < bytes_max;
             let Some((extent, bufs)) = writing.pop_if(room) else { break };
             let bytes = extent.sectors.bytes().get();
             writing.under_way += 1;
             writing.bytes += bytes;
-            let token = self.core.fx.ask(Part::Home, |token| match bufs.is_empty() {
+            let token = core.fx.ask(Part::Leg, |token| match bufs.is_empty() {
                 true => Effect::ZeroHome { token, extent },
                 false => Effect::WriteHome { token, extent, bufs },
             });
-            self.home.open.insert(token, HomeStep::Write { bytes });
+            self.open.insert(token, LegStep::Write { bytes });
         }
-        let Round::Write(writing) = &mut self.home.round else { return };
+        let Round::Write(writing) = &mut self.round else { return };
         if writing.under_way > 0 {
             return;
         }
         let (to, volumes) = (writing.to, std::mem::take(&mut writing.volumes));
         match writing.failed {
-            Some(fault) => self.home_detach(Notice::HomeFailed(fault)),
-            None => self.round_flush(to, volumes),
+            Some(fault) => self.detach(core, Notice::HomeFailed(fault)),
+            None => self.round_flush(core, to, volumes),
         }
     }
 
-    fn feed_is_busy(&self) -> bool {
-        self.core.now.mono.millis_since(self.home.fed_at) < QUIET_MILLIS
+    /// The feed is busy.
+    fn is_fed(&self, core: &Core) -> bool {
+        core.now.mono.millis_since(self.fed_at) < QUIET_MILLIS
     }
 
-    fn round_write(&mut self) {
-        let Round::Collect { to, batches, read, .. } = std::mem::take(&mut self.home.round) else { return };
-        self.core.read_closed(read);
+    fn round_write(&mut self, core: &mut Core) {
+        let Round::Collect { to, batches, read, .. } = std::mem::take(&mut self.round) else { return };
+        core.read_closed(read);
         let batches: Vec<Arc<Batch>> = batches.into_iter().flatten().collect();
         let mut newest = Index::default();
         for batch in &batches {
             for (record, _) in batch.records() {
-                if record.descriptor.kind.changes_content() && self.core.meta.volume(record.descriptor.volume).is_some()
-                {
+                if record.descriptor.kind.changes_content() && core.meta.volume(record.descriptor.volume).is_some() {
                     newest.insert(record.descriptor.extent(), record.seq);
                 }
             }
@@ -395,29 +389,16 @@ impl Group {
         }
         writes.extend(joined);
         let (volumes, waiting) = (volumes.into_keys().collect(), writes.into());
-        self.home.round = Round::Write(Writing { to, volumes, waiting, under_way: 0, bytes: 0, failed: None });
-        self.write_on();
+        self.round = Round::Write(Writing { to, volumes, waiting, under_way: 0, bytes: 0, failed: None });
+        self.write_on(core);
     }
 
-    fn round_flush(&mut self, to: Seq, volumes: Vec<VolumeSlot>) {
-        self.home.round = Round::Flush { to };
+    fn round_flush(&mut self, core: &mut Core, to: Seq, volumes: Vec<VolumeSlot>) {
+        self.round = Round::Flush { to };
         if volumes.is_empty() || has(Planted::HomeNotFlushed) {
-            return self.round_flushed(Ok(Bytes::new()));
+            return self.round_flushed(core, Ok(Bytes::new()));
         }
-        let token = self.core.fx.ask(Part::Home, |token| Effect::FlushHome { token, volumes });
-        self.home.open.insert(token, HomeStep::Flush);
-    }
-
-    /// True where the home leg is detached after an error.
-    pub fn home_detached(&self) -> bool {
-        self.home.is_detached()
-    }
-
-    /// Why the home leg is detached, where it is.
-    pub fn home_fault(&self) -> Option<&str> {
-        match &self.home.round {
-            Round::Detached { reason } => Some(reason),
-            _ => None,
-        }
+        let token = core.fx.ask(Part::Leg, |token| Effect::FlushHome { token, volumes });
+        self.open.insert(token, LegStep::Flush);
     }
 }

@@ -1,0 +1,9 @@
+//! Cursors: how far home and peer are in the durable history, and what keeps them from going further.
+
+mod gate;
+mod leg;
+
+pub use gate::Hold;
+pub(crate) use gate::Limit;
+pub(crate) use leg::Leg;
+pub use leg::ROUND_BYTES_MAX;

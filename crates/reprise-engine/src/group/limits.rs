@@ -1,0 +1,84 @@
+//! How far the cursors of a group may go: every reason that holds one is here.
+
+use reprise_types::{Role, Seq};
+
+use crate::cursor::{Hold, Limit};
+use crate::effect::Notice;
+use crate::group::Group;
+use crate::planted::{Planted, has};
+
+impl Group {
+    /// How far the home may go.
+    pub(crate) fn leg_limit(&self) -> Limit {
+        if self.leg.is_detached() {
+            return Limit::stop(Hold::Detached);
+        }
+        if !self.core.is_ready() {
+            return Limit::stop(Hold::Sealing);
+        }
+        // Home would pass the moment.
+        if self.verify.holds_home() {
+            return Limit::stop(Hold::Comparison);
+        }
+        if self.strays_hold() {
+            return Limit::stop(Hold::Strays);
+        }
+        if self.units_replaying() {
+            return Limit::stop(Hold::Units);
+        }
+        // The next round would read the rotten batch.
+        if self.repair.holds_home(self.core.meta.applied) {
+            return Limit::stop(Hold::Unreadable);
+        }
+        let copied = self.feed.session.as_ref().and_then(|s| s.apply_limit());
+        let copied = copied.filter(|_| !has(Planted::ApplyLimitIgnored));
+        copied.map_or(Limit::NONE, |to| Limit { to, why: Some(Hold::Copy) })
+    }
+
+    /// How far the peer may be brought; none on a mirror, and without a peer.
+    pub(crate) fn peer_limit(&self) -> Option<Limit> {
+        let peer = self.core.meta.peer.as_ref().filter(|_| self.core.meta.role == Role::Source)?;
+        let lost = self.repair.lost().is_some_and(|(_, last)| self.core.meta.peer_needs(last));
+        let why = if self.core.is_fenced() {
+            Hold::Fenced
+        } else if !self.core.is_ready() {
+            Hold::Sealing
+        } else if peer.paused {
+            Hold::Paused
+        } else if self.peer.stopped.is_some() {
+            Hold::Stopped
+        } else if lost || self.core.now.mono < self.peer.retry_at {
+            Hold::Unreadable
+        } else if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) {
+            Hold::Disconnected
+        } else if self.core.link_held() {
+            Hold::Greeting
+        } else {
+            return Some(Limit::NONE);
+        };
+        Some(Limit::stop(why))
+    }
+
+    /// True where the node should hold a connection to the peer.
+    pub fn wants_link(&self) -> bool {
+        self.peer_limit().is_some_and(|limit| matches!(limit.why, None | Some(Hold::Disconnected | Hold::Greeting)))
+    }
+
+    /// Why the home does not follow what is durable; none where it does, or has it all.
+    pub fn home_held_by(&self) -> Option<Hold> {
+        let limit = if self.core.is_fenced() { Limit::stop(Hold::Fenced) } else { self.leg_limit() };
+        limit.held(self.core.meta.applied, self.core.journal.durable().seq)
+    }
+
+    /// Why the peer does not get what is durable; none where it does, or has it all, and without a peer.
+    pub fn peer_held_by(&self) -> Option<Hold> {
+        let proven = self.core.meta.peer.as_ref().and_then(|p| p.durable).map_or(Seq::ZERO, |p| p.seq);
+        self.peer_limit()?.held(proven, self.core.journal.durable().seq)
+    }
+
+    /// Detaches the home; see [`Leg::detach`](crate::cursor::Leg::detach).
+    pub(crate) fn leg_detach(&mut self, notice: Notice) {
+        self.leg.detach(&mut self.core, notice);
+        self.route();
+    }
+}

@@ -1,0 +1,22 @@
+//! What a part says upward. It names no other part: the group knows whom it concerns.
+
+use reprise_types::Seq;
+
+use crate::effect::IoFault;
+
+/// What has happened in a part and concerns others.
+#[derive(Debug)]
+pub(crate) enum Signal {
+    /// Home holds everything up to here, durably.
+    Applied(Seq),
+    /// The home is detached.
+    LegDetached,
+    /// The batch that holds this record cannot be read from the journal.
+    Unreadable(Seq),
+    /// Nobody holds these records any more, first and last: what needs them stops.
+    Lost(Seq, Seq),
+    /// What could not be read can be; the home was detached because of it, and waits.
+    Readable { home_waits: bool },
+    /// A write of the journal failed: nothing more is acknowledged.
+    Fence(IoFault),
+}

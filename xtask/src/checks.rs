@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reprise-sim", &["types", "format", "journal", "scsi", "iscsi", "link", "engine"]),
     // The checker stands outside: nothing of the product.
     ("reprise-testkit", &[]),
+    ("reprise-tests", &["testkit"]),
     ("xtask", &[]),
 ];
 
@@ -134,7 +135,7 @@ fn unsafe_code() -> Result<Checked> {
         if path.components().any(|c| c.as_os_str() == UNSAFE_CRATE) {
             return;
         }
-        let is_root = path.ends_with("src/lib.rs") || path.ends_with("src/main.rs");
+        let is_root = ["src/lib.rs", "src/main.rs", "e2e/main.rs"].iter().any(|root| path.ends_with(root));
         if is_root && !text.contains("#![forbid(unsafe_code)]") {
             faults.push(format!("{} does not forbid unsafe code", path.display()));
         }
@@ -145,7 +146,7 @@ fn unsafe_code() -> Result<Checked> {
             }
         }
     };
-    for folder in ["crates", "xtask"] {
+    for folder in ["crates", "tests", "xtask"] {
         for_each_source(&root().join(folder), &mut see)?;
     }
     Ok(Checked { name: "unsafe code in one crate only", looked_at, faults })

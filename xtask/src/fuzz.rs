@@ -23,7 +23,7 @@ pub(crate) struct Fuzzed {
 
 /// Builds the targets and runs each of them, two at a time.
 pub(crate) fn all(depth: Depth<'_>) -> Result<Vec<Fuzzed>> {
-    let folder = root().join("fuzz");
+    let folder = root().join("tests/fuzz");
     let mut build = cargo(&["build", "--release", "--locked", "--quiet"]);
     // The flags of the folder's own configuration must not be hidden by those of this run.
     build.current_dir(&folder).env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
@@ -98,7 +98,7 @@ fn one(binary: &Path, folder: &Path, target: &Target, long: bool) -> Result<Fuzz
     );
     if !passed {
         lines.iter().rev().take(60).rev().for_each(|l| println!("  {l}"));
-        println!("  again: cd fuzz && REPRISE_FUZZ={} {} CRASH-FILE", target.name, binary.display());
+        println!("  again: cd tests/fuzz && REPRISE_FUZZ={} {} CRASH-FILE", target.name, binary.display());
     }
     Ok(Fuzzed { name: target.name.clone(), passed })
 }

@@ -7,7 +7,7 @@ use crate::process::{self, cargo};
 /// fmt, clippy and docs of the workspace and of the fuzz targets' source, warnings as errors.
 pub(crate) fn run() -> Result<()> {
     process::run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    process::run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
+    process::run(&mut cargo(&["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))?;
     process::run(&mut cargo(&[
         "clippy",
         "--workspace",

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Checked, for_each_source};
+use super::{Checked, SOURCES, for_each_source};
 use crate::process::root;
 
 /// Every page of the repository, by its path from the root, with the anchors of its headings.
@@ -29,7 +29,7 @@ pub(super) fn check() -> Result<Checked> {
             }
         }
     }
-    for folder in ["crates", "tests", "xtask", "fuzz/src"] {
+    for folder in SOURCES.iter().chain(&["tests/fuzz/src"]) {
         for_each_source(&root().join(folder), &mut |path, text| {
             for (page, heading) in mentions(text) {
                 looked_at += 1;

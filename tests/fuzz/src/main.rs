@@ -3,11 +3,11 @@
 
 // A group with its disks in memory, and what is done to it, are those of the engine's own tests.
 mod disk;
-#[path = "../../crates/reprise-engine/tests/pair/harness.rs"]
+#[path = "../../../crates/reprise-engine/tests/pair/harness.rs"]
 #[allow(dead_code)]
 mod harness;
 mod recovery;
-#[path = "../../crates/reprise-engine/tests/pair/bytes.rs"]
+#[path = "../../../crates/reprise-engine/tests/pair/bytes.rs"]
 #[allow(dead_code)]
 mod script;
 
@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 
-/// A target: name, longest useful input, folder with seeds (from `fuzz/`), what is done with an input.
+/// A target: name, longest useful input, folder with seeds (from `tests/fuzz`), what is done with an input.
 type Target = (&'static str, usize, &'static str, fn(&[u8]));
 
-const GOLDEN: &str = "../crates/reprise-format/tests/golden";
-const GOLDEN_LINK: &str = "../crates/reprise-format/tests/golden/link";
+const GOLDEN: &str = "../../crates/reprise-format/tests/golden";
+const GOLDEN_LINK: &str = "../../crates/reprise-format/tests/golden/link";
 
 const TARGETS: &[Target] = &[
     ("batch", 1536, GOLDEN, disk::batch),

@@ -20,13 +20,13 @@ const WAIT_SECS_MAX: u64 = 120;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a box tells of a group may be a little old.
-pub(super) const STATUS_AGE_MAX: Duration = Duration::from_millis(100);
+pub const STATUS_AGE_MAX: Duration = Duration::from_millis(100);
 
 /// A process of ours. Dropping it sends SIGTERM and waits.
-pub(super) struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
-    pub(super) fn start(command: &mut Command) -> Result<Self> {
+    pub fn start(command: &mut Command) -> Result<Self> {
         let child = command.stdin(Stdio::null()).spawn();
         Ok(Self(child.with_context(|| format!("start {}", command.get_program().display()))?))
     }
@@ -54,12 +54,12 @@ impl Drop for Process {
 }
 
 /// Signals one process that this benchmark has started.
-pub(super) fn signal(name: &str, pid: u32) -> Result<()> {
+pub fn signal(name: &str, pid: u32) -> Result<()> {
     run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]))
 }
 
 /// User and system time of a process since its start, microseconds. The kernel counts in ticks of 10 ms.
-pub(super) fn cpu_us(pid: u32) -> Result<f64> {
+pub fn cpu_us(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read the CPU time")?;
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
@@ -67,7 +67,7 @@ pub(super) fn cpu_us(pid: u32) -> Result<f64> {
 }
 
 /// A `Name: 123` line of a file in /proc, in the unit it has there.
-pub(super) fn proc_number(pid: u32, file: &str, name: &str) -> Result<u64> {
+pub fn proc_number(pid: u32, file: &str, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).context("read /proc")?;
     let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next());
     value.and_then(|v| v.parse().ok()).with_context(|| format!("{name} is not in /proc/PID/{file}"))
@@ -78,7 +78,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// Waits until `look` finds something.
-pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -92,19 +92,19 @@ pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Resul
 }
 
 /// One of the two targets that are compared: where it is, and the process that serves it.
-pub(super) struct Served {
+pub struct Served {
     /// `iscsi://ADDRESS/IQN/LUN`.
-    pub(super) url: String,
-    pub(super) pid: u32,
+    pub url: String,
+    pub pid: u32,
     /// The way to the API; none for tgt.
-    pub(super) api: Option<Api>,
+    pub api: Option<Api>,
 }
 
 /// The command line of a box.
 #[derive(Debug, Clone)]
-pub(super) struct Api {
-    pub(super) binary: PathBuf,
-    pub(super) socket: PathBuf,
+pub struct Api {
+    pub binary: PathBuf,
+    pub socket: PathBuf,
 }
 
 impl Api {
@@ -116,26 +116,26 @@ impl Api {
     }
 
     /// The first answer; a command that waits for a job prints the job as well.
-    pub(super) fn ask(&self, args: &[&str]) -> Result<Value> {
+    pub fn ask(&self, args: &[&str]) -> Result<Value> {
         let said = output(&mut self.command(args))?;
         let first = serde_json::Deserializer::from_str(&said).into_iter().next().context("the box says nothing")?;
         first.context("read the answer of the box")
     }
 
     /// True once the box answers.
-    pub(super) fn answers(&self) -> bool {
+    pub fn answers(&self) -> bool {
         let mut command = self.command(&["status"]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
     }
 
     /// The status of the only group.
-    pub(super) fn group(&self) -> Result<Value> {
+    pub fn group(&self) -> Result<Value> {
         Ok(self.ask(&["status"])?["groups"][0].take())
     }
 
     /// Waits until the home holds every write, and the peer too, if there is one: what is left to do would be paid by
     /// whoever is measured next.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub fn settle(&self) -> Result<()> {
         std::thread::sleep(STATUS_AGE_MAX);
         until("the box settles", || {
             let at = self.group().ok()?["positions"].take();
@@ -146,18 +146,18 @@ impl Api {
 }
 
 /// Two paired boxes, started by `reprise demo`.
-pub(super) struct Pair {
+pub struct Pair {
     _demo: Process,
-    pub(super) source: Served,
-    pub(super) mirror_pid: u32,
-    pub(super) mirror_api: Api,
+    pub source: Served,
+    pub mirror_pid: u32,
+    pub mirror_api: Api,
     /// Settings of the source, to start it again.
-    pub(super) config: PathBuf,
+    pub config: PathBuf,
     /// Home of the volume at the source and at the mirror.
-    pub(super) homes: [PathBuf; 2],
+    pub homes: [PathBuf; 2],
 }
 
-pub(super) fn pair(binary: &Path, dir: &Path, size: u64) -> Result<Pair> {
+pub fn pair(binary: &Path, dir: &Path, size: u64) -> Result<Pair> {
     let mut command = Command::new(binary);
     command.args(["demo", "--stay", "--json", "--size", &size.to_string(), "--dir"]).arg(dir);
     let said = dir.with_extension("json");
@@ -189,7 +189,7 @@ pub(super) fn pair(binary: &Path, dir: &Path, size: u64) -> Result<Pair> {
 }
 
 /// A box without a peer.
-pub(super) fn single(binary: &Path, dir: &Path, size: u64) -> Result<(Process, Served)> {
+pub fn single(binary: &Path, dir: &Path, size: u64) -> Result<(Process, Served)> {
     std::fs::create_dir_all(dir)?;
     let (portal, link) = (free_address()?, free_address()?);
     let (at, socket, config) = (dir.display(), dir.join("api.sock"), dir.join("box.toml"));
@@ -215,15 +215,15 @@ pub(super) fn single(binary: &Path, dir: &Path, size: u64) -> Result<(Process, S
 }
 
 /// A box whose API is served over HTTPS as well.
-pub(super) struct Secure {
+pub struct Secure {
     _process: Process,
-    pub(super) api: Api,
+    pub api: Api,
     /// `https://ADDRESS`.
-    pub(super) url: String,
+    pub url: String,
 }
 
 /// A box without a peer and without a volume, with a pool of that size and the API over HTTPS.
-pub(super) fn with_https(binary: &Path, dir: &Path, size: u64) -> Result<Secure> {
+pub fn with_https(binary: &Path, dir: &Path, size: u64) -> Result<Secure> {
     std::fs::create_dir_all(dir)?;
     let (portal, link, https) = (free_address()?, free_address()?, free_address()?);
     let (at, socket, config) = (dir.display(), dir.join("api.sock"), dir.join("box.toml"));
@@ -242,25 +242,25 @@ pub(super) fn with_https(binary: &Path, dir: &Path, size: u64) -> Result<Secure>
 }
 
 /// `reprise run`, with its log beside its settings.
-pub(super) fn start_box(binary: &Path, config: &Path) -> Result<Process> {
+pub fn start_box(binary: &Path, config: &Path) -> Result<Process> {
     start(Command::new(binary).arg("run").arg("--config").arg(config), &config.with_extension("log"))
 }
 
 /// A process that appends what it says to a log.
-pub(super) fn start(command: &mut Command, log: &Path) -> Result<Process> {
+pub fn start(command: &mut Command, log: &Path) -> Result<Process> {
     let log = File::options().create(true).append(true).open(log)?;
     Process::start(command.stdout(log.try_clone()?).stderr(log))
 }
 
 impl Process {
-    pub(super) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 }
 
 /// What is behind tgt's LUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backing {
+pub enum Backing {
     /// A file of the same file system, written fully, opened with O_DIRECT.
     Disk,
     /// A file, through the page cache: for a folder in memory.
@@ -270,7 +270,7 @@ pub(super) enum Backing {
 }
 
 /// tgt with one LUN.
-pub(super) fn tgt(dir: &Path, size: u64, backing: Backing) -> Result<(Process, Served)> {
+pub fn tgt(dir: &Path, size: u64, backing: Backing) -> Result<(Process, Served)> {
     std::fs::create_dir_all(dir)?;
     let file = dir.join("disk");
     if backing != Backing::Null {
@@ -318,7 +318,7 @@ pub(super) fn tgt(dir: &Path, size: u64, backing: Backing) -> Result<(Process, S
 }
 
 /// The product's protocol and SCSI layers alone, before memory or nothing: an example that is built for it.
-pub(super) fn memory_target(binary: &Path, dir: &Path, mib: u64, null: bool) -> Result<(Process, Served)> {
+pub fn memory_target(binary: &Path, dir: &Path, mib: u64, null: bool) -> Result<(Process, Served)> {
     std::fs::create_dir_all(dir)?;
     let address = free_address()?;
     let mut command = Command::new(binary);

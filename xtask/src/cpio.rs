@@ -9,7 +9,7 @@ const FILE: u32 = 0o100_000;
 
 /// An archive that is being written. Same files, same bytes: every time is 0 and inodes are numbered in order.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     inodes: u32,
     folders: BTreeSet<String>,
@@ -17,7 +17,7 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Adds a file and the folders above it. `path` has no leading slash.
-    pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
+    pub fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
         self.folders_above(path);
         self.entry(path, FILE | permissions, content);
     }
@@ -56,7 +56,7 @@ impl Archive {
     }
 
     /// The archive with its end mark.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }

@@ -14,13 +14,13 @@ use crate::process::{output, run};
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// apt with folders of its own, and this machine's sources and keys.
-pub(crate) struct Apt {
+pub struct Apt {
     dir: PathBuf,
 }
 
 impl Apt {
     /// Its folders are below `dir`.
-    pub(crate) fn new(dir: &Path) -> Result<Self> {
+    pub fn new(dir: &Path) -> Result<Self> {
         let dir = dir.join("apt");
         for folder in ["lists/partial", "cache/archives/partial", "debs"] {
             std::fs::create_dir_all(dir.join(folder))?;
@@ -41,7 +41,7 @@ impl Apt {
     }
 
     /// Files of the packages and of all they depend on, but for those whose names begin as one of `left_out`.
-    pub(crate) fn closure(&self, packages: &[&str], left_out: &[&str]) -> Result<Vec<String>> {
+    pub fn closure(&self, packages: &[&str], left_out: &[&str]) -> Result<Vec<String>> {
         let stamp = self.dir.join("refreshed");
         let age =
             stamp.metadata().and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
@@ -61,7 +61,7 @@ impl Apt {
     }
 
     /// Fetches what is not there yet, and removes what is no longer wanted.
-    pub(crate) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+    pub fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
         let folder = self.dir.join("debs");
         let paths: Vec<PathBuf> = packages.iter().map(|p| folder.join(p)).collect();
         for entry in std::fs::read_dir(&folder)? {
@@ -98,7 +98,7 @@ fn name_and_version(file: &str) -> Option<String> {
 /// The file system as the packages make it, with `/bin`, `/sbin` and `/lib` as links into `/usr`.
 ///
 /// `excluded` are patterns of tar.
-pub(crate) fn unpack(files: &[PathBuf], tree: &Path, excluded: &[&str]) -> Result<()> {
+pub fn unpack(files: &[PathBuf], tree: &Path, excluded: &[&str]) -> Result<()> {
     for folder in ["bin", "sbin", "lib", "lib64"] {
         std::fs::create_dir_all(tree.join("usr").join(folder))?;
         symlink(format!("usr/{folder}"), tree.join(folder))?;
@@ -120,7 +120,7 @@ pub(crate) fn unpack(files: &[PathBuf], tree: &Path, excluded: &[&str]) -> Resul
 }
 
 /// The name of the one thing in a folder.
-pub(crate) fn only_entry(folder: &Path) -> Result<String> {
+pub fn only_entry(folder: &Path) -> Result<String> {
     let mut entries = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let (Some(entry), None) = (entries.next().transpose()?, entries.next()) else {
         bail!("{} does not hold one kernel's modules", folder.display());
@@ -129,7 +129,7 @@ pub(crate) fn only_entry(folder: &Path) -> Result<String> {
 }
 
 /// Paths of modules and of all they need. `index`: lines of `PATH: NEEDED NEEDED`.
-pub(crate) fn with_dependencies(index: &str, names: &[&str]) -> Result<Vec<String>> {
+pub fn with_dependencies(index: &str, names: &[&str]) -> Result<Vec<String>> {
     let mut paths: Vec<String> = Vec::new();
     for name in names {
         // In a module's name `-` and `_` are the same.

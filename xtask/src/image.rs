@@ -4,11 +4,11 @@
 //! initial memory disk, signed) and a root that is checked while it is read. Nothing needs root: file systems are made as
 //! files, GRUB is put into its place by hand. All that is not a signature is the same from build to build.
 
-pub(crate) mod keys;
-pub(crate) mod layout;
+pub mod keys;
+pub mod layout;
 mod loader;
-pub(crate) mod slot;
-pub(crate) mod tree;
+pub mod slot;
+pub mod tree;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -85,24 +85,24 @@ impl Source {
 
 /// A disk image, and the places something else is put to by tests.
 #[derive(Debug)]
-pub(crate) struct Image {
+pub struct Image {
     /// Not packed, with holes.
-    pub(crate) disk: PathBuf,
+    pub disk: PathBuf,
     /// Where the boot state stands on the disk, bytes.
-    pub(crate) state_at: u64,
+    pub state_at: u64,
     /// Folder of the parts, with the root's tree in `root`: tests make other slots of them.
-    pub(crate) work: PathBuf,
-    pub(crate) kernel: Vec<u8>,
-    pub(crate) initrd: Vec<u8>,
-    pub(crate) keys: Keys,
-    pub(crate) release: u64,
-    pub(crate) epoch: u64,
+    pub work: PathBuf,
+    pub kernel: Vec<u8>,
+    pub initrd: Vec<u8>,
+    pub keys: Keys,
+    pub release: u64,
+    pub epoch: u64,
     manifest: serde_json::Value,
 }
 
 /// Where our programs come from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Programs<'a> {
+pub enum Programs<'a> {
     /// From that folder.
     Given(&'a Path),
     /// Built as they are released.
@@ -119,11 +119,11 @@ const QUICK: &[(&str, &str)] = &[
 ];
 
 /// Where everything is.
-pub(crate) fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     target_dir().join("image")
 }
 
-pub(crate) fn run(args: &[String]) -> Result<()> {
+pub fn run(args: &[String]) -> Result<()> {
     let (mut keys, mut programs, mut check) = (None, None, false);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -156,7 +156,7 @@ fn take_keys(given: Option<&Path>) -> Result<Keys> {
 }
 
 /// Builds the image, and its manifest but for what only the packed image has.
-pub(crate) fn build(programs: Programs<'_>, keys: Option<&Path>) -> Result<Image> {
+pub fn build(programs: Programs<'_>, keys: Option<&Path>) -> Result<Image> {
     setup::ensure()?;
     let source = Source::find()?;
     let programs = match programs {

@@ -1,27 +1,22 @@
 //! `cargo xtask ...`: set-up, tests, demo and benchmarks.
 //!
-//! It starts cargo and the programs of the project and counts what they say; it links none of the product's crates, so
-//! that it is built in seconds and cannot be broken by them.
+//! It starts cargo and the programs of the project and counts what they say.
 #![forbid(unsafe_code)]
 
 mod api_tester;
 mod appliance;
 mod bench;
-mod boxes;
 mod checks;
-mod cpio;
-mod debian;
 mod demo;
 mod fuzz;
 mod guest;
-mod image;
 mod lint;
-mod process;
-mod setup;
 mod sim;
 mod test;
 
 use std::process::ExitCode;
+
+use xtask::{boxes, cpio, debian, image, process, setup};
 
 const USAGE: &str = "\
 cargo xtask COMMAND

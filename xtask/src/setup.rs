@@ -71,7 +71,7 @@ fn missing() -> Vec<&'static (&'static str, Sign, &'static str)> {
 }
 
 /// Installs what is missing, or says what to install. Quiet when all is there.
-pub(crate) fn ensure() -> Result<()> {
+pub fn ensure() -> Result<()> {
     for round in 0..ROUNDS_MAX {
         let missing = missing();
         if missing.is_empty() {
@@ -121,7 +121,7 @@ fn install(packages: &[&str], refresh: bool) -> Result<()> {
 }
 
 /// `cargo xtask setup`.
-pub(crate) fn run() -> Result<()> {
+pub fn run() -> Result<()> {
     ensure()?;
     println!("all that tests, demo and benchmarks need is there");
     Ok(())

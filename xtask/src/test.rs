@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use xtask::{BROWSER_FEATURES, TEST_FEATURES};
 
 use crate::process::{cargo, find_program, line, target_dir, watch};
 use crate::{api_tester, appliance, checks, fuzz, guest, setup, sim};
@@ -26,11 +27,6 @@ cargo xtask test [OPTIONS]
   --repeat N           so often
   --load               with every processor busy beside the tests
   --list               what both forms hold";
-
-/// The daemon under test can be told to have bad disks.
-const TEST_FEATURES: &str = "reprise/test-faults";
-/// With the features of the other tests, so that nothing below the consoles is built again.
-pub(crate) const BROWSER_FEATURES: &str = "reprise/test-faults,reprise-console/browser-tests";
 
 /// How much of a step is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use xtask::BROWSER_FEATURES;
 
 use super::cases::{Disk, MEMORY_MIB, SERVING_A, START, World};
 use super::link::Link;
@@ -12,7 +13,6 @@ use super::person::Person;
 use super::vm::{Bus, Firmware, Machine};
 use crate::guest::{Errand, Host, INITIATOR, Image, Line, Relay, Tally, folder};
 use crate::process::{cargo, run as run_command};
-use crate::test::BROWSER_FEATURES;
 
 /// Size of a box's disk: what the image leaves of it becomes the pool.
 const DISK_BYTES: u64 = 3 << 30;

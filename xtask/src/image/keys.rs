@@ -16,7 +16,7 @@ const FILES: [&str; 4] = ["boot.gpg", "boot.pub", "db.key", "db.crt"];
 
 /// What signs.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub struct Keys {
     dir: PathBuf,
     /// gpg's own folder: in a place of its own, because the path to the agent's socket must be short.
     home: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Those of a folder.
-    pub(crate) fn given(dir: &Path) -> Result<Self> {
+    pub fn given(dir: &Path) -> Result<Self> {
         if let Some(missing) = FILES.iter().find(|f| !dir.join(f).is_file()) {
             bail!("{} has no {missing}", dir.display());
         }
@@ -34,7 +34,7 @@ impl Keys {
     }
 
     /// Test keys, made if they are not there.
-    pub(crate) fn test(dir: &Path) -> Result<Self> {
+    pub fn test(dir: &Path) -> Result<Self> {
         if FILES.iter().all(|f| dir.join(f).is_file()) {
             return Self::given(dir);
         }
@@ -64,17 +64,17 @@ impl Keys {
     }
 
     /// What goes into the boot loader.
-    pub(crate) fn boot_public(&self) -> PathBuf {
+    pub fn boot_public(&self) -> PathBuf {
         self.dir.join("boot.pub")
     }
 
     /// The Secure Boot certificate.
-    pub(crate) fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.dir.join("db.crt")
     }
 
     /// A signature, apart from what is signed.
-    pub(crate) fn sign(&self, work: &Path, content: &[u8]) -> Result<Vec<u8>> {
+    pub fn sign(&self, work: &Path, content: &[u8]) -> Result<Vec<u8>> {
         let (file, signature) = (work.join("to-be-signed"), work.join("to-be-signed.sig"));
         std::fs::write(&file, content)?;
         let mut command = self.gpg();
@@ -87,7 +87,7 @@ impl Keys {
     }
 
     /// A program for UEFI with a signature inside.
-    pub(crate) fn sign_efi(&self, program: &Path, signed: &Path) -> Result<()> {
+    pub fn sign_efi(&self, program: &Path, signed: &Path) -> Result<()> {
         let mut command = Command::new("sbsign");
         command.arg("--key").arg(self.dir.join("db.key")).arg("--cert").arg(self.certificate());
         command.arg("--output").arg(signed).arg(program);

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) const SECTOR_LEN: u64 = 512;
+pub const SECTOR_LEN: u64 = 512;
 const MIB: u64 = 1 << 20;
 /// Entries of the table and their length, as nearly all systems have them.
 const ENTRIES: usize = 128;
@@ -25,10 +25,10 @@ const DISK: &str = "72657072-6973-4500-8000-000000000000";
 
 /// A partition as it is laid down.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Partition {
-    pub(crate) name: &'static str,
+pub struct Partition {
+    pub name: &'static str,
     kind: &'static str,
-    pub(crate) size: u64,
+    pub size: u64,
 }
 
 const fn partition(name: &'static str, kind: &'static str, mib: u64) -> Partition {
@@ -36,7 +36,7 @@ const fn partition(name: &'static str, kind: &'static str, mib: u64) -> Partitio
 }
 
 /// All of them, in the order of their numbers.
-pub(crate) const PARTITIONS: [Partition; 8] = [
+pub const PARTITIONS: [Partition; 8] = [
     partition("reprise-bios", BIOS_BOOT, 1),
     partition("reprise-esp", EFI_SYSTEM, 16),
     partition("reprise-boot-a", LINUX, 32),
@@ -52,24 +52,24 @@ pub(crate) const PARTITIONS: [Partition; 8] = [
 const PLACES: [usize; 8] = [1, 2, 3, 5, 4, 6, 7, 8];
 
 /// Where a partition begins, in bytes.
-pub(crate) fn begin_of(name: &str) -> Result<u64> {
+pub fn begin_of(name: &str) -> Result<u64> {
     let before = PLACES.iter().map(|number| PARTITIONS[number - 1]).take_while(|p| p.name != name);
     named(name)?;
     Ok(MARGIN + before.map(|p| p.size).sum::<u64>())
 }
 
 /// The partition of that name.
-pub(crate) fn named(name: &str) -> Result<&'static Partition> {
+pub fn named(name: &str) -> Result<&'static Partition> {
     PARTITIONS.iter().find(|p| p.name == name).with_context(|| format!("no partition {name}"))
 }
 
 /// Bytes of the whole disk.
-pub(crate) fn disk_len() -> u64 {
+pub fn disk_len() -> u64 {
     2 * MARGIN + PARTITIONS.iter().map(|p| p.size).sum::<u64>()
 }
 
 /// Puts the content of a partition into its place.
-pub(crate) fn put(disk: &File, name: &str, content: &[u8]) -> Result<()> {
+pub fn put(disk: &File, name: &str, content: &[u8]) -> Result<()> {
     let size = named(name)?.size;
     if content.len() as u64 > size {
         bail!("{name} has {size} bytes, and {} are to go there", content.len());
@@ -78,7 +78,7 @@ pub(crate) fn put(disk: &File, name: &str, content: &[u8]) -> Result<()> {
 }
 
 /// Writes both tables and the first sector, whose program starts at byte 0.
-pub(crate) fn write_tables(disk: &File, boot_program: &[u8; SECTOR_LEN as usize]) -> Result<()> {
+pub fn write_tables(disk: &File, boot_program: &[u8; SECTOR_LEN as usize]) -> Result<()> {
     let sectors = disk_len() / SECTOR_LEN;
     disk.write_all_at(&first_sector(boot_program, sectors), 0)?;
     let table = table()?;
@@ -142,7 +142,7 @@ fn header(own: u64, other: u64, table_at: u64, sectors: u64, table: &[u8]) -> Re
 }
 
 /// The first three fields are little-endian.
-pub(crate) fn uuid_bytes(text: &str) -> Result<[u8; 16]> {
+pub fn uuid_bytes(text: &str) -> Result<[u8; 16]> {
     let digits: String = text.chars().filter(|c| *c != '-').collect();
     let number = u128::from_str_radix(&digits, 16).with_context(|| format!("{text} is no identifier"))?;
     let b = number.to_be_bytes();

@@ -19,25 +19,18 @@ const ROOT_UUID: &str = "72657072-6973-4500-8000-726f6f740000";
 
 /// The parts before anything is signed.
 #[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) kernel: Vec<u8>,
-    pub(crate) initrd: Vec<u8>,
+pub struct Parts {
+    pub kernel: Vec<u8>,
+    pub initrd: Vec<u8>,
     /// The root's file system, and its hashes behind it.
-    pub(crate) root: Vec<u8>,
+    pub root: Vec<u8>,
     /// Names the two others to the boot loader.
-    pub(crate) config: String,
+    pub config: String,
 }
 
 impl Parts {
     /// Makes a root of a folder, and the configuration that goes with it. `release` grows from one release to the next.
-    pub(crate) fn make(
-        work: &Path,
-        tree: &Path,
-        kernel: Vec<u8>,
-        initrd: Vec<u8>,
-        release: u64,
-        epoch: u64,
-    ) -> Result<Self> {
+    pub fn make(work: &Path, tree: &Path, kernel: Vec<u8>, initrd: Vec<u8>, release: u64, epoch: u64) -> Result<Self> {
         let (root, verity) = checked_root(work, tree, epoch)?;
         let arguments: Vec<&str> = ARGUMENTS.lines().filter(|l| !l.starts_with('#')).collect();
         let arguments = arguments.join(" ");
@@ -46,7 +39,7 @@ impl Parts {
     }
 
     /// The boot partition's content.
-    pub(crate) fn boot(&self, work: &Path, keys: &Keys) -> Result<Vec<u8>> {
+    pub fn boot(&self, work: &Path, keys: &Keys) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for (name, content) in
             [("slot.cfg", self.config.as_bytes()), ("vmlinuz", &self.kernel), ("initrd", &self.initrd)]
@@ -81,12 +74,12 @@ fn checked_root(work: &Path, tree: &Path, epoch: u64) -> Result<(Vec<u8>, String
     Ok((std::fs::read(&file)?, format!("{}:{salt}:{}", hash.trim(), len / BLOCK_LEN)))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The initial memory disk: the first process, and modules with their index.
-pub(super) fn initrd(work: &Path, init: &Path, modules: &Path, release: &str) -> Result<Vec<u8>> {
+pub fn initrd(work: &Path, init: &Path, modules: &Path, release: &str) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.file("init", 0o755, &std::fs::read(init).context("read reprise-init")?);
     let mut files = Vec::new();

@@ -68,17 +68,17 @@ const FILES: &[(&str, &str)] = &[
 
 /// Debian's packages, unpacked.
 #[derive(Debug)]
-pub(crate) struct Packages {
-    pub(crate) tree: PathBuf,
+pub struct Packages {
+    pub tree: PathBuf,
     /// Their files: name, version and architecture.
-    pub(crate) files: Vec<String>,
+    pub files: Vec<String>,
     /// The kernel's release, such as `6.1.0-1-amd64`.
-    pub(crate) release: String,
+    pub release: String,
 }
 
 impl Packages {
     /// Fetched and unpacked below `dir`, unless that has been done for the same ones.
-    pub(crate) fn ready(dir: &Path) -> Result<Self> {
+    pub fn ready(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let apt = Apt::new(dir)?;
         let files = apt.closure(PACKAGES, LEFT_OUT)?;
@@ -98,7 +98,7 @@ impl Packages {
         Ok(Self { tree, files, release })
     }
 
-    pub(crate) fn kernel(&self) -> Result<Vec<u8>> {
+    pub fn kernel(&self) -> Result<Vec<u8>> {
         let path = self.tree.join("boot").join(format!("vmlinuz-{}", self.release));
         std::fs::read(&path).with_context(|| format!("read {}", path.display()))
     }
@@ -136,13 +136,13 @@ impl Packages {
     }
 
     /// The modules of the initial memory disk, with their index, in a folder made for them.
-    pub(crate) fn initrd_modules(&self, to: &Path) -> Result<PathBuf> {
+    pub fn initrd_modules(&self, to: &Path) -> Result<PathBuf> {
         make_anew(to)?;
         self.modules(to, &names(INITRD_MODULES))
     }
 
     /// The root, made anew. `programs` is the folder of ours.
-    pub(crate) fn root(&self, to: &Path, programs: &Path, os_release: &str) -> Result<()> {
+    pub fn root(&self, to: &Path, programs: &Path, os_release: &str) -> Result<()> {
         make_anew(to)?;
         for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64"].iter().chain(FOLDERS) {
             std::fs::create_dir_all(to.join(folder))?;

@@ -13,4 +13,7 @@ fn check(tester: &str, args: &[&str], says: &str) {
 #[test]
 fn a_tester_names_its_parts() {
     check(env!("CARGO_BIN_EXE_e2e"), &["--only", "nothing"], "kill-and-cut");
+    let machines = env!("CARGO_BIN_EXE_machines");
+    check(machines, &["guest", "--only", "nothing"], "multipath");
+    check(machines, &["appliance", "--only", "nothing"], "secure-boot");
 }

@@ -4,19 +4,18 @@
 #![forbid(unsafe_code)]
 
 mod api_tester;
-mod appliance;
 mod bench;
 mod checks;
 mod demo;
 mod fuzz;
-mod guest;
 mod lint;
 mod sim;
 mod test;
+mod testers;
 
 use std::process::ExitCode;
 
-use xtask::{boxes, cpio, debian, image, process, setup};
+use xtask::{boxes, image, process, setup};
 
 const USAGE: &str = "\
 cargo xtask COMMAND
@@ -43,9 +42,9 @@ fn main() -> ExitCode {
         "setup" => setup::run(),
         "test" => test::run(rest),
         "api-test" => api_tester::run(rest),
-        "guest-test" => guest::run(rest),
+        "guest-test" => testers::guest(rest),
         "image" => image::run(rest),
-        "appliance-test" => appliance::run(rest),
+        "appliance-test" => testers::appliance(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),

@@ -6,16 +6,15 @@
 mod count;
 mod load;
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use xtask::{BROWSER_FEATURES, TEST_FEATURES};
 
-use crate::process::{cargo, find_program, line, target_dir, watch};
-use crate::{api_tester, appliance, checks, fuzz, guest, setup, sim};
-use count::Count;
+use crate::process::{cargo, find_program, line, watch};
+use crate::{api_tester, checks, fuzz, setup, sim, testers};
+pub(crate) use count::Count;
 use load::Load;
 
 const USAGE: &str = "\
@@ -81,7 +80,7 @@ const STEPS: [Step; 10] = [
         short: "the built binary with real initiators; 40 kills and 20 cuts; libiscsi's suite once per provisioning",
         long: "500 kills and 100 cuts; libiscsi's suite in all its forms",
         has_parts: true,
-        run: e2e,
+        run: testers::test_e2e,
     },
     Step {
         name: "web",
@@ -95,14 +94,14 @@ const STEPS: [Step; 10] = [
         short: "the Linux kernel as host: one disk, a crash",
         long: "multipath, RAID, XFS and growing too",
         has_parts: true,
-        run: linux_initiator,
+        run: testers::test_guest,
     },
     Step {
         name: "appliance",
         short: "the image in QEMU: BIOS, Secure Boot, damaged slots, a pair",
         long: "every case, with programs as they are released",
         has_parts: true,
-        run: |depth| appliance::test(depth).map(Count::from),
+        run: testers::test_appliance,
     },
     Step {
         name: "api",
@@ -257,7 +256,7 @@ fn planted(depth: Depth<'_>) -> Result<Count> {
 
 /// The web console in a real browser, against two real boxes.
 fn browser() -> Result<Count> {
-    built_binaries()?;
+    testers::build_all()?;
     cargo_tests(&["--workspace", "--locked", "--features", BROWSER_FEATURES, "--test", "browser"])
 }
 
@@ -290,41 +289,6 @@ fn counted(command: &mut Command, count: fn(&str) -> Option<Count>) -> Result<Co
         count.failed = 1;
     }
     Ok(count)
-}
-
-/// Binary and tester. The build of the unit tests has made both; with `--only` they may be missing or old.
-fn built_binaries() -> Result<(PathBuf, PathBuf)> {
-    let binaries = target_dir().join("debug");
-    let mut build = cargo(&["test", "--workspace", "--no-run", "--locked", "--quiet", "--features", TEST_FEATURES]);
-    crate::process::run(&mut build).context("build the binaries")?;
-    Ok((binaries.join("reprise"), binaries.join("e2e")))
-}
-
-/// The built binary, as its users run it.
-fn e2e(depth: Depth<'_>) -> Result<Count> {
-    let (reprise, tester) = built_binaries()?;
-    let mut command = Command::new(&tester);
-    command.arg("--reprise").arg(&reprise);
-    if depth.long {
-        command.arg("--long");
-    }
-    if let Some(parts) = depth.parts {
-        command.args(["--only", parts]);
-    }
-    let (status, lines) = watch(&mut command)?;
-    let counted = lines.iter().rev().find_map(|l| l.strip_prefix("e2e:")).map(|l| Count::of_words(l, ','));
-    let mut count = counted.unwrap_or_default();
-    if !status.success() && count.failed == 0 {
-        println!("{} ended with {status}", line(&command));
-        count.failed = 1;
-    }
-    Ok(count)
-}
-
-/// The built binary, and the Linux kernel as its host.
-fn linux_initiator(depth: Depth<'_>) -> Result<Count> {
-    let tally = guest::test(&built_binaries()?.0, depth)?;
-    Ok(Count { passed: tally.passed, failed: tally.failed })
 }
 
 fn fuzz_targets(depth: Depth<'_>) -> Result<Count> {

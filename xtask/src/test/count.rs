@@ -3,9 +3,9 @@
 use std::iter::Sum;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Sum for Count {
@@ -22,21 +22,21 @@ impl From<(u64, u64)> for Count {
 
 impl Count {
     /// Something that could not even run.
-    pub(super) const BROKEN: Self = Self { passed: 0, failed: 1 };
+    pub(crate) const BROKEN: Self = Self { passed: 0, failed: 1 };
 
     /// `Summary [   1.2s] 12 tests run: 11 passed (1 slow), 1 failed, 0 skipped`; a test that timed out counts as failed.
-    pub(super) fn of_nextest(line: &str) -> Option<Self> {
+    pub(crate) fn of_nextest(line: &str) -> Option<Self> {
         let rest = line.trim().strip_prefix("Summary ")?.split_once("run:")?.1;
         Some(Self::of_words(rest, ','))
     }
 
     /// `test result: ok. 11 passed; 0 failed; 0 ignored; ...`.
-    pub(super) fn of_libtest(line: &str) -> Option<Self> {
+    pub(crate) fn of_libtest(line: &str) -> Option<Self> {
         Some(Self::of_words(line.trim().strip_prefix("test result:")?.split_once('.')?.1, ';'))
     }
 
     /// Numbers and what they count, with something between the pairs.
-    pub(super) fn of_words(text: &str, separator: char) -> Self {
+    pub(crate) fn of_words(text: &str, separator: char) -> Self {
         let mut count = Self::default();
         for part in text.split(separator) {
             let mut words = part.split_whitespace();

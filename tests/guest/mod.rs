@@ -2,7 +2,7 @@
 //!
 //! The guest is Debian's kernel with Debian's open-iscsi, sg3_utils, fio, multipath-tools, mdadm and file systems, in software
 //! emulation, so that neither root nor a processor with virtualisation is needed. It reaches the boxes at 10.0.2.2, QEMU's
-//! name for the host's loopback. A *scene* is one of the scripts in `xtask/guest`, run in one or more boots; its cases report
+//! name for the host's loopback. A *scene* is one of the scripts in `tests/guest/scripts`, run in one or more boots; its cases report
 //! one by one. After each scene both homes must be equal, byte for byte.
 
 mod image;
@@ -11,14 +11,12 @@ mod relay;
 mod scene;
 mod vm;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{cargo, run as run_command, target_dir};
-use crate::setup;
-use crate::test::Depth;
+use crate::process::target_dir;
 pub(crate) use image::Image;
 use pair::World;
 pub(crate) use relay::{Line, Relay};
@@ -70,13 +68,15 @@ fn behind(text: &str) -> String {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let (mut short, mut keep, mut only) = (false, false, None);
+    let (mut short, mut keep, mut only, mut binary) = (false, false, None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value\n\n{USAGE}"));
         match arg.as_str() {
             "--short" => short = true,
             "--keep" => keep = true,
-            "--only" => only = Some(args.next().with_context(|| format!("{arg} needs a value\n\n{USAGE}"))?.as_str()),
+            "--only" => only = Some(value()?.as_str()),
+            "--reprise" => binary = Some(PathBuf::from(value()?)),
             "--help" | "-h" => {
                 println!("{USAGE}");
                 return Ok(());
@@ -88,22 +88,12 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         None => SCENES.iter().filter(|s| s.short || !short).collect(),
         Some(names) => named(names)?,
     };
-    setup::ensure()?;
-    run_command(&mut cargo(&["build", "--package", "reprise", "--locked"])).context("build the binary")?;
-    let tally = all(&target_dir().join("debug/reprise"), &scenes, short, keep)?;
+    let binary = binary.context("--reprise must name the binary under test")?;
+    let tally = all(&binary, &scenes, short, keep)?;
     if tally.failed > 0 || tally.passed == 0 {
         bail!("there are failures; logs are in {}", folder().display());
     }
     Ok(())
-}
-
-/// The step of `cargo xtask test`.
-pub(crate) fn test(binary: &Path, depth: Depth<'_>) -> Result<Tally> {
-    let scenes: Vec<&Scene> = match depth.parts {
-        Some(names) => named(names)?,
-        None => SCENES.iter().filter(|s| s.short || depth.long).collect(),
-    };
-    all(binary, &scenes, !depth.long, false)
 }
 
 fn named(names: &str) -> Result<Vec<&'static Scene>> {
@@ -116,7 +106,7 @@ fn no_scene(name: &str) -> String {
 }
 
 /// Image, disks and logs. Kept from run to run.
-pub(crate) fn folder() -> std::path::PathBuf {
+pub(crate) fn folder() -> PathBuf {
     target_dir().join("guest")
 }
 

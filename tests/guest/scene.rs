@@ -17,18 +17,18 @@ const OWN_DISK_BYTES: u64 = 400 << 20;
 
 /// Files of the guest that every boot gets.
 const SCRIPTS: &[(&str, &[u8])] = &[
-    ("start", include_bytes!("../../guest/start")),
-    ("lib.sh", include_bytes!("../../guest/lib.sh")),
-    ("scsi.sh", include_bytes!("../../guest/scsi.sh")),
-    ("disk.sh", include_bytes!("../../guest/disk.sh")),
-    ("chap.sh", include_bytes!("../../guest/chap.sh")),
-    ("crash.sh", include_bytes!("../../guest/crash.sh")),
-    ("check.sh", include_bytes!("../../guest/check.sh")),
-    ("multipath.sh", include_bytes!("../../guest/multipath.sh")),
-    ("raid.sh", include_bytes!("../../guest/raid.sh")),
-    ("grow.sh", include_bytes!("../../guest/grow.sh")),
-    ("appliance.sh", include_bytes!("../../guest/appliance.sh")),
-    ("home.sh", include_bytes!("../../guest/home.sh")),
+    ("start", include_bytes!("scripts/start")),
+    ("lib.sh", include_bytes!("scripts/lib.sh")),
+    ("scsi.sh", include_bytes!("scripts/scsi.sh")),
+    ("disk.sh", include_bytes!("scripts/disk.sh")),
+    ("chap.sh", include_bytes!("scripts/chap.sh")),
+    ("crash.sh", include_bytes!("scripts/crash.sh")),
+    ("check.sh", include_bytes!("scripts/check.sh")),
+    ("multipath.sh", include_bytes!("scripts/multipath.sh")),
+    ("raid.sh", include_bytes!("scripts/raid.sh")),
+    ("grow.sh", include_bytes!("scripts/grow.sh")),
+    ("appliance.sh", include_bytes!("scripts/appliance.sh")),
+    ("home.sh", include_bytes!("scripts/home.sh")),
 ];
 
 /// One scene.

@@ -79,7 +79,7 @@ const FIRST_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "crc32c_generic", "
 /// Size of the root disk; the file has holes.
 const ROOT_SIZE: &str = "700M";
 
-const INIT: &[u8] = include_bytes!("../../guest/init");
+const INIT: &[u8] = include_bytes!("scripts/init");
 
 /// The files QEMU is started with.
 #[derive(Debug)]

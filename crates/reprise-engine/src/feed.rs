@@ -10,13 +10,12 @@ use reprise_link::LinkError;
 use reprise_link::copy::{CopyMark, CopyRegion};
 use reprise_link::handshake::{self, Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession};
-use reprise_types::{Extent, Point, Role, Seq, VolumeSlot};
+use reprise_types::{Extent, Point, Role, Seq, VolumeSlot, honest};
 
 use crate::core::{Barrier, Effects, Open, Part, Seal};
 use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
 use crate::group::Group;
 use crate::meta::CopyState;
-use crate::planted::{Planted, has};
 
 /// What an answer is to.
 #[derive(Debug)]
@@ -228,10 +227,7 @@ impl Group {
                 }
                 self.core.journal.append_body(next);
                 self.unit_records(records);
-                #[cfg(feature = "planted")]
-                if has(Planted::MirrorAcksReceived) {
-                    self.feed_durable(self.core.journal.packed());
-                }
+                honest!((), MirrorAcksReceived => self.feed_durable(self.core.journal.packed()));
                 return;
             }
             Ok(_) => LinkError::Gap { first, last, received: self.core.journal.written() },
@@ -256,16 +252,15 @@ impl Group {
         if asked
             && fed
             && self.core.journal.stalled()
-            && self.repair.holds_home(self.core.meta.applied)
-            && !has(Planted::StallKept)
+            && honest!(self.repair.holds_home(self.core.meta.applied), StallKept => false)
         {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
             self.core.journal.forget_undurable(self.core.meta.applied);
             self.units_forget();
         }
         // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
-        let settled =
-            self.core.journal.durable().seq == self.core.journal.written() || !fed || has(Planted::AnswerUnsettled);
+        let settled = self.core.journal.durable().seq == self.core.journal.written() || !fed;
+        let settled = honest!(settled, AnswerUnsettled => true);
         let settled = settled && self.core.is_ready() && !self.strays_hold() && !self.units_hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
@@ -277,7 +272,7 @@ impl Group {
 
     /// Homes are not written while older writes of them may still come.
     pub(crate) fn strays_hold(&self) -> bool {
-        self.core.fx.has_strays() && !has(Planted::StraysForgotten)
+        honest!(self.core.fx.has_strays(), StraysForgotten => false)
     }
 
     /// What the mirror says of itself.
@@ -336,9 +331,7 @@ impl Group {
         let complete = session.copy_complete();
         if let Some(mark) = mark {
             self.feed.flush = CopyFlush::Flushing;
-            if has(Planted::CopyNotFlushed) {
-                return self.copy_flushed(mark);
-            }
+            honest!((), CopyNotFlushed => return self.copy_flushed(mark));
             let token = self.core.fx.ask(Part::Feed, |token| Effect::FlushHome { token, volumes });
             self.feed.open.insert(token, FeedStep::Flushed(mark));
         }
@@ -346,9 +339,8 @@ impl Group {
             self.core.meta.change(|meta| {
                 meta.copy = None;
                 // Regions hold content up to R1: home is a mixture until everything up to there is applied.
-                if !has(Planted::MomentsBeforeCopyEnd) {
-                    meta.applying = meta.applying.max(copy.complete_at.unwrap_or(meta.applying));
-                }
+                let mixed_to = copy.complete_at.unwrap_or(meta.applying);
+                meta.applying = honest!(meta.applying.max(mixed_to), MomentsBeforeCopyEnd => meta.applying);
             });
             self.core.fx.notice(Notice::CopyComplete);
         }

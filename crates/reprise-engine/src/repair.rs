@@ -9,11 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_format::link::{BatchAgain, BatchWanted, Message};
 use reprise_journal::{Batch, BatchPlace, BatchSource};
-use reprise_types::{Mono, Role, Seq};
+use reprise_types::{Mono, Role, Seq, honest};
 
 use crate::core::{Core, Open, Part, ReadName};
 use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
-use crate::planted::{Planted, has};
 use crate::signal::Signal;
 
 /// What an answer is to.
@@ -229,7 +228,7 @@ impl Repair {
         if let Some(rotten) = &mut self.rotten {
             rotten.stage = Stage::Writing;
         }
-        let read = (!has(Planted::RewriteNotHeld)).then(|| core.read_opened());
+        let read = honest!(Some(core.read_opened()), RewriteNotHeld => None);
         let token = core.fx.ask(Part::Repair, |token| Effect::WriteCache { token, at, bufs });
         self.open.insert(token, RepairStep::Rewritten { read });
     }

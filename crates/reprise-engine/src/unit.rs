@@ -18,13 +18,12 @@ use bytes::Bytes;
 use reprise_format::unit;
 use reprise_journal::ChangeRecord;
 use reprise_link::LinkError;
-use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot};
+use reprise_types::{Extent, Now, RecordKind, Role, Sector, SectorCount, Seq, UnitState, VolumeSlot, honest};
 
 use crate::core::{Barrier, Open, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 use crate::effect::{Effect, HostError, HostReply, Io};
 use crate::group::{CommandError, Group};
 use crate::meta::GroupMeta;
-use crate::planted::{Planted, has};
 use replay::{Replay, ReplayStep};
 
 /// A change that has a Seq and is not durable.
@@ -304,11 +303,10 @@ impl Group {
             done.extend(change.io);
         }
         if changed {
-            if has(Planted::UnitNotStored) {
+            honest!(self.units_keep(done, sizes), UnitNotStored => {
                 self.units_answer(&done);
                 return false;
-            }
-            self.units_keep(done, sizes);
+            });
         }
         self.units_hold()
     }
@@ -371,7 +369,7 @@ impl Group {
     /// The link is up: the mirror may hold a change that this box has forgotten. It does not hold what is newer than `held`:
     /// that reaches it in any case and is not said once more, or a link that comes and goes would fill the journal with it.
     pub(crate) fn units_say_again(&mut self, held: Seq) {
-        if has(Planted::UnitNotSaidAgain) || self.core.is_fenced() {
+        if honest!(self.core.is_fenced(), UnitNotSaidAgain => true) {
             return;
         }
         let known: Vec<VolumeSlot> =

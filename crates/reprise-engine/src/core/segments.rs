@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use reprise_journal::{Grant, Journal, SegmentId};
+use reprise_types::honest;
 
 use super::effects::Effects;
 use super::superblock::{Barrier, MetaStore};
 use crate::effect::{Effect, Notice};
-use crate::planted::{Planted, has};
 
 /// A read of the cache under way: what it touches is not given back before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,7 +99,7 @@ impl Segments {
     }
 
     fn drain(&mut self, fx: &mut Effects) {
-        let oldest = self.reads.first().filter(|_| !has(Planted::FreedUnderReads));
+        let oldest = honest!(self.reads.first(), FreedUnderReads => None);
         let oldest = oldest.copied().unwrap_or(ReadName(u64::MAX));
         while let Some((_, segments)) = self.limbo.pop_front_if(|(at, _)| *at < oldest) {
             fx.push(Effect::FreeSegments(segments));

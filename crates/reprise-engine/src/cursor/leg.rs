@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
-use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot, honest};
 
 use crate::core::{Barrier, Core, Open, Part, ReadName};
 use crate::cursor::{Hold, Limit};
 use crate::effect::{Effect, IoFault, Notice, Token};
-use crate::planted::{Planted, has};
 use crate::signal::Signal;
 
 /// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a
@@ -150,11 +149,11 @@ impl Leg {
                 BatchSource::Ram(batch) => (batch.last_seq(), batch.body_len() as u64),
                 BatchSource::Disk(place) => (place.last_seq, place.len as u64),
             };
-            let zeros = if has(Planted::ZerosUncounted) { 0 } else { core.journal.zeros_between(to, last) };
+            let zeros = honest!(core.journal.zeros_between(to, last), ZerosUncounted => 0);
             let with = bytes.saturating_add(len).saturating_add(zeros);
             let full = count > 0 && (count >= ROUND_BATCHES_MAX || with > core.config.round_bytes);
-            let unbounded = has(Planted::RoundUnbounded) && to < core.meta.applying;
-            if last > limit || full && !unbounded {
+            let full = honest!(full, RoundUnbounded => full && to >= core.meta.applying);
+            if last > limit || full {
                 break;
             }
             (bytes, to) = (with, last);
@@ -185,7 +184,7 @@ impl Leg {
             return;
         }
         self.waiting_since = None;
-        let before = if has(Planted::ApplyingGoesBack) { to } else { core.meta.applying };
+        let before = honest!(core.meta.applying, ApplyingGoesBack => to);
         let barrier = core.meta.change(|meta| meta.applying = before.max(to));
         self.round = Round::Announced { to, barrier };
     }
@@ -260,7 +259,7 @@ impl Leg {
                 writing.under_way -= 1;
                 writing.bytes -= bytes;
                 if let Err(fault) = result
-                    && !has(Planted::FailedHomeBelieved)
+                    && honest!(true, FailedHomeBelieved => false)
                 {
                     writing.failed = Some(fault);
                     writing.waiting.clear();
@@ -364,9 +363,7 @@ impl Leg {
             let (record, payload) = batches[at].record(seq).expect("an indexed record is in its batch");
             if record.descriptor.kind == RecordKind::Zero {
                 writes.extend(joined.take());
-                if !has(Planted::ZeroSkipped) {
-                    writes.push((extent, Vec::new()));
-                }
+                honest!(writes.push((extent, Vec::new())), ZeroSkipped => ());
                 continue;
             }
             let skip = ((extent.sector.get() - record.descriptor.sector.get()) * 512) as usize;
@@ -395,7 +392,7 @@ impl Leg {
 
     fn round_flush(&mut self, core: &mut Core, to: Seq, volumes: Vec<VolumeSlot>) {
         self.round = Round::Flush { to };
-        if volumes.is_empty() || has(Planted::HomeNotFlushed) {
+        if honest!(volumes.is_empty(), HomeNotFlushed => true) {
             return self.round_flushed(core, Ok(Bytes::new()));
         }
         let token = core.fx.ask(Part::Leg, |token| Effect::FlushHome { token, volumes });

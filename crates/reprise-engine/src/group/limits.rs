@@ -1,11 +1,10 @@
 //! How far the cursors of a group may go: every reason that holds one is here.
 
-use reprise_types::{Role, Seq};
+use reprise_types::{Role, Seq, honest};
 
 use crate::cursor::{Hold, Limit};
 use crate::effect::Notice;
 use crate::group::Group;
-use crate::planted::{Planted, has};
 
 impl Group {
     /// How far the home may go.
@@ -31,7 +30,7 @@ impl Group {
             return Limit::stop(Hold::Unreadable);
         }
         let copied = self.feed.session.as_ref().and_then(|s| s.apply_limit());
-        let copied = copied.filter(|_| !has(Planted::ApplyLimitIgnored));
+        let copied = honest!(copied, ApplyLimitIgnored => None);
         copied.map_or(Limit::NONE, |to| Limit { to, why: Some(Hold::Copy) })
     }
 

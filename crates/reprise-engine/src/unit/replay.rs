@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_journal::BatchPlace;
-use reprise_types::{Seq, VolumeSlot};
+use reprise_types::{Seq, VolumeSlot, honest};
 
 use super::What;
 use crate::core::{Part, ReadName, Seal};
 use crate::effect::{Effect, IoFault, Notice, Token};
 use crate::group::Group;
-use crate::planted::{Planted, has};
 
 /// Batches that are read at a time: each is in memory until its records have been looked at.
 const READS_MAX: usize = 8;
@@ -46,10 +45,8 @@ impl Group {
     /// Reads what the superblock lacks. The group opens when that is done; where it could not all be read, with what the
     /// superblock has, and once more when the journal is repaired.
     pub(crate) fn units_replay(&mut self, opening: bool) {
-        let waiting = match has(Planted::UnitsNotReplayed) {
-            true => VecDeque::new(),
-            false => self.core.journal.batches_with_changes(self.core.meta.applied),
-        };
+        let waiting = self.core.journal.batches_with_changes(self.core.meta.applied);
+        let waiting = honest!(waiting, UnitsNotReplayed => VecDeque::new());
         self.units.unread = false;
         self.units.replay =
             Some(Replay { waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });

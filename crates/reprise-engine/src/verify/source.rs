@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 use reprise_format::link::{Message, VerifyAsk, VerifyFix};
-use reprise_types::{Extent, Sector, SectorCount, VolumeSlot};
+use reprise_types::{Extent, Sector, SectorCount, VolumeSlot, honest};
 
 use super::{EXTENTS_MAX, HASH_LEN, MIRROR_BEHIND, Phase, VerifyEnd, hash, hashes};
 use crate::group::Group;
-use crate::planted::{Planted, has};
 
 /// Runs of sectors whose hashes differ.
 fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
@@ -65,7 +64,7 @@ impl Group {
             return self.verify_region_done(at, None);
         }
         let whole = hash(data);
-        let equal = ours[..] == theirs[..] || has(Planted::HashesNotCompared);
+        let equal = honest!(ours[..] == theirs[..], HashesNotCompared => true);
         let differing: u64 = region.runs.iter().map(|(_, count)| count).sum();
         match region.phase {
             Phase::Whole if equal => self.verify_region_done(at, Some(whole)),
@@ -91,7 +90,7 @@ impl Group {
                     region.phase = Phase::Fixing;
                     // The mirror takes one run at a time: another region's turn comes when this one's have been written.
                     let busy = run.regions.values().any(|r| r.phase == Phase::Fixing && r.sent > 0);
-                    if !busy || has(Planted::FixesAtOnce) {
+                    if honest!(!busy, FixesAtOnce => true) {
                         self.verify_fix_next(at);
                     }
                 } else {
@@ -116,7 +115,7 @@ impl Group {
             let sectors = region.sectors;
             let waiting = run.regions.iter().find(|(_, r)| r.phase == Phase::Fixing).map(|(at, _)| *at);
             self.verify_ask(at, sectors);
-            if let Some(at) = waiting.filter(|_| !has(Planted::FixesAtOnce)) {
+            if let Some(at) = honest!(waiting, FixesAtOnce => None) {
                 self.verify_fix_next(at);
             }
             return;

@@ -14,6 +14,7 @@ mod feed;
 mod group;
 mod host;
 mod meta;
+mod opening;
 mod peer;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -30,5 +31,6 @@ pub use cursor::{Hold, ROUND_BYTES_MAX};
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group};
 pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
+pub use opening::{Opened, Opening, OpeningError};
 pub use peer::PeerTrouble;
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

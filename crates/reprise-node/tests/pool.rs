@@ -70,7 +70,7 @@ fn only_the_first_is_refused(name: &str, spoil: impl FnOnce(&mut GroupBody)) {
     assert!(!error.to_string().is_empty());
     for n in 1..GROUPS {
         let opened = pool.open_group(id(n)).unwrap();
-        assert_eq!(opened.meta.name, format!("g{n}"), "beside {name}");
+        assert_eq!(opened.group.meta.name, format!("g{n}"), "beside {name}");
     }
 }
 
@@ -94,5 +94,5 @@ fn a_version_that_nothing_could_follow_is_none() {
     let last = superblock::encode(SuperblockKind::Group, u64::MAX, &meta(0).to_body()).unwrap();
     put(dir.path(), 0, u64::MAX, &last);
     let pool = open(dir.path());
-    assert_eq!(pool.open_group(id(0)).unwrap().superblock_version, 2, "the one before it holds");
+    assert_eq!(pool.open_group(id(0)).unwrap().group.superblock_version, 2, "the one before it holds");
 }

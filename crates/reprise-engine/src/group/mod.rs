@@ -55,7 +55,7 @@ impl Group {
     /// Opens a group after recovery. `superblock_version` is the durable one that `meta` came from, `start` what
     /// recovery found. What the journal holds of units and the superblock does not is read first, then the seal goes out;
     /// nothing is served before that is durable.
-    pub fn open(
+    pub(crate) fn open(
         now: Now,
         config: GroupConfig,
         mut meta: GroupMeta,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use reprise_engine::{
     Branch, CacheFill, CopyState, Effect, Event, Group, GroupConfig, GroupMeta, HostError, HostOp, HostReply, Io,
-    IoFault, LinkInput, MOMENT_RECORDS_MAX, Notice, PeerMeta, ROUND_BYTES_MAX, Token, VolumeMeta,
+    IoFault, LinkInput, MOMENT_RECORDS_MAX, Notice, Opened, Opening, PeerMeta, ROUND_BYTES_MAX, Token, VolumeMeta,
 };
 use reprise_format::batch::hash_start;
 use reprise_format::link::{CloseReason, Instance, Message};
@@ -17,7 +17,7 @@ use reprise_format::superblock::{
     self, GroupBody, SUPERBLOCK_COPY_LEN, SuperblockKind, copies_of, group_copies, newest,
 };
 use reprise_journal::{
-    CacheRead, Found, Grant, JournalConfig, JournalStart, newest_generation, recover, scan_segments, segment_offset,
+    CacheRead, Grant, JournalConfig, JournalStart, newest_generation, scan_segments, segment_offset,
 };
 use reprise_link::instance;
 use reprise_types::{
@@ -259,7 +259,7 @@ impl TestBox {
             put(&mut cache, group_copies(0)[i], &copy);
         }
         let mut new = Self {
-            group: Group::open(now, config, meta, 1, start),
+            group: Opened::made(meta, 1, start).open(now, config),
             config,
             now,
             cache,
@@ -307,32 +307,15 @@ impl TestBox {
 
     /// The same, where the group may be one that cannot be opened: it stays as it is then.
     pub fn try_restart(&mut self) -> Result<(), String> {
-        let mut meta = GroupMeta::from_body(&self.newest_copy().1).map_err(|e| e.to_string())?;
-        let version = self.stored_version();
+        let opening = Opening::of_copies(&self.copies()).map_err(|e| e.to_string())?;
         let pool = self.config.journal.pool;
         let found = scan_segments(&mut Disk(&self.cache), pool, self.segments, SEGMENT_LEN).unwrap();
-        self.generation = newest_generation(&found, [meta.generation_floor]);
-        let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
-        let known = Found {
-            pool,
-            group: meta.group,
-            segment_len: SEGMENT_LEN,
-            superblock_version: version,
-            trimmed: meta.trimmed,
-            seal: meta.seal,
-            incarnation: meta.incarnation,
-            applying: meta.applying,
-            generation_floor: meta.generation_floor,
-            peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
-        };
-        let recovered = recover(&mut Disk(&self.cache), known, &found).map_err(|e| e.to_string())?;
-        self.free = (0..self.segments).filter(|s| !recovered.held.contains(s)).collect();
-        if let Some(peer) = &mut meta.peer
-            && let Some(next) = instance::on_start(peer.instance, [(self.generation as u8).wrapping_add(99); 16])
-        {
-            peer.instance = next;
-        }
-        self.group = Group::open(self.now, self.config, meta, version, recovered.start);
+        self.generation = newest_generation(&found, [opening.meta().generation_floor]);
+        let opened = opening.recover(&mut Disk(&self.cache), pool, SEGMENT_LEN, &found);
+        let mut opened = opened.map_err(|e| e.to_string())?;
+        self.free = (0..self.segments).filter(|s| !opened.held.contains(s)).collect();
+        opened.draw_instance([(self.generation as u8).wrapping_add(99); 16]);
+        self.group = opened.open(self.now, self.config);
         self.asked.clear();
         self.out.clear();
         self.wants = 0;
@@ -515,10 +498,13 @@ impl TestBox {
         &self.homes[usize::from(e.volume.get())][at..at + e.sectors.bytes().get() as usize]
     }
 
-    fn newest_copy(&self) -> (u64, GroupBody) {
+    fn copies(&self) -> Vec<Option<Vec<u8>>> {
         let read = |at: &u64| Some(self.cache[*at as usize..*at as usize + SUPERBLOCK_COPY_LEN].to_vec());
-        let copies: Vec<_> = group_copies(0).iter().map(read).collect();
-        newest(SuperblockKind::Group, &copies).unwrap()
+        group_copies(0).iter().map(read).collect()
+    }
+
+    fn newest_copy(&self) -> (u64, GroupBody) {
+        newest(SuperblockKind::Group, &self.copies()).unwrap()
     }
 
     /// The superblock as it is on disk.

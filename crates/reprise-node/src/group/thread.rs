@@ -86,7 +86,7 @@ pub struct GroupDeps {
 /// # Errors
 /// No thread, runtime or io_uring to be had.
 pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandle> {
-    let id = opened.meta.group;
+    let id = opened.group.meta.group;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let config = GroupConfig {
         this_box: deps.this_box,
@@ -101,7 +101,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         moment_records: reprise_engine::MOMENT_RECORDS_MAX,
     };
     let slot = opened.slot;
-    let group = Group::open(clock::now(), config, opened.meta, opened.superblock_version, opened.start);
+    let group = opened.group.open(clock::now(), config);
     let first = Snapshot {
         meta: Arc::new(group.meta().clone()),
         positions: group.positions(),

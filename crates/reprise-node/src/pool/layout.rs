@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reprise_engine::{GroupMeta, MetaError};
+use reprise_engine::{GroupMeta, MetaError, Opened, Opening, OpeningError};
 use reprise_format::FormatError;
 use reprise_format::superblock::{
-    self, AREAS_OFFSET, GROUPS_MAX, GroupBody, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
+    self, AREAS_OFFSET, GROUPS_MAX, PoolBody, SEGMENTS_OFFSET, SUPERBLOCK_COPY_LEN, SuperblockKind,
 };
 use reprise_journal::{
-    CacheRead, Case, Found, JournalStart, RecoverError, SegmentFound, SegmentId, newest_generation, recover,
-    scan_segments, segment_offset,
+    CacheRead, JournalStart, RecoverError, SegmentFound, newest_generation, scan_segments, segment_offset,
 };
 use reprise_media::{Fill, Media, MediaError, MediaKind, MediaOptions, create_file};
-use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId, Role, Seq};
+use reprise_types::{BoxId, ByteLen, GroupId, PoolBuf, PoolId};
 
 use super::Allocator;
 use super::data::{DataHalf, RawHalf};
@@ -201,18 +200,8 @@ pub struct GroupSlot {
 pub struct OpenedGroup {
     /// Place of its superblock.
     pub slot: usize,
-    /// Its superblock.
-    pub meta: GroupMeta,
-    /// Version of it.
-    pub superblock_version: u64,
-    /// Where its journal goes on.
-    pub start: JournalStart,
-    /// Rows of the recovery table that were walked.
-    pub cases: Vec<Case>,
-    /// Bytes that recovery read.
-    pub bytes_read: u64,
-    /// Segments that its journal holds.
-    pub held: Vec<SegmentId>,
+    /// What it is opened from.
+    pub group: Opened,
 }
 
 struct Directory {
@@ -446,7 +435,7 @@ impl Pool {
         for slot in pool.groups() {
             // A group that cannot be recovered keeps all segments that name it: nothing of it may be overwritten.
             match pool.recover_slot(slot, &pool.segments) {
-                Ok(opened) => held.extend(opened.held),
+                Ok(opened) => held.extend(opened.group.held),
                 Err(_) => held.extend(pool.segments.iter().filter(|s| s.header.group == slot.group).map(|s| s.segment)),
             }
         }
@@ -553,9 +542,11 @@ impl Pool {
 
     pub(super) fn recover_slot(&self, slot: GroupSlot, segments: &[SegmentFound]) -> Result<OpenedGroup, PoolError> {
         let copies = read_copies(&self.cache, superblock::group_copies(slot.slot))?;
-        let (version, body) = superblock::newest::<GroupBody>(SuperblockKind::Group, &copies)
-            .map_err(|source| PoolError::Superblock { what: format!("group {}", slot.group), source })?;
-        let meta = GroupMeta::from_body(&body).map_err(|source| PoolError::Meta { slot: slot.slot, source })?;
+        let opening = Opening::of_copies(&copies).map_err(|error| match error {
+            OpeningError::Superblock(source) => PoolError::Superblock { what: format!("group {}", slot.group), source },
+            OpeningError::Meta(source) => PoolError::Meta { slot: slot.slot, source },
+        })?;
+        let meta = opening.meta();
         // One that stands in another's place would run twice, over the same segments.
         if meta.group != slot.group {
             let source = FormatError::Field { what: "group superblock", field: "group", value: slot.slot as u64 };
@@ -563,30 +554,11 @@ impl Pool {
         }
         // Also where it could not be read when the pool was opened, and can be now.
         self.allocator.begin_behind(meta.generation_floor);
-        let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
-        let found = Found {
-            pool: self.id,
-            group: meta.group,
-            segment_len: self.segment_len,
-            superblock_version: version,
-            trimmed: meta.trimmed,
-            seal: meta.seal,
-            incarnation: meta.incarnation,
-            applying: meta.applying,
-            generation_floor: meta.generation_floor,
-            peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
-        };
-        let recovered = recover(&mut Reader(&self.cache), found, segments)
-            .map_err(|source| PoolError::Recover { name: meta.name.clone(), source })?;
-        Ok(OpenedGroup {
-            slot: slot.slot,
-            meta,
-            superblock_version: version,
-            start: recovered.start,
-            cases: recovered.cases,
-            bytes_read: recovered.bytes_read,
-            held: recovered.held,
-        })
+        let name = meta.name.clone();
+        let group = opening
+            .recover(&mut Reader(&self.cache), self.id, self.segment_len, segments)
+            .map_err(|source| PoolError::Recover { name, source })?;
+        Ok(OpenedGroup { slot: slot.slot, group })
     }
 
     /// Makes a group: durable when this returns.
@@ -604,8 +576,7 @@ impl Pool {
         write_superblock(&self.cache, SuperblockKind::Group, copies, 2, &meta.to_body())?;
         self.name_slot(slot, meta.group.as_bytes().to_vec())?;
         let start = JournalStart::empty(meta.seal, meta.incarnation);
-        let (cases, held) = (Vec::new(), Vec::new());
-        Ok(OpenedGroup { slot, meta, superblock_version: 2, start, cases, bytes_read: 0, held })
+        Ok(OpenedGroup { slot, group: Opened::made(meta, 2, start) })
     }
 
     /// Forgets a group whose thread has stopped. Its segments are free after the next start.

@@ -81,8 +81,8 @@ impl Pool {
         let opened = self.recover_slot(slot, &self.settled_segments()?)?;
         let config =
             JournalConfig { pool: self.id(), group, segment_len: self.segment_len(), ram_tail_max: ByteLen::ZERO };
-        let end = opened.start.end();
-        let journal = Journal::new(config, opened.start, opened.meta.applied);
+        let end = opened.group.start.end();
+        let journal = Journal::new(config, opened.group.start, opened.group.meta.applied);
         if end.seq < acknowledged.seq {
             return Err(PoolError::Lost(Lost::Tail { end: end.seq, acknowledged: acknowledged.seq }));
         }

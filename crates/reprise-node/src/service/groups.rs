@@ -9,7 +9,6 @@ use reprise_api::{ApiError, ErrorCode, GroupStatus, ImageStatus, JobKind, Name, 
 use reprise_engine::{Branch, GroupMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_journal::SegmentId;
-use reprise_link::instance;
 use reprise_media::{Identity, Media, MediaError, MediaOptions};
 use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, Seq};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -285,7 +284,7 @@ impl Inner {
         self.start_with(id, |pool| {
             let opened = pool.reopen_group(id)?;
             // A segment that was granted and never used is free again.
-            let unused: Vec<SegmentId> = released.into_iter().filter(|s| !opened.held.contains(s)).collect();
+            let unused: Vec<SegmentId> = released.into_iter().filter(|s| !opened.group.held.contains(s)).collect();
             pool.allocator().free(&unused);
             Ok(opened)
         });
@@ -306,19 +305,15 @@ impl Inner {
             Ok(opened) => opened,
             Err(error) => return failed(None, chain(&error), false),
         };
-        if let Some(peer) = &mut opened.meta.peer
-            && let Ok(random) = random16()
-            && let Some(next) = instance::on_start(peer.instance, random)
-        {
-            // Durable with the superblock that the group writes before it lets anybody connect.
-            peer.instance = next;
+        if let Ok(random) = random16() {
+            opened.group.draw_instance(random);
         }
-        let homes = match open_homes(self.pool.data(), &mut opened.meta) {
+        let homes = match open_homes(self.pool.data(), &mut opened.group.meta) {
             Ok(homes) => homes,
-            Err(error) => return failed(Some(opened.meta), chain(&error), true),
+            Err(error) => return failed(Some(opened.group.meta), chain(&error), true),
         };
-        let (cases, bytes_read) = (opened.cases.len(), opened.bytes_read);
-        let meta = opened.meta.clone();
+        let (cases, bytes_read) = (opened.group.cases.len(), opened.group.bytes_read);
+        let meta = opened.group.meta.clone();
         match self.spawn_group(opened, homes) {
             Ok(running) => {
                 let (millis, name) = (began.elapsed().as_millis() as u64, &running.name);
@@ -330,9 +325,9 @@ impl Inner {
     }
 
     pub(super) fn spawn_group(&self, opened: OpenedGroup, homes: Vec<HomeMedia>) -> std::io::Result<Running> {
-        let name = known_name(&opened.meta.name);
+        let name = known_name(&opened.group.meta.name);
         let target = TargetConfig {
-            name: target_name(opened.meta.group, name.as_str()),
+            name: target_name(opened.group.meta.group, name.as_str()),
             addresses: self.target_addresses(),
             acl: self.acl(&name),
         };

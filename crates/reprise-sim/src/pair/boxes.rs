@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use reprise_engine::{
     Branch, CacheFill, CopyState, Effect, Group, GroupConfig, GroupMeta, IoFault, MOMENT_RECORDS_MAX, MetaError,
-    PeerMeta, Token, VolumeMeta,
+    Opening, OpeningError, PeerMeta, Token, VolumeMeta,
 };
 use reprise_format::FormatError;
-use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
+use reprise_format::superblock::{self, SuperblockKind, copies_of, group_copies};
 use reprise_journal::{
-    CacheRead, Case, Found, Grant, JournalConfig, RecoverError, newest_generation, recover, scan_segments,
-    segment_offset,
+    CacheRead, Case, Grant, JournalConfig, RecoverError, newest_generation, scan_segments, segment_offset,
 };
 use reprise_types::{
     BlockFormat, BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId,
@@ -345,39 +344,25 @@ impl SimBox {
         }
         let copies: Vec<_> =
             group_copies(0).iter().map(|at| cache.read(*at, superblock::SUPERBLOCK_COPY_LEN).ok()).collect();
-        let (version, body) =
-            superblock::newest::<GroupBody>(SuperblockKind::Group, &copies).map_err(OpenError::Superblock)?;
-        let mut meta = GroupMeta::from_body(&body).map_err(OpenError::Meta)?;
+        let opening = Opening::of_copies(&copies).map_err(|error| match error {
+            OpeningError::Superblock(error) => OpenError::Superblock(error),
+            OpeningError::Meta(error) => OpenError::Meta(error),
+        })?;
         let segments = scan_segments(cache, pool, self.segments, SEGMENT_LEN).map_err(OpenError::Segments)?;
-        let generation = newest_generation(&segments, [meta.generation_floor]);
-        let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
-        let found = Found {
-            pool,
-            group: meta.group,
-            segment_len: SEGMENT_LEN,
-            superblock_version: version,
-            trimmed: meta.trimmed,
-            seal: meta.seal,
-            incarnation: meta.incarnation,
-            applying: meta.applying,
-            generation_floor: meta.generation_floor,
-            peer_durable: peer.map_or(Seq::ZERO, |p| p.seq),
-        };
-        let recovered = recover(cache, found, &segments).map_err(OpenError::Recover)?;
-        let free = (0..self.segments).filter(|s| !recovered.held.contains(s)).collect();
+        let generation = newest_generation(&segments, [opening.meta().generation_floor]);
+        let mut opened = opening.recover(cache, pool, SEGMENT_LEN, &segments).map_err(OpenError::Recover)?;
+        let free = (0..self.segments).filter(|s| !opened.held.contains(s)).collect();
         self.starts += 1;
         self.life += 1;
         self.clock.restart(t, rng);
-        if let Some(peer) = &mut meta.peer
-            && let Some(next) = reprise_link::instance::on_start(peer.instance, nonce(rng))
-        {
-            peer.instance = next;
+        if opened.meta.peer.is_some() {
+            opened.draw_instance(nonce(rng));
         }
         let config = GroupConfig {
             this_box: self.id,
             journal: JournalConfig {
                 pool,
-                group: meta.group,
+                group: opened.meta.group,
                 segment_len: SEGMENT_LEN,
                 ram_tail_max: ByteLen::from_raw(self.ram_tail),
             },
@@ -385,8 +370,8 @@ impl SimBox {
             round_bytes: self.round_bytes,
             moment_records: MOMENT_RECORDS_MAX,
         };
-        let end = recovered.start.end();
-        let group = Group::open(self.clock.now(t), config, meta, version, recovered.start);
+        let end = opened.start.end();
+        let group = opened.open(self.clock.now(t), config);
         self.process = Some(Process { group, pending: BTreeMap::new(), free, generation, tick_at: u64::MAX });
         self.say_room(t);
         Ok(end)

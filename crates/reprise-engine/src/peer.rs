@@ -5,18 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reprise_format::link::{self, CloseReason, CopyNeed, GroupOffer, Message, Row, Side, Trouble, Volume};
-use reprise_journal::{Batch, BatchPlace, BatchSource};
+use reprise_journal::{Batch, BatchPlace, BatchSource, ReadPlan};
 use reprise_link::LinkError;
 use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::source::{SourceEvent, SourceSession};
 use reprise_link::throttle::TokenBucket;
-use reprise_types::{Extent, Mono, Sector, Seq, VolumeSlot};
+use reprise_types::{Extent, Mono, Seq};
 
-use crate::core::{Open, Part, ReadName};
+use crate::core::{Open, Part, ReadName, Reader, RegionRead};
 use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
 use crate::group::Group;
-use crate::host::Reader;
 use crate::meta::CopyState;
 use crate::planted::{Planted, has};
 
@@ -41,15 +40,6 @@ struct BatchRead {
     read: ReadName,
 }
 
-/// A region being read. The number tells it from the same region of an earlier connection: bytes read for that one are older
-/// than the view that a later one labels the region with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CopyRead {
-    number: u64,
-    volume: VolumeSlot,
-    sector: Sector,
-}
-
 #[derive(Debug)]
 struct Ahead {
     first: Seq,
@@ -59,7 +49,9 @@ struct Ahead {
 
 #[derive(Debug)]
 struct Region {
-    of: CopyRead,
+    /// Tells it from the same region of an earlier connection: bytes read for that one are older than the view that a later
+    /// one labels the region with.
+    of: RegionRead,
     region: CopyRegion,
     data: Option<Vec<Bytes>>,
 }
@@ -429,11 +421,22 @@ impl Group {
         {
             self.peer.copy_rate.charge(self.core.now.mono, region.sectors.bytes().get());
             self.peer.regions_read += 1;
-            let of = CopyRead { number: self.peer.regions_read, volume: region.slot, sector: region.sector };
+            let of = RegionRead { number: self.peer.regions_read, volume: region.slot, sector: region.sector };
             self.peer.regions.push_back(Region { of, region, data: None });
             let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
-            self.start_read(Reader::Copy(of), extent);
+            let plan = self.plan_copy(extent);
+            self.read(Reader::Copy(of), plan, extent);
         }
+    }
+
+    /// A copied region is what is durable at this moment: records behind it wait for the region, so it must not wait for
+    /// them, which in a full cache become durable only when the peer has got further.
+    fn plan_copy(&self, extent: Extent) -> ReadPlan {
+        let plan = self.core.journal.plan_read(extent);
+        if plan.newest <= self.core.journal.durable().seq || has(Planted::CopyReadsNewest) {
+            return plan;
+        }
+        self.core.journal.plan_durable(self.core.applied(), extent)
     }
 
     fn send_region(&mut self) -> bool {
@@ -473,7 +476,7 @@ impl Group {
     }
 
     /// A region was read.
-    pub(crate) fn peer_region(&mut self, of: CopyRead, data: Vec<Bytes>) {
+    pub(crate) fn peer_region(&mut self, of: RegionRead, data: Vec<Bytes>) {
         let any = has(Planted::OldRegionsSent);
         let same = |r: &&mut Region| r.of == of || any && (r.of.volume, r.of.sector) == (of.volume, of.sector);
         if let Some(region) = self.peer.regions.iter_mut().find(same) {

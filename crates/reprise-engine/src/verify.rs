@@ -15,17 +15,16 @@
 mod mirror;
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use reprise_format::link::{Message, VerifyClose, VerifyHashes, VerifyOpen, VerifyReady};
 use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
-use crate::core::Open;
+use crate::core::{Open, Reader, RegionRead};
 use crate::effect::LinkInput;
 use crate::group::{CommandError, Group};
-use crate::host::Reader;
 
 /// Sectors of a region: hashing one takes some 0.1 ms of the group's thread, which is as long as a host may wait for it.
 const REGION_SECTORS: u64 = 512;
@@ -115,17 +114,6 @@ enum VerifyStep {
     Flush,
 }
 
-/// A region being read at the held moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RegionRead {
-    /// Tells it from the reads of an earlier comparison.
-    number: u64,
-    slot: VolumeSlot,
-    sector: Sector,
-    /// Sectors per hash of an answer; none where this end asks.
-    grain: Option<SectorCount>,
-}
-
 /// A moment that is held.
 #[derive(Debug)]
 struct View {
@@ -189,8 +177,8 @@ struct Held {
     at: Point,
     /// The source knows that the moment can be read.
     told: bool,
-    /// Numbers of the reads under way that answers wait for.
-    asks: BTreeSet<u64>,
+    /// Reads under way that answers wait for, by number, and sectors per hash of each.
+    asks: BTreeMap<u64, SectorCount>,
     fix: Option<Fix>,
 }
 
@@ -458,30 +446,33 @@ impl Group {
             run.regions.insert(at, Region { sectors, phase, read: number, data: None, theirs: None, runs, sent: 0 });
             self.verify_ask(at, sectors);
             let sector = Sector::from_raw(at.1);
-            let of = RegionRead { number, slot: at.0, sector, grain: None };
-            self.start_read(Reader::Verify(of), Extent { volume: at.0, sector, sectors });
+            self.verify_begin_read(number, Extent { volume: at.0, sector, sectors });
         }
+    }
+
+    /// Begins to read a region at the held moment.
+    fn verify_begin_read(&mut self, number: u64, extent: Extent) {
+        let plan = self.core.journal.plan_with(self.verify.index(), extent);
+        let of = RegionRead { number, volume: extent.volume, sector: extent.sector };
+        self.read(Reader::Verify(of), plan, extent);
     }
 
     /// A region was read at the held moment, or could not be.
     pub(crate) fn verify_read(&mut self, of: RegionRead, data: Option<Vec<Bytes>>) {
         let data = data.map(|d| joined(&d)).unwrap_or_default();
-        match of.grain {
+        let asked = self.verify.held.as_mut().and_then(|held| Some((held.id, held.asks.remove(&of.number)?)));
+        match asked {
             None => {
-                let at = (of.slot, of.sector.get());
+                let at = (of.volume, of.sector.get());
                 let region = self.verify.run.as_mut().and_then(|r| r.regions.get_mut(&at));
                 if let Some(region) = region.filter(|region| region.read == of.number) {
                     region.data = Some(data);
                     self.verify_compare(at);
                 }
             }
-            Some(grain) => {
-                let Some(held) = self.verify.held.as_mut().filter(|held| held.asks.contains(&of.number)) else {
-                    return;
-                };
-                held.asks.remove(&of.number);
-                let (id, hashes) = (held.id, Bytes::from(hashes(&data, grain)));
-                self.verify_send(VerifyHashes { id, slot: of.slot, sector: of.sector, hashes }.into());
+            Some((id, grain)) => {
+                let hashes = Bytes::from(hashes(&data, grain));
+                self.verify_send(VerifyHashes { id, slot: of.volume, sector: of.sector, hashes }.into());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What every part of a group works with: its journal, its superblock, what it asks of others, and the time.
 
 mod effects;
+mod reads;
 mod segments;
 mod superblock;
 
@@ -11,6 +12,7 @@ use reprise_journal::{Journal, JournalConfig, NewRecord};
 use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq};
 
 pub(crate) use effects::{Effects, Open, Part};
+pub(crate) use reads::{ReadDone, Reader, Reads, RegionRead};
 pub(crate) use segments::{ReadName, Segments};
 pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 
@@ -87,6 +89,7 @@ pub(crate) struct Core {
     pub(crate) now: Now,
     pub(crate) fx: Effects,
     pub(crate) segments: Segments,
+    pub(crate) reads: Reads,
     pub(crate) fill: CacheFill,
     pub(crate) stats: GroupStats,
     /// None once sealed.
@@ -110,6 +113,7 @@ impl Core {
             now,
             fx: Effects::default(),
             segments: Segments::default(),
+            reads: Reads::default(),
             fill: CacheFill::default(),
             stats: GroupStats::default(),
             seal: Some(Seal::Reading),

@@ -2,6 +2,8 @@
 
 mod command;
 mod limits;
+mod link;
+mod route;
 mod status;
 
 use bytes::Bytes;
@@ -14,14 +16,13 @@ pub use command::CommandError;
 
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::Leg;
-use crate::effect::{Effect, Event, HostError, IoFault, LinkInput, Notice, Token};
+use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
 use crate::feed::Feed;
 use crate::host::Host;
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
 use crate::planted::{Planted, has};
 use crate::repair::Repair;
-use crate::signal::Signal;
 use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
 
@@ -142,90 +143,6 @@ impl Group {
         at
     }
 
-    fn done(&mut self, token: Token, result: Result<Bytes, IoFault>) {
-        match (self.core.fx.answered(token), result) {
-            (None, _) => {}
-            (Some(Part::Journal), result) => self.journal_written(token, result),
-            (Some(Part::Superblock), Err(fault)) => self.fence(fault),
-            (Some(Part::Superblock), Ok(_)) => self.superblock_written(),
-            (Some(Part::Reads), result) => self.host_piece(token, result),
-            (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
-            (Some(Part::Peer), result) => self.peer_step(token, result),
-            (Some(Part::Feed), result) => self.feed_step(token, result),
-            (Some(Part::Verify), result) => self.verify_step(token, result),
-            (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
-            (Some(Part::Units), result) => self.replay_step(token, result),
-        }
-        self.route();
-    }
-
-    /// Tells those whom it concerns what parts have said.
-    pub(crate) fn route(&mut self) {
-        while let Some(signal) = self.core.signals.pop_front() {
-            match signal {
-                Signal::Applied(seq) => {
-                    if let Some(session) = &mut self.feed.session {
-                        session.set_applied(seq);
-                    }
-                }
-                // A first copy is written to the home and nowhere else: it goes on when the home is back.
-                Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
-                Signal::LegDetached => {}
-                Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
-                Signal::Lost(first, last) => self.records_lost(first, last),
-                Signal::Readable { home_waits } => self.records_readable(home_waits),
-                Signal::Fence(fault) => self.fence(fault),
-            }
-        }
-    }
-
-    /// Records that nobody holds any more: what needs them stops.
-    fn records_lost(&mut self, first: Seq, last: Seq) {
-        if last > self.core.meta.applied {
-            self.leg.detach(&mut self.core, Notice::JournalUnreadable(first));
-            self.route();
-        }
-        if self.core.meta.role == Role::Source && self.core.meta.peer_needs(last) {
-            self.link_close(CloseReason::NotReady);
-        }
-    }
-
-    /// What could not be read can be: everything that stopped for it goes on.
-    fn records_readable(&mut self, home_waits: bool) {
-        self.units_replay_unread();
-        if home_waits && self.home_may_attach() && self.leg.attach() {
-            self.core.fx.notice(Notice::HomeAttached);
-        }
-    }
-
-    /// The batch that holds `seq` cannot be read from the disk.
-    pub(crate) fn unreadable(&mut self, seq: Seq) {
-        self.repair.found(&mut self.core, seq);
-        self.route();
-    }
-
-    /// Data flows on the connection of this group's role.
-    fn streams(&self) -> bool {
-        match self.core.meta.role {
-            Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
-            Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
-        }
-    }
-
-    /// Something came on a connection on which data flows.
-    fn heard(&mut self) -> bool {
-        let now = self.core.now.mono;
-        if let Some(session) = self.peer.session.as_mut().filter(|s| s.is_streaming()) {
-            session.heard(now);
-            return true;
-        }
-        if let Some(session) = self.feed.session.as_mut().filter(|s| s.is_streaming()) {
-            session.heard(now);
-            return true;
-        }
-        false
-    }
-
     fn journal_written(&mut self, token: Token, result: Result<Bytes, IoFault>) {
         let Some(write) = self.writes.take(token) else { return };
         match result {
@@ -319,6 +236,7 @@ impl Group {
         self.route();
         self.trim();
         self.write_superblock();
+        self.assert_invariants();
     }
 
     fn start_journal_write(&mut self, write: JournalWrite) {
@@ -370,46 +288,5 @@ impl Group {
                 self.core.segments.free_after(barrier, freed);
             }
         }
-    }
-
-    fn link_input(&mut self, input: LinkInput) {
-        if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
-            self.core.link_opens = None;
-            self.repair.link_broke();
-            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
-        }
-        if let LinkInput::Connected { dialled } = input {
-            // One connection at a time, whoever dialled the one before.
-            self.peer.disconnected();
-            self.feed.disconnected(&mut self.core.fx);
-            self.link_dialled = dialled;
-        }
-        let streams = matches!(input, LinkInput::Message(..)) && self.heard();
-        let input = self.repair.input(&mut self.core, streams, input);
-        self.route();
-        let input = input.and_then(|input| self.verify_input(input));
-        match (self.link_dialled, input) {
-            (_, None) => {}
-            (true, Some(input)) => self.peer_input(input),
-            (false, Some(input)) => self.feed_input(input),
-        }
-    }
-
-    fn link_tick(&mut self) {
-        self.peer_tick();
-        self.feed_tick();
-    }
-
-    pub(crate) fn link_close(&mut self, reason: CloseReason) {
-        if self.feed.session.is_some() && reason == CloseReason::NotReady {
-            self.tell_not_ready();
-        }
-        if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
-            self.core.fx.push(Effect::LinkClose(reason));
-            self.core.fx.notice(Notice::LinkDown);
-            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
-        }
-        self.peer.disconnected();
-        self.feed.disconnected(&mut self.core.fx);
     }
 }

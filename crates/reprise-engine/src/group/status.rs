@@ -44,6 +44,24 @@ impl Group {
         positions
     }
 
+    /// What holds behind each event. A group of which it does not is stopped before it does more harm.
+    pub(crate) fn assert_invariants(&self) {
+        assert!(self.core.signals.is_empty(), "{:?} concerns somebody", self.core.signals);
+        // Also asserts the order of the positions.
+        let positions = self.positions();
+        let trimmed = self.core.journal.trimmed().seq;
+        assert!(trimmed <= positions.applied, "trimmed to {trimmed} while home holds {} only", positions.applied);
+        if let Some(proven) = positions.peer_durable {
+            assert!(trimmed <= proven, "trimmed to {trimmed} while the peer has {proven} only");
+        }
+        if let Some(base) = self.verify.base() {
+            assert!(trimmed <= base, "trimmed to {trimmed} while a moment is read from {base} on");
+        }
+        if let Some(barrier) = self.core.link_opens {
+            assert!(!self.core.meta.holds(barrier), "messages wait for a superblock that is durable");
+        }
+    }
+
     /// Age of the oldest write that the peer lacks, in milliseconds, whatever the link does; 0 where it lacks none. What
     /// was there before this box started is as old as the wall clock says.
     pub fn lag_millis(&self, now: Now) -> u64 {

@@ -1,16 +1,15 @@
 //! The mirror's side: holds the moment, hashes what it is asked for, and writes what the source sends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use reprise_format::link::{Message, VerifyFix, VerifyFixed, VerifyReady};
 use reprise_types::{Extent, SectorCount};
 
-use super::{ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, RegionRead, VerifyEnd, VerifyStep};
+use super::{ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, VerifyEnd, VerifyStep};
 use crate::core::Part;
 use crate::effect::{Effect, IoFault, Token};
 use crate::group::Group;
-use crate::host::Reader;
 
 impl Group {
     pub(super) fn verify_request(&mut self, message: Message, payload: Bytes) {
@@ -30,7 +29,7 @@ impl Group {
                     Some(why) => self.verify_send(VerifyReady { id: m.id, refused: why.to_owned() }.into()),
                     None => {
                         self.verify.held =
-                            Some(Held { id: m.id, at: m.at, told: false, asks: BTreeSet::new(), fix: None });
+                            Some(Held { id: m.id, at: m.at, told: false, asks: BTreeMap::new(), fix: None });
                         self.verify_take_moment();
                     }
                 }
@@ -44,10 +43,8 @@ impl Group {
                 if held.asks.len() >= ASKS_MAX {
                     return;
                 }
-                held.asks.insert(number);
-                let (slot, sector, grain) = (m.slot, m.sector, Some(m.grain));
-                let of = RegionRead { number, slot, sector, grain };
-                self.start_read(Reader::Verify(of), extent);
+                held.asks.insert(number, m.grain);
+                self.verify_begin_read(number, extent);
             }
             Message::VerifyFix(m) => self.verify_fix(&m, payload),
             Message::VerifyClose(m) if self.verify.held.as_ref().is_some_and(|h| h.id == m.id) => {

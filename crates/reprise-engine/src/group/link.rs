@@ -1,0 +1,73 @@
+//! The connection of a group: which part what comes on it belongs to.
+
+use reprise_format::link::CloseReason;
+use reprise_types::Role;
+
+use crate::effect::{Effect, LinkInput, Notice};
+use crate::group::Group;
+use crate::verify::VerifyEnd;
+
+impl Group {
+    pub(super) fn link_input(&mut self, input: LinkInput) {
+        if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
+            self.core.link_opens = None;
+            self.repair.link_broke();
+            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
+        }
+        if let LinkInput::Connected { dialled } = input {
+            // One connection at a time, whoever dialled the one before.
+            self.peer.disconnected();
+            self.feed.disconnected(&mut self.core.fx);
+            self.link_dialled = dialled;
+        }
+        let streams = matches!(input, LinkInput::Message(..)) && self.heard();
+        let input = self.repair.input(&mut self.core, streams, input);
+        self.route();
+        let input = input.and_then(|input| self.verify_input(input));
+        match (self.link_dialled, input) {
+            (_, None) => {}
+            (true, Some(input)) => self.peer_input(input),
+            (false, Some(input)) => self.feed_input(input),
+        }
+    }
+
+    pub(super) fn link_tick(&mut self) {
+        self.peer_tick();
+        self.feed_tick();
+    }
+
+    pub(crate) fn link_close(&mut self, reason: CloseReason) {
+        if self.feed.session.is_some() && reason == CloseReason::NotReady {
+            self.tell_not_ready();
+        }
+        if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
+            self.core.fx.push(Effect::LinkClose(reason));
+            self.core.fx.notice(Notice::LinkDown);
+            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
+        }
+        self.peer.disconnected();
+        self.feed.disconnected(&mut self.core.fx);
+    }
+
+    /// Data flows on the connection of this group's role.
+    pub(super) fn streams(&self) -> bool {
+        match self.core.meta.role {
+            Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
+            Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
+        }
+    }
+
+    /// Something came on a connection on which data flows.
+    fn heard(&mut self) -> bool {
+        let now = self.core.now.mono;
+        if let Some(session) = self.peer.session.as_mut().filter(|s| s.is_streaming()) {
+            session.heard(now);
+            return true;
+        }
+        if let Some(session) = self.feed.session.as_mut().filter(|s| s.is_streaming()) {
+            session.heard(now);
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,85 @@
+//! Whom an answer, and what a part has said, concern.
+
+use bytes::Bytes;
+use reprise_format::link::CloseReason;
+use reprise_types::{Role, Seq};
+
+use crate::core::Part;
+use crate::effect::{IoFault, Notice, Token};
+use crate::group::Group;
+use crate::signal::Signal;
+
+/// Signals that follow from one event, at most: a handful at once is usual.
+const ROUNDS_MAX: usize = 64;
+
+impl Group {
+    /// An effect is done.
+    pub(super) fn done(&mut self, token: Token, result: Result<Bytes, IoFault>) {
+        match (self.core.fx.answered(token), result) {
+            (None, _) => {}
+            (Some(Part::Journal), result) => self.journal_written(token, result),
+            (Some(Part::Superblock), Err(fault)) => self.fence(fault),
+            (Some(Part::Superblock), Ok(_)) => self.superblock_written(),
+            (Some(Part::Reads), result) => {
+                let read = self.core.piece_read(token, result);
+                self.route();
+                read.into_iter().for_each(|read| self.finish_read(read));
+            }
+            (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
+            (Some(Part::Peer), result) => self.peer_step(token, result),
+            (Some(Part::Feed), result) => self.feed_step(token, result),
+            (Some(Part::Verify), result) => self.verify_step(token, result),
+            (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
+            (Some(Part::Units), result) => self.replay_step(token, result),
+        }
+        self.route();
+    }
+
+    /// Tells those whom it concerns what parts have said.
+    pub(crate) fn route(&mut self) {
+        let mut rounds = 0;
+        while let Some(signal) = self.core.signals.pop_front() {
+            rounds += 1;
+            assert!(rounds <= ROUNDS_MAX, "{signal:?} after {ROUNDS_MAX} signals: parts answer each other for ever");
+            match signal {
+                Signal::Applied(seq) => {
+                    if let Some(session) = &mut self.feed.session {
+                        session.set_applied(seq);
+                    }
+                }
+                // A first copy is written to the home and nowhere else: it goes on when the home is back.
+                Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
+                Signal::LegDetached => {}
+                Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
+                Signal::Lost(first, last) => self.records_lost(first, last),
+                Signal::Readable { home_waits } => self.records_readable(home_waits),
+                Signal::Fence(fault) => self.fence(fault),
+            }
+        }
+    }
+
+    /// Records that nobody holds any more: what needs them stops.
+    fn records_lost(&mut self, first: Seq, last: Seq) {
+        if last > self.core.meta.applied {
+            self.leg.detach(&mut self.core, Notice::JournalUnreadable(first));
+            self.route();
+        }
+        if self.core.meta.role == Role::Source && self.core.meta.peer_needs(last) {
+            self.link_close(CloseReason::NotReady);
+        }
+    }
+
+    /// What could not be read can be: everything that stopped for it goes on.
+    fn records_readable(&mut self, home_waits: bool) {
+        self.units_replay_unread();
+        if home_waits && self.home_may_attach() && self.leg.attach() {
+            self.core.fx.notice(Notice::HomeAttached);
+        }
+    }
+
+    /// The batch that holds `seq` cannot be read from the disk.
+    pub(crate) fn unreadable(&mut self, seq: Seq) {
+        self.repair.found(&mut self.core, seq);
+        self.route();
+    }
+}

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use reprise_format::batch::{RECORD_PAYLOAD_MAX, ZERO_SECTORS_MAX};
 use reprise_journal::ReadPlan;
-use reprise_types::{Extent, PoolBuf, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, PoolBuf, RecordKind, Role, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 use crate::core::{ReadDone, ReadName, Reader};
 use crate::effect::{Effect, HostError, HostOp, HostReply, Io};
 use crate::group::Group;
-use crate::planted::{Planted, has};
 
 #[derive(Debug)]
 struct Compare {
@@ -67,15 +66,14 @@ impl Group {
             self.core.fx.push(Effect::Reply(io, Err(error)));
             return;
         }
-        let held = self.host.compares.values().any(|c| touches(&op, &c.extent)) && !has(Planted::CompareHoldsNothing);
+        let held = self.host.compares.values().any(|c| touches(&op, &c.extent));
+        let held = honest!(held, CompareHoldsNothing => false);
         // Whatever changes sectors keeps its place before what comes later for them, zeros too: what is answered meanwhile
         // would be gone when they have their turn.
-        let passed = |waiting: &HostOp| matches!(waiting, HostOp::Zero { .. }) && has(Planted::WaitingZerosPassed);
-        let behind = self
-            .host
-            .blocked
-            .iter()
-            .any(|(_, waiting)| !passed(waiting) && changes(waiting).any(|extent| touches(&op, &extent)));
+        let behind = self.host.blocked.iter().any(|(_, waiting)| {
+            let touched = changes(waiting).any(|extent| touches(&op, &extent));
+            honest!(touched, WaitingZerosPassed => touched && !matches!(waiting, HostOp::Zero { .. }))
+        });
         if held || behind {
             self.host.blocked.push_back((io, op));
             return;
@@ -91,9 +89,9 @@ impl Group {
                 self.core.stats.writes += 1;
                 let seq = self.append_write(extent, &data);
                 self.host.acks.push_back((seq, io));
-                if has(Planted::AckBeforeSync) && self.core.journal.undurable_bytes() < 8 << 10 {
+                honest!((), AckBeforeSync => if self.core.journal.undurable_bytes() < 8 << 10 {
                     self.host_durable(seq);
-                }
+                });
             }
             HostOp::Zero { volume, ranges } => {
                 self.core.stats.writes += 1;
@@ -236,7 +234,7 @@ impl Group {
                 None => Ok(compare.data.clone()),
             }
         });
-        let forgotten = outcome.is_err() && has(Planted::BlockedForgotten);
+        let forgotten = honest!(false, BlockedForgotten => outcome.is_err());
         match outcome {
             Ok(data) => {
                 self.core.stats.writes += 1;

@@ -18,9 +18,6 @@ mod opening;
 mod peer;
 #[cfg(feature = "planted")]
 pub mod planted;
-#[cfg(not(feature = "planted"))]
-#[allow(dead_code, unreachable_pub)]
-mod planted;
 mod repair;
 mod signal;
 mod unit;

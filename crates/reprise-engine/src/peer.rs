@@ -11,13 +11,12 @@ use reprise_link::copy::CopyRegion;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::source::{SourceEvent, SourceSession};
 use reprise_link::throttle::TokenBucket;
-use reprise_types::{Extent, Mono, Seq};
+use reprise_types::{Extent, Mono, Seq, honest};
 
 use crate::core::{Open, Part, ReadName, Reader, RegionRead};
 use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
 use crate::group::Group;
 use crate::meta::CopyState;
-use crate::planted::{Planted, has};
 
 /// Bulk bytes handed to the link thread and not yet on the wire. More would only be memory: it holds some 10 ms at
 /// 1 Gbit/s and is refilled as it drains.
@@ -231,9 +230,9 @@ impl Group {
                             if matches!(verdict.row, Row::StartCopy | Row::RestartCopy) {
                                 meta.copy = Some(CopyState::default());
                             }
-                            if has(Planted::InstanceConfirmedEarly) {
+                            honest!((), InstanceConfirmedEarly => {
                                 meta.instance = reprise_link::instance::on_confirmed(meta.instance);
-                            }
+                            });
                         });
                         self.lag.acked(start.seq);
                         self.peer.confirmed = false;
@@ -272,14 +271,13 @@ impl Group {
                 });
                 self.copy_settled();
             }
-            SourceEvent::Credit if has(Planted::TrimOnStatus) => {
+            SourceEvent::Credit => honest!((), TrimOnStatus => {
                 let sent = self.peer.sent();
                 if let Some(hash) = self.core.journal.hash_at(sent) {
                     let held = |d| reprise_types::Point { seq: sent, hash, ..d };
                     self.core.meta.note_peer(|meta| meta.durable = meta.durable.map(held));
                 }
-            }
-            SourceEvent::Credit => {}
+            }),
         }
     }
 
@@ -433,7 +431,7 @@ impl Group {
     /// them, which in a full cache become durable only when the peer has got further.
     fn plan_copy(&self, extent: Extent) -> ReadPlan {
         let plan = self.core.journal.plan_read(extent);
-        if plan.newest <= self.core.journal.durable().seq || has(Planted::CopyReadsNewest) {
+        if honest!(plan.newest <= self.core.journal.durable().seq, CopyReadsNewest => true) {
             return plan;
         }
         self.core.journal.plan_durable(self.core.applied(), extent)
@@ -477,8 +475,7 @@ impl Group {
 
     /// A region was read.
     pub(crate) fn peer_region(&mut self, of: RegionRead, data: Vec<Bytes>) {
-        let any = has(Planted::OldRegionsSent);
-        let same = |r: &&mut Region| r.of == of || any && (r.of.volume, r.of.sector) == (of.volume, of.sector);
+        let same = |r: &&mut Region| honest!(r.of == of, OldRegionsSent => (r.of.volume, r.of.sector) == (of.volume, of.sector));
         if let Some(region) = self.peer.regions.iter_mut().find(same) {
             region.data = Some(data);
         }

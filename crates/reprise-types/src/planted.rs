@@ -21,25 +21,17 @@ macro_rules! planted {
             pub const ALL: &[Self] = &[$(Self::$name),+];
         }
 
-        #[cfg(feature = "planted")]
         thread_local! {
             static PLANTED: std::cell::Cell<Option<Planted>> = const { std::cell::Cell::new(None) };
         }
 
         /// Plants a bug on this thread, or takes it out.
-        #[cfg(feature = "planted")]
         pub fn plant(bug: Option<Planted>) {
             PLANTED.set(bug);
         }
 
-        #[cfg(feature = "planted")]
         pub(crate) fn has(bug: Planted) -> bool {
             PLANTED.get() == Some(bug)
-        }
-
-        #[cfg(not(feature = "planted"))]
-        pub(crate) const fn has(_bug: Planted) -> bool {
-            false
         }
     };
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use reprise_journal::{Journal, JournalConfig, NewRecord};
-use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq};
+use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq, honest};
 
 pub(crate) use effects::{Effects, Open, Part};
 pub(crate) use reads::{ReadDone, Reader, Reads, RegionRead};
@@ -17,7 +17,6 @@ pub(crate) use segments::{ReadName, Segments};
 pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 
 use crate::effect::{CacheFill, Notice};
-use crate::planted::{Planted, has};
 use crate::signal::Signal;
 
 /// What the node gives a group at start.
@@ -147,7 +146,7 @@ impl Core {
     /// Holds messages of this connection until the superblock as it is in memory is durable.
     pub(crate) fn hold_link(&mut self) {
         let barrier = self.meta.keep();
-        self.link_opens = (!has(Planted::LinkNotHeld)).then_some(barrier);
+        self.link_opens = honest!(Some(barrier), LinkNotHeld => None);
     }
 
     /// The superblock has been written.

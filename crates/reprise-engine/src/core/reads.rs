@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use reprise_journal::{DiskPiece, PieceSource, ReadPlan};
-use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
+use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 use super::{Core, Open, Part, ReadName};
 use crate::effect::{Effect, HostError, Io, IoFault, Notice, Token};
-use crate::planted::{Planted, has};
 use crate::signal::Signal;
 
 /// Sectors of zeros that are handed out without allocating.
@@ -171,10 +170,8 @@ impl Core {
         let read = self.reads.reads.get(&name).filter(|r| r.missing == 0)?;
         let (newest, failed) = (read.newest, read.failed.is_some());
         // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
-        if !has(Planted::WaitingReadHolds) {
-            self.read_closed(name);
-        }
-        if newest <= durable || failed || has(Planted::ReadBeforeDurable) {
+        honest!(self.read_closed(name), WaitingReadHolds => ());
+        if honest!(newest <= durable || failed, ReadBeforeDurable => true) {
             return self.end_read(name);
         }
         self.reads.seen.push((newest, name));
@@ -194,9 +191,7 @@ impl Core {
 
     fn end_read(&mut self, name: ReadName) -> Option<ReadDone> {
         let read = self.reads.reads.remove(&name)?;
-        if has(Planted::WaitingReadHolds) {
-            self.read_closed(name);
-        }
+        honest!((), WaitingReadHolds => self.read_closed(name));
         let ready = |piece| match piece {
             PieceState::Ready(bytes) => bytes,
             PieceState::Home(_) | PieceState::Disk { .. } => Vec::new(),

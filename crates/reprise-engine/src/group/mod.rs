@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reprise_format::link::CloseReason;
 use reprise_journal::{Journal, JournalStart, JournalWrite, WriteToken};
 use reprise_link::lag::LagMeter;
-use reprise_types::{Mono, Now, Point, Role, Seq};
+use reprise_types::{Mono, Now, Point, Role, Seq, honest};
 
 pub use command::CommandError;
 
@@ -21,7 +21,6 @@ use crate::feed::Feed;
 use crate::host::Host;
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
-use crate::planted::{Planted, has};
 use crate::repair::Repair;
 use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
@@ -85,9 +84,7 @@ impl Group {
             opened_at,
         };
         group.units_replay(true);
-        if has(Planted::ServedBeforeSeal) {
-            group.core.seal = None;
-        }
+        honest!((), ServedBeforeSeal => group.core.seal = None);
         group.pump();
         group
     }
@@ -146,7 +143,7 @@ impl Group {
     fn journal_written(&mut self, token: Token, result: Result<Bytes, IoFault>) {
         let Some(write) = self.writes.take(token) else { return };
         match result {
-            Err(fault) if !has(Planted::FailedWriteBelieved) => self.fence(fault),
+            Err(fault) if honest!(true, FailedWriteBelieved => false) => self.fence(fault),
             Ok(_) if self.core.is_fenced() => {}
             _ => {
                 let durable = self.core.journal.write_done(write);
@@ -242,12 +239,10 @@ impl Group {
     fn start_journal_write(&mut self, write: JournalWrite) {
         self.leg.fed_at = self.core.now.mono;
         self.core.stats.journal_writes += 1;
-        #[cfg(feature = "planted")]
-        if has(Planted::SendBeforeDurable)
-            && let Some(session) = &mut self.peer.session
-        {
-            session.set_durable(self.core.journal.packed());
-        }
+        honest!((), SendBeforeDurable => {
+            let packed = self.core.journal.packed();
+            self.peer.session.iter_mut().for_each(|session| session.set_durable(packed));
+        });
         let JournalWrite { token: name, at, bufs, .. } = write;
         let token = self.core.fx.ask(Part::Journal, |token| Effect::WriteCache { token, at, bufs });
         self.writes.insert(token, name);
@@ -268,10 +263,8 @@ impl Group {
     fn trim(&mut self) {
         // A handshake under way may end with a first copy from the end that the offer named: what follows it stays.
         let offered = self.peer.session.as_ref().is_some_and(|s| !s.is_streaming());
-        if offered
-            && !has(Planted::TrimDuringOffer)
-            && self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none())
-        {
+        let offered = honest!(offered, TrimDuringOffer => false);
+        if offered && self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none()) {
             return;
         }
         let applied = self.core.applied();
@@ -282,11 +275,10 @@ impl Group {
         to = self.verify.base().map_or(to, |base| to.min(base));
         if let Some((trimmed, freed)) = self.core.journal.trim(to) {
             let barrier = self.core.meta.change(|meta| meta.trimmed = trimmed);
-            if has(Planted::FreedBeforeTrimDurable) {
-                self.core.segments.retire(&mut self.core.fx, freed);
-            } else {
-                self.core.segments.free_after(barrier, freed);
-            }
+            honest!(
+                self.core.segments.free_after(barrier, freed),
+                FreedBeforeTrimDurable => self.core.segments.retire(&mut self.core.fx, freed),
+            );
         }
     }
 }

@@ -192,6 +192,8 @@ pub struct SimBox {
     pub trimmed: Seq,
     /// What the next read of the journal reads is rotten.
     pub rot_read: bool,
+    /// A cut has taken what its cache's disk had lied about, and nobody has looked since.
+    pub lost: bool,
     /// No group is on its disk: it was replaced by an empty box.
     pub empty: bool,
     /// Sectors of the volumes of a group that is made here.
@@ -292,6 +294,7 @@ impl SimBox {
             hanging: Vec::new(),
             trimmed: Seq::ZERO,
             rot_read: false,
+            lost: false,
             empty: false,
             sectors: plan.first_sectors(),
             room: VOLUME_SECTORS,
@@ -312,7 +315,7 @@ impl SimBox {
 
     /// Empty disks and a fresh group on them.
     pub fn format(&mut self, rng: &mut Rng) {
-        self.rot_read = false;
+        (self.rot_read, self.lost) = (false, false);
         let disk = |old: &SimDisk| SimDisk::new(old.bytes().len(), Power::default());
         self.disks = Disks { cache: disk(&self.disks.cache), homes: self.disks.homes.iter().map(disk).collect() };
         let peer = BoxId::from_raw([2 - self.n as u8; 16]);

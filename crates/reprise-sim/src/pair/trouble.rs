@@ -161,6 +161,7 @@ impl World {
                 self.drop_conn(n, None);
                 self.newer[n] = None;
                 self.boxes[n].disks = older.disks;
+                self.boxes[n].lost = false;
                 self.excuse[n].damaged |= older.excuse.damaged;
                 self.blind[n] = self.blind[n].max(older.blind);
                 self.boxes[n].heal();
@@ -220,6 +221,7 @@ impl World {
         boxes[n].stop(power, rng);
         if power && boxes[n].disks.cache.is_lying() {
             boxes[n].heal();
+            boxes[n].lost = true;
         }
         if n == 0 {
             let again: Vec<_> = std::mem::take(&mut self.outstanding).into_values().collect();
@@ -262,6 +264,7 @@ impl World {
                 }
                 self.check_newer_refused(n);
                 self.opened(n, end);
+                self.boxes[n].lost = false;
                 if let Some(first) = nested.pop_front() {
                     self.cut_after[n] = Some((first, nested));
                 }

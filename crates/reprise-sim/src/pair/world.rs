@@ -417,7 +417,7 @@ impl World {
             Next::Snapshot { n, of } => {
                 let disks = self.boxes[n].disks.clone();
                 // A disk that is set aside has kept what it reported, and is of the history that goes on.
-                let odd = disks.cache.is_lying() || (n == 1 && self.other_line.is_some());
+                let odd = disks.cache.is_lying() || self.boxes[n].lost || (n == 1 && self.other_line.is_some());
                 if !self.boxes[n].empty && !odd && self.newer[n].is_none() {
                     let (excuse, blind, forks) = (self.excuse[n], self.blind[n], self.forks);
                     let end = if n == 0 { self.history.end() } else { self.mirror_written };

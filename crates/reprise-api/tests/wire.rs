@@ -43,7 +43,7 @@ fn words_are_listed_as_they_are_sent() {
     }
     known_words! {
         ErrorCode Rights Severity JobKind BlockSize Slot MailSecurity BondMode PowerAction ResetLevel LogSource VolumeKind
-        MirrorTroubleKind ImageSource
+        MirrorTroubleKind ImageSource HeldBy
     }
     for (name, schema) in &schemas {
         assert!(

@@ -12,7 +12,6 @@ mod cursor;
 mod effect;
 mod feed;
 mod group;
-mod host;
 mod meta;
 mod opening;
 mod peer;
@@ -20,7 +19,6 @@ mod peer;
 pub mod planted;
 mod repair;
 mod signal;
-mod unit;
 mod verify;
 
 pub use core::{GroupConfig, GroupStats};

@@ -17,12 +17,10 @@ pub use command::CommandError;
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::Leg;
 use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
-use crate::feed::Feed;
-use crate::host::Host;
+use crate::feed::{Feed, Host, Units};
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
 use crate::repair::Repair;
-use crate::unit::Units;
 use crate::verify::{Verify, VerifyEnd};
 
 /// No host is served past this position: what is under way still finds positions. Only a disk that lies gets here.

@@ -1,0 +1,9 @@
+//! Where records come from: hosts on a source, the link on a mirror. What units remember comes from both.
+
+mod host;
+mod link;
+mod unit;
+
+pub(crate) use host::Host;
+pub(crate) use link::Feed;
+pub(crate) use unit::Units;

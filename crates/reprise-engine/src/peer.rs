@@ -237,7 +237,7 @@ impl Group {
                         self.lag.acked(start.seq);
                         self.peer.confirmed = false;
                         self.core.hold_link();
-                        self.units_say_again(start.seq);
+                        self.units.say_again(&mut self.core, start.seq);
                         self.core.fx.notice(Notice::LinkUp(verdict.row));
                     }
                     _ => {

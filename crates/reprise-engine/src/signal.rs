@@ -11,6 +11,8 @@ pub(crate) enum Signal {
     Applied(Seq),
     /// The home is detached.
     LegDetached,
+    /// The superblock holds what units remember of everything that is durable.
+    UnitsKept,
     /// The batch that holds this record cannot be read from the journal.
     Unreadable(Seq),
     /// Nobody holds these records any more, first and last: what needs them stops.

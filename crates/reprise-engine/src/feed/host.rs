@@ -106,7 +106,7 @@ impl Group {
                 self.start_compare(io, extent, Some(verify), data);
             }
             HostOp::OrWrite { extent, data } => self.start_compare(io, extent, None, data),
-            HostOp::Unit { volume, state } => self.host_unit(io, volume, state),
+            HostOp::Unit { volume, state } => self.units.set_state(&mut self.core, io, volume, state),
             HostOp::Flush => {
                 self.host.acks.push_back((self.core.journal.written(), io));
                 self.host_durable(self.core.journal.durable().seq);
@@ -185,7 +185,7 @@ impl Group {
         let acks = host.acks.into_iter().map(|(_, io)| io);
         let blocked = host.blocked.into_iter().map(|(io, _)| io);
         let compares = host.compares.into_values().map(|c| c.io);
-        let (reads, units) = (self.core.forget_reads(), self.units_fail());
+        let (reads, units) = (self.core.forget_reads(), self.units.fail());
         for io in acks.chain(blocked).chain(compares).chain(reads).chain(units) {
             self.core.fx.push(Effect::Reply(io, Err(error)));
         }

@@ -201,7 +201,7 @@ impl Group {
         let unused: Vec<_> = self.core.journal.segment_ids().collect();
         let begin = JournalStart::empty(start, self.core.meta.incarnation);
         self.core.journal = Journal::new(self.core.config.journal, begin, start.seq);
-        self.units_forget();
+        self.units.forget();
         let barrier = self.core.meta.change(|meta| {
             meta.set_lineage(&offer.lineage);
             meta.trimmed = start;
@@ -217,16 +217,16 @@ impl Group {
         self.core.stats.bytes_in += body.len() as u64;
         let fault = match self.core.journal.check_body(body) {
             Ok(next) if next.range == (first, last) => {
-                let records = match self.unit_records_of(&next.changes) {
+                let records = match self.units.records_of(&self.core, &next.changes) {
                     Ok(records) => records,
                     Err(fault) => return self.feed_fault(&fault),
                 };
-                if !self.homes_hold(&records) {
+                if !self.units.homes_hold(&records) {
                     // It comes again, when the home may have grown.
                     return self.link_close(CloseReason::NotReady);
                 }
                 self.core.journal.append_body(next);
-                self.unit_records(records);
+                self.units.received(records);
                 honest!((), MirrorAcksReceived => self.feed_durable(self.core.journal.packed()));
                 return;
             }
@@ -256,12 +256,12 @@ impl Group {
         {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
             self.core.journal.forget_undurable(self.core.meta.applied);
-            self.units_forget();
+            self.units.forget();
         }
         // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
         let settled = self.core.journal.durable().seq == self.core.journal.written() || !fed;
         let settled = honest!(settled, AnswerUnsettled => true);
-        let settled = settled && self.core.is_ready() && !self.strays_hold() && !self.units_hold();
+        let settled = settled && self.core.is_ready() && !self.strays_hold() && !self.units.hold();
         let Some(offer) = self.feed.offer.as_ref().filter(|_| settled && !self.feed.answered) else { return };
         let state = self.group_state(offer);
         self.feed.answered = true;
@@ -300,7 +300,15 @@ impl Group {
         }
     }
 
-    pub(crate) fn feed_durable(&mut self, durable: Point) {
+    /// Where a mirror acknowledges a batch: the source is told that everything is durable up to where the journal is, once
+    /// the superblock holds what units remember of it.
+    pub(crate) fn feed_acknowledge(&mut self) {
+        if !self.units.hold() {
+            self.feed_durable(self.core.journal.durable());
+        }
+    }
+
+    fn feed_durable(&mut self, durable: Point) {
         if let Some(session) = &mut self.feed.session
             && session.is_streaming()
             && durable.seq <= session.received()

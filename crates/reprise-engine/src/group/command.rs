@@ -3,7 +3,7 @@
 use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::VOLUMES_MAX;
 use reprise_link::lag::LagMeter;
-use reprise_types::{BoxId, ByteLen, Now, Role, Seq, VolumeSlot};
+use reprise_types::{BoxId, ByteLen, Now, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
 use crate::effect::Notice;
@@ -116,6 +116,38 @@ impl Group {
         Ok(())
     }
 
+    /// Gives a volume more room. Its homes on all boxes have it already. The new size counts once the record and the
+    /// superblock hold it.
+    ///
+    /// # Errors
+    /// Not on the source, no such volume, no room in its home, a first copy or a comparison is under way.
+    pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
+        self.source_only()?;
+        let copying = self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        if copying || self.verify.base().is_some() {
+            return Err(CommandError::Busy);
+        }
+        let volume = self.core.meta.volume(slot).ok_or(CommandError::NoVolume)?;
+        let under_way = self.units.size_under_way(slot);
+        if under_way.is_some_and(|size| sectors <= size) || sectors <= volume.sectors {
+            return Err(CommandError::NoVolume);
+        }
+        if !self.units.home_holds(slot, sectors) {
+            return Err(CommandError::HomeTooSmall);
+        }
+        self.core.now = now;
+        self.units.resize(&mut self.core, slot, sectors);
+        self.pump();
+        Ok(())
+    }
+
+    /// The home of a volume has room for so many sectors: said at the start, and when it has grown.
+    pub fn set_home_size(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) {
+        self.core.now = now;
+        self.units.set_home(&mut self.core, slot, sectors);
+        self.pump();
+    }
+
     /// First step of letting a volume go: hosts get no more of it. Once `applied` has reached the position that this
     /// gives, its home holds everything and [`Self::remove_volume`] may follow.
     ///
@@ -164,7 +196,7 @@ impl Group {
         if let Some(volume) = self.core.meta.volumes.iter().find(|v| v.local_only) {
             return Err(CommandError::LocalOnly { name: volume.name.clone() });
         }
-        if self.sizes_under_way() {
+        if self.units.sizes_under_way() {
             return Err(CommandError::Busy);
         }
         self.core.now = now;
@@ -239,7 +271,7 @@ impl Group {
         }
         let lost = self.repair.lost().is_some();
         self.repair.try_again();
-        self.units_replay_unread();
+        self.units.replay_unread(&mut self.core);
         if !self.leg.attach() && !lost {
             return Err(CommandError::Attached);
         }

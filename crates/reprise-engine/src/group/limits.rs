@@ -22,7 +22,7 @@ impl Group {
         if self.strays_hold() {
             return Limit::stop(Hold::Strays);
         }
-        if self.units_replaying() {
+        if self.units.is_replaying() {
             return Limit::stop(Hold::Units);
         }
         // The next round would read the rotten batch.

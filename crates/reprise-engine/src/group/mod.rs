@@ -81,7 +81,7 @@ impl Group {
             lag: LagMeter::new(opened_at),
             opened_at,
         };
-        group.units_replay(true);
+        group.units.replay(&mut group.core);
         honest!((), ServedBeforeSeal => group.core.seal = None);
         group.pump();
         group
@@ -152,9 +152,8 @@ impl Group {
 
     fn on_durable(&mut self, durable: Point) {
         self.host_durable(durable.seq);
-        if !self.units_durable(durable.seq) {
-            self.feed_durable(durable);
-        }
+        self.units.durable(&mut self.core, durable.seq);
+        self.feed_acknowledge();
         let now = self.core.now.mono;
         if let Some(session) = &mut self.peer.session {
             session.set_durable(durable);
@@ -184,7 +183,7 @@ impl Group {
         self.leg.stored(&mut self.core);
         self.route();
         self.feed_stored();
-        self.units_stored();
+        self.units.stored(&mut self.core);
     }
 
     fn tick(&mut self) {

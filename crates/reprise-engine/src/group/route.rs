@@ -30,7 +30,7 @@ impl Group {
             (Some(Part::Feed), result) => self.feed_step(token, result),
             (Some(Part::Verify), result) => self.verify_step(token, result),
             (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
-            (Some(Part::Units), result) => self.replay_step(token, result),
+            (Some(Part::Units), result) => self.units.answered(&mut self.core, token, result),
         }
         self.route();
     }
@@ -50,6 +50,7 @@ impl Group {
                 // A first copy is written to the home and nowhere else: it goes on when the home is back.
                 Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
                 Signal::LegDetached => {}
+                Signal::UnitsKept => self.feed_acknowledge(),
                 Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
                 Signal::Lost(first, last) => self.records_lost(first, last),
                 Signal::Readable { home_waits } => self.records_readable(home_waits),
@@ -71,7 +72,7 @@ impl Group {
 
     /// What could not be read can be: everything that stopped for it goes on.
     fn records_readable(&mut self, home_waits: bool) {
-        self.units_replay_unread();
+        self.units.replay_unread(&mut self.core);
         if home_waits && self.home_may_attach() && self.leg.attach() {
             self.core.fx.notice(Notice::HomeAttached);
         }

@@ -5,7 +5,7 @@ use reprise_journal::{Journal, SegmentId};
 use reprise_link::copy::CopyProgress;
 use reprise_link::mirror::MirrorSession;
 use reprise_link::source::SourceSession;
-use reprise_types::{Now, Point, Positions, Role, Seq};
+use reprise_types::{Now, Point, Positions, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::core::GroupStats;
 use crate::group::Group;
@@ -73,6 +73,17 @@ impl Group {
         let before = self.core.journal.wall_of(proven.seq.next()).filter(|_| proven.seq < self.opened_at);
         let since_before = before.map_or(0, |wall| now.wall.get().saturating_sub(wall.get()) / 1000);
         since_before.max(self.lag.lag_ms(now.mono))
+    }
+
+    /// Size of a volume as hosts may know it: what a crash leaves at least.
+    pub fn served_sectors(&self, slot: VolumeSlot) -> Option<SectorCount> {
+        self.units.served_sectors(&self.core, slot)
+    }
+
+    /// On a mirror: a size that the source has given a volume and that its home here has no room for. Nothing more is taken
+    /// from the source until it has.
+    pub fn home_too_small(&self) -> Option<(VolumeSlot, SectorCount)> {
+        self.units.too_large()
     }
 
     /// True where the home leg is detached after an error.

@@ -1,4 +1,4 @@
-//! What the journal holds of units and the superblock does not, taken up at a start.
+//! What the journal holds of units and the superblock does not, read at a start.
 //!
 //! A crash between the two writes of a change leaves a record that is durable, and that the other box may hold, over a
 //! superblock of before. The records of content that follow it count, so it counts as well. Every record up to `applied` is
@@ -10,19 +10,19 @@ use bytes::Bytes;
 use reprise_journal::BatchPlace;
 use reprise_types::{Seq, VolumeSlot, honest};
 
-use super::What;
-use crate::core::{Part, ReadName, Seal};
+use super::change::{UnitRecord, What};
+use crate::core::{Core, Open, Part, ReadName};
 use crate::effect::{Effect, IoFault, Notice, Token};
-use crate::group::Group;
+use crate::signal::Signal;
 
 /// Batches that are read at a time: each is in memory until its records have been looked at.
 const READS_MAX: usize = 8;
 
 /// What an answer is to.
 #[derive(Debug)]
-pub(super) struct ReplayStep {
+struct ReplayStep {
     /// The replay that it was read for is still at work.
-    pub(super) wanted: bool,
+    wanted: bool,
     place: BatchPlace,
     /// Keeps the place from being given to others meanwhile.
     read: ReadName,
@@ -30,7 +30,7 @@ pub(super) struct ReplayStep {
 
 /// Batches with changes, on their way.
 #[derive(Debug)]
-pub(super) struct Replay {
+struct Reading {
     waiting: VecDeque<BatchPlace>,
     under_way: usize,
     /// By volume, sizes apart from states: the newest record found.
@@ -41,54 +41,80 @@ pub(super) struct Replay {
     opening: bool,
 }
 
-impl Group {
-    /// Reads what the superblock lacks. The group opens when that is done; where it could not all be read, with what the
-    /// superblock has, and once more when the journal is repaired.
-    pub(crate) fn units_replay(&mut self, opening: bool) {
-        let waiting = self.core.journal.batches_with_changes(self.core.meta.applied);
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The newest of each volume, sizes apart from states.
+    pub(super) records: Vec<UnitRecord>,
+    /// The group opens with it.
+    pub(super) opening: bool,
+}
+
+/// Reads the journal for what the superblock lacks.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    reading: Option<Reading>,
+    /// Batches that are being read, also for a replay that is not wanted any more.
+    open: Open<ReplayStep>,
+    /// Not all that was needed could be read.
+    unread: bool,
+}
+
+impl Replay {
+    /// Begins to read; gives what was found where there is nothing to wait for.
+    pub(super) fn begin(&mut self, core: &mut Core, opening: bool) -> Option<Found> {
+        let waiting = core.journal.batches_with_changes(core.meta.applied);
         let waiting = honest!(waiting, UnitsNotReplayed => VecDeque::new());
-        self.units.unread = false;
-        self.units.replay =
-            Some(Replay { waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });
-        self.replay_on();
+        self.unread = false;
+        self.reading = Some(Reading { waiting, under_way: 0, found: BTreeMap::new(), unread_to: Seq::ZERO, opening });
+        self.read_on(core)
     }
 
-    /// A batch that could not be read before has been put right.
-    pub(crate) fn units_replay_unread(&mut self) {
-        if self.units.unread && self.units.replay.is_none() {
-            self.units_replay(false);
+    /// Begins once more where something could not be read, or is wanted again.
+    pub(super) fn begin_unread(&mut self, core: &mut Core) -> Option<Found> {
+        if self.unread && self.reading.is_none() { self.begin(core, false) } else { None }
+    }
+
+    /// What there is has to be read once more.
+    pub(super) fn want_again(&mut self) {
+        self.unread = true;
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// What is being read is not wanted any more.
+    pub(super) fn forget(&mut self) {
+        self.reading = None;
+        self.open.steps_mut().for_each(|step| step.wanted = false);
+    }
+
+    fn read_on(&mut self, core: &mut Core) -> Option<Found> {
+        while let Some(reading) = &mut self.reading {
+            let Some(place) = reading.waiting.pop_front_if(|_| reading.under_way < READS_MAX) else { break };
+            reading.under_way += 1;
+            let read = core.read_opened();
+            let token = core.fx.ask(Part::Units, |token| Effect::ReadCache { token, at: place.at, len: place.len });
+            self.open.insert(token, ReplayStep { wanted: true, place, read });
         }
+        let Reading { found, unread_to, opening, .. } = self.reading.take_if(|r| r.under_way == 0)?;
+        let newest = found.into_iter().filter(|(_, (seq, _))| *seq > unread_to);
+        let records = newest.map(|((volume, _), (seq, what))| UnitRecord { seq, volume, what }).collect();
+        Some(Found { records, opening })
     }
 
-    /// Changes are being read that no round may pass before they are taken.
-    pub(crate) fn units_replaying(&self) -> bool {
-        self.units.replay.is_some()
-    }
-
-    fn replay_on(&mut self) {
-        while let Some(replay) = &mut self.units.replay {
-            let Some(place) = replay.waiting.pop_front_if(|_| replay.under_way < READS_MAX) else { break };
-            replay.under_way += 1;
-            let read = self.core.read_opened();
-            let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
-            let token = self.core.fx.ask(Part::Units, make);
-            self.units.open.insert(token, ReplayStep { wanted: true, place, read });
-        }
-        if let Some(done) = self.units.replay.take_if(|r| r.under_way == 0) {
-            self.replay_end(done);
-        }
-    }
-
-    pub(crate) fn replay_step(&mut self, token: Token, result: Result<Bytes, IoFault>) {
-        let Some(ReplayStep { wanted, place, read }) = self.units.open.take(token) else { return };
-        self.core.read_closed(read);
-        let Some(replay) = self.units.replay.as_mut().filter(|_| wanted) else { return };
-        replay.under_way -= 1;
+    /// A batch was read, or could not be; gives what was found when it was the last one.
+    pub(super) fn answered(&mut self, core: &mut Core, token: Token, result: Result<Bytes, IoFault>) -> Option<Found> {
+        let ReplayStep { wanted, place, read } = self.open.take(token)?;
+        core.read_closed(read);
+        let reading = self.reading.as_mut().filter(|_| wanted)?;
+        reading.under_way -= 1;
         match result.ok().and_then(|bytes| place.verify(bytes).ok()) {
             Some(batch) => {
                 for (record, payload) in batch.records() {
                     let Some(what) = What::of(record.descriptor.kind, payload) else { continue };
-                    let newest = replay.found.entry((record.descriptor.volume, what.is_size()));
+                    let newest = reading.found.entry((record.descriptor.volume, what.is_size()));
                     let newest = newest.or_insert_with(|| (record.seq, what.clone()));
                     if record.seq > newest.0 {
                         *newest = (record.seq, what);
@@ -96,28 +122,12 @@ impl Group {
                 }
             }
             None => {
-                replay.unread_to = replay.unread_to.max(place.last_seq);
-                self.units.unread = true;
-                self.core.read_failed(Notice::JournalUnreadable(place.first_seq));
-                self.unreadable(place.first_seq);
+                reading.unread_to = reading.unread_to.max(place.last_seq);
+                self.unread = true;
+                core.read_failed(Notice::JournalUnreadable(place.first_seq));
+                core.tell(Signal::Unreadable(place.first_seq));
             }
         }
-        self.replay_on();
-    }
-
-    fn replay_end(&mut self, replay: Replay) {
-        let mut sizes = Vec::new();
-        for ((volume, _), (seq, what)) in replay.found.into_iter().filter(|(_, (seq, _))| *seq > replay.unread_to) {
-            sizes.extend(self.unit_take(volume, seq, what));
-        }
-        if replay.opening {
-            // Hosts come after this version, so that they are served the sizes that it holds.
-            self.units.lasting.clear();
-            // Nobody is told anything before this version is durable.
-            let barrier = self.core.meta.keep();
-            self.core.seal = self.core.seal.map(|_| Seal::Storing(barrier));
-        } else {
-            self.units_keep(Vec::new(), sizes);
-        }
+        self.read_on(core)
     }
 }

@@ -83,6 +83,12 @@ pub(crate) struct Reads {
 }
 
 impl Core {
+    /// Reads; what is in memory and durable is there at once, anything else comes when it is.
+    pub(crate) fn read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) -> Option<ReadDone> {
+        let name = self.start_read(reader, plan, extent);
+        self.finish_read(name)
+    }
+
     /// Begins a read; [`Self::finish_read`] is to follow.
     pub(crate) fn start_read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) -> ReadName {
         let name = self.read_opened();

@@ -4,6 +4,6 @@ mod host;
 mod link;
 mod unit;
 
-pub(crate) use host::Host;
+pub(crate) use host::HostFeed;
 pub(crate) use link::Feed;
 pub(crate) use unit::Units;

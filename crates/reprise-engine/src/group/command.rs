@@ -160,13 +160,13 @@ impl Group {
         }
         self.core.meta.volume(slot).ok_or(CommandError::NoVolume)?;
         self.core.now = now;
-        self.host.retired.push(slot);
+        self.host.retire(slot);
         Ok(self.core.journal.written())
     }
 
     /// True for a volume that hosts get no more of.
     pub fn is_retired(&self, slot: VolumeSlot) -> bool {
-        self.host.retired.contains(&slot)
+        self.host.is_retired(slot)
     }
 
     /// Forgets a volume that was retired and is applied. Its home stays as it is.

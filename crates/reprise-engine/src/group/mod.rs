@@ -17,7 +17,7 @@ pub use command::CommandError;
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::Leg;
 use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
-use crate::feed::{Feed, Host, Units};
+use crate::feed::{Feed, HostFeed, Units};
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
 use crate::repair::Repair;
@@ -36,7 +36,7 @@ pub struct Group {
     pace_until: Mono,
     /// This box dialled the connection that is there, or was there last.
     link_dialled: bool,
-    pub(crate) host: Host,
+    host: HostFeed,
     pub(crate) leg: Leg,
     pub(crate) peer: Peer,
     pub(crate) feed: Feed,
@@ -71,7 +71,7 @@ impl Group {
             pacing: false,
             pace_until: Mono::default(),
             link_dialled: false,
-            host: Host::default(),
+            host: HostFeed::default(),
             leg: Leg::default(),
             peer: Peer::default(),
             feed: Feed::default(),
@@ -102,7 +102,7 @@ impl Group {
                 if self.core.journal.written() > POSITIONS_END {
                     self.fence(IoFault::NoPositions);
                 }
-                self.host_op(io, op);
+                self.host.op(&mut self.core, &mut self.units, io, op);
             }
             Event::Done(token, result) => self.done(token, result),
             Event::Granted(grant) => {
@@ -151,7 +151,8 @@ impl Group {
     }
 
     fn on_durable(&mut self, durable: Point) {
-        self.host_durable(durable.seq);
+        self.host.durable(&mut self.core, durable.seq);
+        self.core.reads_durable(durable.seq).into_iter().for_each(|done| self.read_done(done));
         self.units.durable(&mut self.core, durable.seq);
         self.feed_acknowledge();
         let now = self.core.now.mono;
@@ -173,7 +174,7 @@ impl Group {
         self.core.meta.note(|meta| meta.fenced = Some(fault.to_string()));
         self.verify_end(VerifyEnd::Stopped { reason: "the group is fenced" });
         self.core.fx.notice(Notice::Fenced(fault));
-        self.host_fail_all(HostError::Fenced);
+        self.host.fail_all(&mut self.core, &mut self.units, HostError::Fenced);
         self.link_close(CloseReason::NotReady);
     }
 

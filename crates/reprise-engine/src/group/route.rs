@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use reprise_format::link::CloseReason;
-use reprise_types::{Role, Seq};
+use reprise_journal::ReadPlan;
+use reprise_types::{Extent, Role, Seq};
 
-use crate::core::Part;
+use crate::core::{Part, ReadDone, Reader};
 use crate::effect::{IoFault, Notice, Token};
+use crate::feed::HostFeed;
 use crate::group::Group;
 use crate::signal::Signal;
 
@@ -23,7 +25,9 @@ impl Group {
             (Some(Part::Reads), result) => {
                 let read = self.core.piece_read(token, result);
                 self.route();
-                read.into_iter().for_each(|read| self.finish_read(read));
+                if let Some(done) = read.and_then(|read| self.core.finish_read(read)) {
+                    self.read_done(done);
+                }
             }
             (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
             (Some(Part::Peer), result) => self.peer_step(token, result),
@@ -33,6 +37,27 @@ impl Group {
             (Some(Part::Units), result) => self.units.answered(&mut self.core, token, result),
         }
         self.route();
+    }
+
+    /// Reads for a part.
+    pub(crate) fn read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) {
+        if let Some(done) = self.core.read(reader, plan, extent) {
+            self.read_done(done);
+        }
+    }
+
+    /// Gives what was read to whom has asked for it.
+    pub(super) fn read_done(&mut self, done: ReadDone) {
+        match done.reader {
+            Reader::Host(io) => HostFeed::answer_read(&mut self.core, io, done.data),
+            Reader::Compare => self.host.compare(&mut self.core, &mut self.units, done),
+            Reader::Verify(of) => self.verify_read(of, done.data.ok()),
+            Reader::Copy(of) => match done.data {
+                Ok(data) => self.peer_region(of, data),
+                // The mirror cannot become whole while the source cannot be read: the link is tried again later.
+                Err(_) => self.peer_unreadable(),
+            },
+        }
     }
 
     /// Tells those whom it concerns what parts have said.

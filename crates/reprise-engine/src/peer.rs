@@ -154,7 +154,7 @@ impl Group {
 
     /// The row of the handshake on this connection, or on which the link stopped.
     pub fn link_row(&self) -> Option<Row> {
-        self.peer.stopped.or(self.peer.row).or(self.feed.row)
+        self.peer.stopped.or(self.peer.row).or(self.feed.row())
     }
 
     /// The source's session, for status.
@@ -305,11 +305,6 @@ impl Group {
             return;
         }
         if let Some(session) = &mut self.peer.session {
-            while let Some(message) = session.poll_message() {
-                self.core.fx.send(message, Vec::new());
-            }
-        }
-        if let Some(session) = &mut self.feed.session {
             while let Some(message) = session.poll_message() {
                 self.core.fx.send(message, Vec::new());
             }

@@ -1,5 +1,6 @@
 //! What a part says upward. It names no other part: the group knows whom it concerns.
 
+use reprise_format::link::{CloseReason, Row};
 use reprise_types::Seq;
 
 use crate::effect::IoFault;
@@ -9,8 +10,14 @@ use crate::effect::IoFault;
 pub(crate) enum Signal {
     /// Home holds everything up to here, durably.
     Applied(Seq),
+    /// A write to the home from outside of its cursor failed.
+    HomeFailed(IoFault),
     /// The home is detached.
     LegDetached,
+    /// The connection cannot go on.
+    CloseLink(CloseReason),
+    /// The other box asked, and the handshake ended in a row on which no link is tried again before a person has acted.
+    LinkStopped(Row),
     /// The superblock holds what units remember of everything that is durable.
     UnitsKept,
     /// The batch that holds this record cannot be read from the journal.

@@ -399,8 +399,7 @@ impl Group {
                 None
             }
             Role::Mirror if of_mirror => {
-                let session = self.feed.session.as_mut().filter(|s| s.is_streaming())?;
-                session.heard(now);
+                self.feed.heard(now).then_some(())?;
                 self.verify_request(message, payload);
                 None
             }

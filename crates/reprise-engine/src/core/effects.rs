@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use reprise_format::link::Message;
+use reprise_types::honest;
 
 use crate::effect::{Effect, Notice, Token};
 
@@ -71,8 +72,9 @@ impl Effects {
         self.strays.extend(writes);
     }
 
+    /// Homes are not written while older writes of them may still come.
     pub(crate) fn has_strays(&self) -> bool {
-        !self.strays.is_empty()
+        honest!(!self.strays.is_empty(), StraysForgotten => false)
     }
 }
 

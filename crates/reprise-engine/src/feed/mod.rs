@@ -5,5 +5,5 @@ mod link;
 mod unit;
 
 pub(crate) use host::HostFeed;
-pub(crate) use link::Feed;
+pub(crate) use link::{LinkFeed, Standing};
 pub(crate) use unit::Units;

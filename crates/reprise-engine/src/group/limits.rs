@@ -3,7 +3,6 @@
 use reprise_types::{Role, Seq, honest};
 
 use crate::cursor::{Hold, Limit};
-use crate::effect::Notice;
 use crate::group::Group;
 
 impl Group {
@@ -19,7 +18,7 @@ impl Group {
         if self.verify.holds_home() {
             return Limit::stop(Hold::Comparison);
         }
-        if self.strays_hold() {
+        if self.core.fx.has_strays() {
             return Limit::stop(Hold::Strays);
         }
         if self.units.is_replaying() {
@@ -29,7 +28,7 @@ impl Group {
         if self.repair.holds_home(self.core.meta.applied) {
             return Limit::stop(Hold::Unreadable);
         }
-        let copied = self.feed.session.as_ref().and_then(|s| s.apply_limit());
+        let copied = self.feed.apply_limit();
         let copied = honest!(copied, ApplyLimitIgnored => None);
         copied.map_or(Limit::NONE, |to| Limit { to, why: Some(Hold::Copy) })
     }
@@ -73,11 +72,5 @@ impl Group {
     pub fn peer_held_by(&self) -> Option<Hold> {
         let proven = self.core.meta.peer.as_ref().and_then(|p| p.durable).map_or(Seq::ZERO, |p| p.seq);
         self.peer_limit()?.held(proven, self.core.journal.durable().seq)
-    }
-
-    /// Detaches the home; see [`Leg::detach`](crate::cursor::Leg::detach).
-    pub(crate) fn leg_detach(&mut self, notice: Notice) {
-        self.leg.detach(&mut self.core, notice);
-        self.route();
     }
 }

@@ -1,9 +1,10 @@
 //! The connection of a group: which part what comes on it belongs to.
 
-use reprise_format::link::CloseReason;
+use reprise_format::link::{Close, CloseReason};
 use reprise_types::Role;
 
 use crate::effect::{Effect, LinkInput, Notice};
+use crate::feed::Standing;
 use crate::group::Group;
 use crate::verify::VerifyEnd;
 
@@ -33,14 +34,45 @@ impl Group {
 
     pub(super) fn link_tick(&mut self) {
         self.peer_tick();
-        self.feed_tick();
+        self.feed.tick(&mut self.core);
+        self.route();
+    }
+
+    /// What has come on a connection that the other box has dialled. It feeds this box, where that can be.
+    fn feed_input(&mut self, input: LinkInput) {
+        if matches!(input, LinkInput::Connected { .. }) && !self.may_be_fed() {
+            self.tell_not_ready();
+            self.core.fx.push(Effect::LinkClose(CloseReason::NotReady));
+            return;
+        }
+        let standing = self.standing();
+        self.feed.input(&mut self.core, &mut self.units, standing, input);
+        self.route();
+    }
+
+    fn may_be_fed(&self) -> bool {
+        let copied_to = self.core.meta.copy.is_none() || !self.leg.is_detached();
+        let wanted = self.core.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.core.meta.ended.is_none();
+        self.core.is_ready() && !self.core.is_fenced() && wanted && copied_to
+    }
+
+    /// What the feed has to know of other parts.
+    pub(super) fn standing(&self) -> Standing {
+        Standing { trouble: self.trouble(), home_waits: self.repair.holds_home(self.core.meta.applied) }
+    }
+
+    /// Says why the group takes nothing at this moment.
+    fn tell_not_ready(&mut self) {
+        let (trouble, detail) = (self.trouble(), self.leg.fault().or(self.core.meta.fenced.as_deref()));
+        let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
+        self.core.fx.send(close.into(), Vec::new());
     }
 
     pub(crate) fn link_close(&mut self, reason: CloseReason) {
-        if self.feed.session.is_some() && reason == CloseReason::NotReady {
+        if self.feed.is_connected() && reason == CloseReason::NotReady {
             self.tell_not_ready();
         }
-        if self.peer.session.take().is_some() | self.feed.session.take().is_some() {
+        if self.peer.session.take().is_some() || self.feed.is_connected() {
             self.core.fx.push(Effect::LinkClose(reason));
             self.core.fx.notice(Notice::LinkDown);
             self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
@@ -53,7 +85,7 @@ impl Group {
     pub(super) fn streams(&self) -> bool {
         match self.core.meta.role {
             Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
-            Role::Mirror => self.feed.session.as_ref().is_some_and(|s| s.is_streaming()),
+            Role::Mirror => self.feed.is_streaming(),
         }
     }
 
@@ -64,10 +96,6 @@ impl Group {
             session.heard(now);
             return true;
         }
-        if let Some(session) = self.feed.session.as_mut().filter(|s| s.is_streaming()) {
-            session.heard(now);
-            return true;
-        }
-        false
+        self.feed.heard(now)
     }
 }

@@ -17,7 +17,7 @@ pub use command::CommandError;
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::Leg;
 use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
-use crate::feed::{Feed, HostFeed, Units};
+use crate::feed::{HostFeed, LinkFeed, Units};
 use crate::meta::GroupMeta;
 use crate::peer::Peer;
 use crate::repair::Repair;
@@ -39,7 +39,7 @@ pub struct Group {
     host: HostFeed,
     pub(crate) leg: Leg,
     pub(crate) peer: Peer,
-    pub(crate) feed: Feed,
+    pub(crate) feed: LinkFeed,
     pub(crate) verify: Verify,
     pub(crate) repair: Repair,
     pub(crate) units: Units,
@@ -74,7 +74,7 @@ impl Group {
             host: HostFeed::default(),
             leg: Leg::default(),
             peer: Peer::default(),
-            feed: Feed::default(),
+            feed: LinkFeed::default(),
             verify: Verify::default(),
             repair: Repair::default(),
             units: Units::default(),
@@ -154,7 +154,7 @@ impl Group {
         self.host.durable(&mut self.core, durable.seq);
         self.core.reads_durable(durable.seq).into_iter().for_each(|done| self.read_done(done));
         self.units.durable(&mut self.core, durable.seq);
-        self.feed_acknowledge();
+        self.feed.acknowledge(&self.core, &self.units);
         let now = self.core.now.mono;
         if let Some(session) = &mut self.peer.session {
             session.set_durable(durable);
@@ -183,7 +183,7 @@ impl Group {
         self.core.stored();
         self.leg.stored(&mut self.core);
         self.route();
-        self.feed_stored();
+        self.feed.stored(&self.core);
         self.units.stored(&mut self.core);
     }
 
@@ -223,8 +223,11 @@ impl Group {
         let limit = self.leg_limit();
         self.leg.pump(&mut self.core, limit);
         self.route();
+        // What the feed has to say by this time goes before what follows for it.
+        self.feed.flush_control(&mut self.core);
         self.peer_pump();
-        self.feed_pump();
+        let standing = self.standing();
+        self.feed.pump(&mut self.core, &mut self.units, standing);
         self.verify_pump();
         let streams = self.streams();
         self.repair.pump(&mut self.core, streams);

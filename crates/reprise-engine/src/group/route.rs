@@ -31,7 +31,7 @@ impl Group {
             }
             (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
             (Some(Part::Peer), result) => self.peer_step(token, result),
-            (Some(Part::Feed), result) => self.feed_step(token, result),
+            (Some(Part::Feed), result) => self.feed.answered(&mut self.core, token, result),
             (Some(Part::Verify), result) => self.verify_step(token, result),
             (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
             (Some(Part::Units), result) => self.units.answered(&mut self.core, token, result),
@@ -67,15 +67,14 @@ impl Group {
             rounds += 1;
             assert!(rounds <= ROUNDS_MAX, "{signal:?} after {ROUNDS_MAX} signals: parts answer each other for ever");
             match signal {
-                Signal::Applied(seq) => {
-                    if let Some(session) = &mut self.feed.session {
-                        session.set_applied(seq);
-                    }
-                }
+                Signal::Applied(seq) => self.feed.set_applied(seq),
+                Signal::HomeFailed(fault) => self.leg.detach(&mut self.core, Notice::HomeFailed(fault)),
                 // A first copy is written to the home and nowhere else: it goes on when the home is back.
                 Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
                 Signal::LegDetached => {}
-                Signal::UnitsKept => self.feed_acknowledge(),
+                Signal::CloseLink(reason) => self.link_close(reason),
+                Signal::LinkStopped(row) => self.peer.stopped = Some(row),
+                Signal::UnitsKept => self.feed.acknowledge(&self.core, &self.units),
                 Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
                 Signal::Lost(first, last) => self.records_lost(first, last),
                 Signal::Readable { home_waits } => self.records_readable(home_waits),

@@ -75,6 +75,11 @@ impl Group {
         since_before.max(self.lag.lag_ms(now.mono))
     }
 
+    /// The mirror's session, for status.
+    pub fn mirror_session(&self) -> Option<&MirrorSession> {
+        self.feed.session()
+    }
+
     /// Size of a volume as hosts may know it: what a crash leaves at least.
     pub fn served_sectors(&self, slot: VolumeSlot) -> Option<SectorCount> {
         self.units.served_sectors(&self.core, slot)
@@ -116,9 +121,7 @@ impl Group {
                 (p.copy.and_then(|c| c.cursor), self.peer.session.as_ref().and_then(SourceSession::copy_progress))
             }
             (Role::Source, _) => return None,
-            (Role::Mirror, _) => {
-                (self.core.meta.copy?.cursor, self.feed.session.as_ref().and_then(MirrorSession::copy_progress))
-            }
+            (Role::Mirror, _) => (self.core.meta.copy?.cursor, self.feed.copy_progress()),
         };
         Some(session.unwrap_or_else(|| CopyProgress::of(&self.link_volumes(), cursor)))
     }

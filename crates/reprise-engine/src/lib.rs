@@ -25,7 +25,7 @@ pub use core::{GroupConfig, GroupStats};
 pub use cursor::{Hold, ROUND_BYTES_MAX};
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group};
-pub use meta::{Branch, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
+pub use meta::{Branch, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 pub use opening::{Opened, Opening, OpeningError};
 pub use peer::PeerTrouble;
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

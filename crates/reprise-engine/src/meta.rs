@@ -36,7 +36,7 @@ pub struct Branch {
 
 /// A home leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leg {
+pub struct LegMeta {
     /// File or device.
     pub path: String,
     /// Taken as it was; never deleted with the volume.
@@ -59,7 +59,7 @@ pub struct VolumeMeta {
     /// LUN under the group's target.
     pub lun: u16,
     /// Where its blocks live.
-    pub legs: Vec<Leg>,
+    pub legs: Vec<LegMeta>,
     /// Not replicated.
     pub local_only: bool,
     /// Home is sparse.
@@ -100,6 +100,27 @@ pub struct PeerMeta {
     pub seen: Option<Nonce>,
 }
 
+/// What a box is for a group, and what only a box with that role keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleMeta {
+    /// Hosts write here.
+    Source,
+    /// Follows a source.
+    Mirror {
+        /// The copy, until it is complete. A mirror without history yet has a copy without cursor.
+        copy: Option<CopyState>,
+        /// Its source has ended the mirror, and this box took note then (its own clock; 0 where that is not known). The image
+        /// stays as it is, and nothing follows any more.
+        ended: Option<WallMicros>,
+    },
+}
+
+impl RoleMeta {
+    /// A mirror that has nothing yet.
+    pub const NEW_MIRROR: Self =
+        Self::Mirror { copy: Some(CopyState { cursor: None, reach: None, complete_at: None }), ended: None };
+}
+
 /// A group's superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupMeta {
@@ -108,7 +129,7 @@ pub struct GroupMeta {
     /// Name.
     pub name: String,
     /// What this box is for it.
-    pub role: Role,
+    pub role: RoleMeta,
     /// Lines of history, the current one last.
     pub branches: Vec<Branch>,
     /// The journal begins behind it.
@@ -123,19 +144,14 @@ pub struct GroupMeta {
     pub incarnation: u32,
     /// Volumes by slot.
     pub volumes: Vec<VolumeMeta>,
-    /// The other box, if there is one.
-    pub peer: Option<PeerMeta>,
-    /// On a mirror: the copy, until it is complete. A mirror without history yet has a copy without cursor.
-    pub copy: Option<CopyState>,
+    /// The other boxes; this version has one at most.
+    pub peers: Vec<PeerMeta>,
     /// Fenced, with the reason.
     pub fenced: Option<String>,
     /// Next free slot.
     pub next_slot: u16,
     /// Segments up to this generation are of an earlier life of the group.
     pub generation_floor: u64,
-    /// On a mirror: its source has ended the mirror, and this box took note then (its own clock; 0 where that is not
-    /// known). The image stays as it is, and nothing follows any more.
-    pub ended: Option<WallMicros>,
 }
 
 fn id16(bytes: &[u8], field: &'static str) -> Result<[u8; 16], MetaError> {
@@ -195,6 +211,56 @@ fn ended(body: &GroupBody) -> Option<WallMicros> {
 }
 
 impl GroupMeta {
+    /// What this box is for the group.
+    pub fn role(&self) -> Role {
+        match self.role {
+            RoleMeta::Source => Role::Source,
+            RoleMeta::Mirror { .. } => Role::Mirror,
+        }
+    }
+
+    /// The other box, if there is one.
+    pub fn peer(&self) -> Option<&PeerMeta> {
+        self.peers.first()
+    }
+
+    /// On a mirror: the copy, until it is complete.
+    pub fn copy(&self) -> Option<CopyState> {
+        match self.role {
+            RoleMeta::Source => None,
+            RoleMeta::Mirror { copy, .. } => copy,
+        }
+    }
+
+    /// On a mirror: when this box took note that its source has ended the mirror.
+    pub fn ended(&self) -> Option<WallMicros> {
+        match self.role {
+            RoleMeta::Source => None,
+            RoleMeta::Mirror { ended, .. } => ended,
+        }
+    }
+
+    pub(crate) fn copy_mut(&mut self) -> Option<&mut CopyState> {
+        match &mut self.role {
+            RoleMeta::Source => None,
+            RoleMeta::Mirror { copy, .. } => copy.as_mut(),
+        }
+    }
+
+    /// Its source has ended this mirror.
+    pub(crate) fn end(&mut self, at: WallMicros) {
+        if let RoleMeta::Mirror { ended, .. } = &mut self.role {
+            *ended = Some(at);
+        }
+    }
+
+    /// A source has no copy of its own: nothing changes there.
+    pub(crate) fn set_copy(&mut self, next: Option<CopyState>) {
+        if let RoleMeta::Mirror { copy, .. } = &mut self.role {
+            *copy = next;
+        }
+    }
+
     /// The current branch.
     pub fn branch(&self) -> BranchId {
         self.branches.last().map_or(BranchId::NIL, |b| b.id)
@@ -243,7 +309,7 @@ impl GroupMeta {
 
     /// True where the peer has yet to get the record.
     pub fn peer_needs(&self, seq: Seq) -> bool {
-        self.peer.as_ref().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
+        self.peer().is_some_and(|p| p.durable.is_none_or(|d| d.seq < seq))
     }
 
     /// As it stands in the superblock.
@@ -282,7 +348,7 @@ impl GroupMeta {
         GroupBody {
             group: self.group.as_bytes().to_vec(),
             name: self.name.clone(),
-            role: if self.role == Role::Source { 1 } else { 2 },
+            role: if self.role() == Role::Source { 1 } else { 2 },
             branches: self
                 .branches
                 .iter()
@@ -298,13 +364,13 @@ impl GroupMeta {
             seal: Some(put_point(&self.seal)),
             incarnation: self.incarnation,
             volumes: self.volumes.iter().map(volume).collect(),
-            peers: self.peer.iter().map(peer).collect(),
-            copy: self.copy.as_ref().map(put_copy),
+            peers: self.peers.iter().map(peer).collect(),
+            copy: self.copy().as_ref().map(put_copy),
             fenced: self.fenced.clone().unwrap_or_default(),
             next_slot: self.next_slot.into(),
             generation_floor: self.generation_floor,
-            detached_by_source: self.ended.is_some(),
-            detached_wall: self.ended.map_or(0, WallMicros::get),
+            detached_by_source: self.ended().is_some(),
+            detached_wall: self.ended().map_or(0, WallMicros::get),
         }
     }
 
@@ -332,7 +398,7 @@ impl GroupMeta {
                 legs: v
                     .legs
                     .iter()
-                    .map(|l| Leg { path: l.path.clone(), adopted: l.adopted, identity: l.identity.clone() })
+                    .map(|l| LegMeta { path: l.path.clone(), adopted: l.adopted, identity: l.identity.clone() })
                     .collect(),
                 local_only: v.local_only,
                 thin: v.thin,
@@ -362,8 +428,8 @@ impl GroupMeta {
             group: GroupId::from_raw(id16(&body.group, "group")?),
             name: get_name(&body.name)?,
             role: match body.role {
-                1 => Role::Source,
-                2 => Role::Mirror,
+                1 => RoleMeta::Source,
+                2 => RoleMeta::Mirror { copy: body.copy.as_ref().map(get_copy).transpose()?, ended: ended(body) },
                 _ => return Err(MetaError::Field("role")),
             },
             branches: branches.collect::<Result<_, MetaError>>()?,
@@ -373,12 +439,10 @@ impl GroupMeta {
             seal: point(&body.seal, "seal")?,
             incarnation: body.incarnation,
             volumes: volumes.collect::<Result<_, MetaError>>()?,
-            peer: peers.into_iter().next(),
-            copy: body.copy.as_ref().map(get_copy).transpose()?,
+            peers,
             fenced: (!body.fenced.is_empty()).then(|| body.fenced.clone()),
             next_slot: narrow(body.next_slot, "next_slot")?,
             generation_floor: body.generation_floor,
-            ended: ended(body),
         };
         if meta.trimmed.seq > meta.applied || meta.applied > meta.applying {
             return Err(MetaError::Field("applied"));
@@ -389,12 +453,12 @@ impl GroupMeta {
 
     /// What has to hold together for a group to be opened at all: a disk may have rotted, or lie.
     fn check(&self) -> Result<(), MetaError> {
-        let is_source = self.role == Role::Source;
+        let is_source = self.role() == Role::Source;
         if self.branches.is_empty() && is_source || !self.branches.is_empty() && !handshake::is_line(&self.lineage()) {
             return Err(MetaError::Field("branches"));
         }
         // A source's journal begins no later than what its mirror has.
-        let proven = self.peer.as_ref().and_then(|p| p.durable).filter(|_| is_source);
+        let proven = self.peer().and_then(|p| p.durable).filter(|_| is_source);
         if proven.is_some_and(|proven| proven.seq < self.trimmed.seq) {
             return Err(MetaError::Field("peer durable"));
         }

@@ -58,7 +58,7 @@ impl Opening {
         segments: &[SegmentFound],
     ) -> Result<Opened, RecoverError> {
         let Self { meta, superblock_version } = self;
-        let peer = meta.peer.as_ref().and_then(|p| p.durable).filter(|_| meta.role == Role::Source);
+        let peer = meta.peer().and_then(|p| p.durable).filter(|_| meta.role() == Role::Source);
         let found = Found {
             pool,
             group: meta.group,
@@ -109,7 +109,7 @@ impl Opened {
     /// The peer is shown another instance of this box. Durable with the superblock that the group writes before it lets
     /// anybody connect.
     pub fn draw_instance(&mut self, random: Nonce) {
-        if let Some(peer) = &mut self.meta.peer
+        if let Some(peer) = self.meta.peers.first_mut()
             && let Some(next) = instance::on_start(peer.instance, random)
         {
             peer.instance = next;

@@ -124,7 +124,7 @@ fn failed(error: &LinkError) -> CloseReason {
 impl Group {
     /// What the link's handshake begins with.
     fn offer(&self) -> Option<GroupOffer> {
-        let peer = self.core.meta.peer.as_ref()?;
+        let peer = self.core.meta.peer()?;
         let copy = match (&peer.durable, &peer.copy) {
             (None, _) => CopyNeed::Needed,
             (Some(_), Some(_)) => CopyNeed::UnderWay,
@@ -133,7 +133,7 @@ impl Group {
         Some(GroupOffer {
             group: self.core.meta.group,
             box_id: self.core.config.this_box,
-            role: Side::from(self.core.meta.role),
+            role: Side::from(self.core.meta.role()),
             lineage: self.core.meta.lineage(),
             durable: self.core.journal.durable(),
             trimmed: self.core.meta.trimmed,
@@ -216,7 +216,7 @@ impl Group {
     }
 
     fn peer_event(&mut self, event: SourceEvent) {
-        if self.core.meta.peer.is_none() {
+        if self.core.meta.peer().is_none() {
             return;
         }
         match event {

@@ -106,7 +106,7 @@ impl Repair {
         }
         let Some(place) = core.journal.place_of(seq) else { return };
         self.rotten = Some(Rotten { place, stage: Stage::Found, retry_at: Mono::default() });
-        if core.meta.peer.is_none() {
+        if core.meta.peer().is_none() {
             self.lose(core);
         }
     }
@@ -165,7 +165,7 @@ impl Repair {
         if stage != Stage::Found || !streams || core.link_held() {
             return;
         }
-        if core.meta.role == Role::Source && core.meta.peer_needs(place.last_seq) {
+        if core.meta.role() == Role::Source && core.meta.peer_needs(place.last_seq) {
             return self.lose(core);
         }
         if let Some(rotten) = &mut self.rotten {

@@ -262,10 +262,10 @@ impl Group {
         if let Some(reason) = &self.core.meta.fenced {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
-        if self.core.meta.role != Role::Source {
+        if self.core.meta.role() != Role::Source {
             return Err(CommandError::NotSource);
         }
-        let peer = self.core.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
+        let peer = self.core.meta.peer().ok_or(CommandError::NoPeer)?;
         if peer.durable.is_none() || peer.copy.is_some() {
             return not("the first copy is not complete");
         }
@@ -391,7 +391,7 @@ impl Group {
             Message::VerifyOpen(_) | Message::VerifyAsk(_) | Message::VerifyFix(_) | Message::VerifyClose(_)
         );
         let now = self.core.now.mono;
-        match self.core.meta.role {
+        match self.core.meta.role() {
             Role::Source if of_source => {
                 let session = self.peer.session.as_mut().filter(|s| s.is_streaming())?;
                 session.heard(now);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reprise_api::strangers::Full;
-use reprise_engine::{Branch, GroupMeta, Leg, VolumeMeta};
+use reprise_engine::{Branch, GroupMeta, LegMeta, RoleMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_iscsi::Acl;
 use reprise_media::{Fill, Media, MediaOptions, create_file};
@@ -16,7 +16,7 @@ use reprise_node::pool::{DataPlace, Pool, PoolConfig};
 use reprise_node::portal::{Door, GateLimits, Portal, Route, Targets};
 use reprise_testkit::initiator::{LoginOptions, Session};
 use reprise_types::{
-    BlockFormat, BoxId, BranchId, BufPool, ByteLen, GroupId, Point, Role, SectorCount, Seq, VolumeId, VolumeSlot,
+    BlockFormat, BoxId, BranchId, BufPool, ByteLen, GroupId, Point, SectorCount, Seq, VolumeId, VolumeSlot,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -66,7 +66,7 @@ fn start_behind(dir: &Path, door: Door) -> Box1 {
                 sectors: SectorCount::from_raw(SIZE / 512),
                 name: "v1".into(),
                 lun: 0,
-                legs: vec![Leg { path: home.display().to_string(), adopted: false, identity: String::new() }],
+                legs: vec![LegMeta { path: home.display().to_string(), adopted: false, identity: String::new() }],
                 local_only: false,
                 thin: false,
                 block_size: BlockFormat::default(),
@@ -76,7 +76,7 @@ fn start_behind(dir: &Path, door: Door) -> Box1 {
             let meta = GroupMeta {
                 group,
                 name: "test".into(),
-                role: Role::Source,
+                role: RoleMeta::Source,
                 branches: vec![Branch { id: branch, fork: None, ceded: false }],
                 trimmed: base,
                 applied: Seq::ZERO,
@@ -84,12 +84,10 @@ fn start_behind(dir: &Path, door: Door) -> Box1 {
                 seal: base,
                 incarnation: 1,
                 volumes: vec![volume],
-                peer: None,
-                copy: None,
+                peers: vec![],
                 fenced: None,
                 next_slot: 1,
                 generation_floor: 0,
-                ended: None,
             };
             pool.create_group(meta).unwrap()
         }

@@ -5,11 +5,11 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use reprise_engine::{Branch, GroupMeta};
+use reprise_engine::{Branch, GroupMeta, RoleMeta};
 use reprise_format::batch::hash_start;
 use reprise_format::superblock::{self, GroupBody, SuperblockKind, copies_of, group_copies};
 use reprise_node::pool::{DataPlace, Pool, PoolConfig};
-use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, Seq};
+use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Seq};
 
 const GROUPS: u8 = 3;
 
@@ -33,7 +33,7 @@ fn meta(n: u8) -> GroupMeta {
     GroupMeta {
         group: id(n),
         name: format!("g{n}"),
-        role: Role::Source,
+        role: RoleMeta::Source,
         branches: vec![Branch { id: branch, fork: None, ceded: false }],
         trimmed: base,
         applied: Seq::ZERO,
@@ -41,12 +41,10 @@ fn meta(n: u8) -> GroupMeta {
         seal: base,
         incarnation: 1,
         volumes: Vec::new(),
-        peer: None,
-        copy: None,
+        peers: vec![],
         fenced: None,
         next_slot: 1,
         generation_floor: 0,
-        ended: None,
     }
 }
 

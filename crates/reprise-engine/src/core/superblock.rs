@@ -52,7 +52,7 @@ impl MetaStore {
 
     /// Changes what is known of the peer in memory; none where there is no peer.
     pub(crate) fn note_peer<R>(&mut self, edit: impl FnOnce(&mut PeerMeta) -> R) -> Option<R> {
-        self.meta.peer.as_mut().map(edit)
+        self.meta.peers.first_mut().map(edit)
     }
 
     /// Changes it, and puts it on its way to the disk with everything that was noted.

@@ -150,7 +150,7 @@ impl HostFeed {
         if core.is_fenced() {
             return Some(HostError::Fenced);
         }
-        if core.meta.role != Role::Source {
+        if core.meta.role() != Role::Source {
             return Some(HostError::NotSource);
         }
         let inside = |e: &Extent| {

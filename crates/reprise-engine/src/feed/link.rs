@@ -190,7 +190,7 @@ impl LinkFeed {
             }
             MirrorEvent::CopyDone { r1 } => {
                 core.meta.note(|meta| {
-                    if let Some(copy) = &mut meta.copy {
+                    if let Some(copy) = meta.copy_mut() {
                         copy.complete_at = Some(r1);
                     }
                 });
@@ -216,10 +216,10 @@ impl LinkFeed {
             let what = "its volumes are not those that this mirror was made for";
             return self.fault(core, &LinkError::Contradiction { what });
         }
-        let ours = core.meta.peer.as_ref().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
-        let fed = core.meta.role == Role::Mirror;
+        let ours = core.meta.peer().is_some_and(|p| offer.as_ref().is_some_and(|o| o.box_id == p.peer));
+        let fed = core.meta.role() == Role::Mirror;
         match (rule_of(row).consequence, start) {
-            (Consequence::Stream, Some(start)) if fed && core.meta.peer.is_some() => {
+            (Consequence::Stream, Some(start)) if fed && core.meta.peer().is_some() => {
                 core.meta.note_peer(|peer| {
                     peer.seen = Some(instance_seen);
                     peer.instance = reprise_link::instance::on_confirmed(peer.instance);
@@ -229,7 +229,7 @@ impl LinkFeed {
                 }
                 if row == Row::RestartCopy {
                     // Forgotten durably before the first region comes: what there is must not count once more.
-                    core.meta.note(|meta| meta.copy = Some(CopyState::default()));
+                    core.meta.note(|meta| meta.set_copy(Some(CopyState::default())));
                 }
                 core.hold_link();
                 core.fx.notice(Notice::LinkUp(row));
@@ -262,7 +262,7 @@ impl LinkFeed {
             meta.set_lineage(&offer.lineage);
             meta.trimmed = start;
             (meta.applied, meta.applying, meta.seal) = (start.seq, start.seq, start);
-            meta.copy = Some(CopyState::default());
+            meta.set_copy(Some(CopyState::default()));
         });
         // What comes waits until the superblock says where the journal begins.
         core.seal = Some(Seal::Storing(barrier));
@@ -322,7 +322,7 @@ impl LinkFeed {
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self, core: &mut Core, units: &mut Units, standing: Standing) {
         let asked = self.offer.is_some() && !self.offer_answered;
-        let fed = core.meta.role == Role::Mirror;
+        let fed = core.meta.role() == Role::Mirror;
         if asked && fed && core.journal.stalled() && honest!(standing.home_waits, StallKept => false) {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
             core.journal.forget_undurable(core.meta.applied);
@@ -342,7 +342,7 @@ impl LinkFeed {
 
     /// What the mirror says of itself.
     fn state(core: &Core, offer: &GroupOffer) -> GroupState {
-        let peer = core.meta.peer.as_ref();
+        let peer = core.meta.peer();
         let known = peer.is_some_and(|p| p.peer == offer.box_id) && offer.group == core.meta.group;
         let lineage = core.meta.lineage();
         let lookup = |seq| core.journal.hash_at(seq);
@@ -350,15 +350,15 @@ impl LinkFeed {
             group: core.meta.group,
             box_id: core.config.this_box,
             membership: if known { Membership::Known } else { Membership::OtherPeer },
-            role: Side::from(core.meta.role),
+            role: Side::from(core.meta.role()),
             hash_at_offer: handshake::hash_at_offer(offer, &lineage, &lookup),
             // What was received and is not durable is received again.
             durable: (!core.meta.branches.is_empty()).then(|| core.journal.durable()),
             lineage,
             applied: core.meta.applied,
-            complete: core.meta.copy.is_none(),
-            copy_cursor: core.meta.copy.and_then(|c| c.cursor),
-            copy_reach: core.meta.copy.and_then(|c| c.reach),
+            complete: core.meta.copy().is_none(),
+            copy_cursor: core.meta.copy().and_then(|c| c.cursor),
+            copy_reach: core.meta.copy().and_then(|c| c.reach),
             ceded: None,
             instance: peer.map_or(reprise_link::instance::first([0; 16]), |p| p.instance),
             peer_instance_seen: peer.and_then(|p| p.seen),
@@ -401,9 +401,9 @@ impl LinkFeed {
             let token = core.fx.ask(Part::Feed, |token| Effect::FlushHome { token, volumes });
             self.open.insert(token, FeedStep::Flushed(mark));
         }
-        if let Some(copy) = core.meta.copy.filter(|_| complete) {
+        if let Some(copy) = core.meta.copy().filter(|_| complete) {
             core.meta.change(|meta| {
-                meta.copy = None;
+                meta.set_copy(None);
                 // Regions hold content up to R1: home is a mixture until everything up to there is applied.
                 let mixed_to = copy.complete_at.unwrap_or(meta.applying);
                 meta.applying = honest!(meta.applying.max(mixed_to), MomentsBeforeCopyEnd => meta.applying);
@@ -431,7 +431,7 @@ impl LinkFeed {
     /// The homes hold what was copied up to the mark.
     fn copy_flushed(&mut self, core: &mut Core, CopyMark { cursor, reach }: CopyMark) {
         let barrier = core.meta.change(|meta| {
-            if let Some(copy) = &mut meta.copy {
+            if let Some(copy) = meta.copy_mut() {
                 (copy.cursor, copy.reach) = (Some(cursor), reach);
             }
         });

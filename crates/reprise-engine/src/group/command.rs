@@ -71,7 +71,7 @@ impl Group {
         if let Some(reason) = &self.core.meta.fenced {
             return Err(CommandError::Fenced { reason: reason.clone() });
         }
-        if self.core.meta.role == Role::Source { Ok(()) } else { Err(CommandError::NotSource) }
+        if self.core.meta.role() == Role::Source { Ok(()) } else { Err(CommandError::NotSource) }
     }
 
     /// Takes a volume whose home exists. Its slot is given here.
@@ -80,7 +80,7 @@ impl Group {
     /// Not on the source, while a mirror is attached, or past the limit.
     pub fn add_volume(&mut self, now: Now, mut volume: VolumeMeta) -> Result<VolumeSlot, CommandError> {
         self.source_only()?;
-        if self.core.meta.peer.is_some() {
+        if self.core.meta.peer().is_some() {
             return Err(CommandError::HasPeer);
         }
         let next = self.core.meta.next_slot.checked_add(1);
@@ -123,7 +123,7 @@ impl Group {
     /// Not on the source, no such volume, no room in its home, a first copy or a comparison is under way.
     pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
         self.source_only()?;
-        let copying = self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        let copying = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
         if copying || self.verify.base().is_some() {
             return Err(CommandError::Busy);
         }
@@ -155,7 +155,7 @@ impl Group {
     /// Not on the source, while a mirror is attached, or no such volume.
     pub fn retire_volume(&mut self, now: Now, slot: VolumeSlot) -> Result<Seq, CommandError> {
         self.source_only()?;
-        if self.core.meta.peer.is_some() {
+        if self.core.meta.peer().is_some() {
             return Err(CommandError::HasPeer);
         }
         self.core.meta.volume(slot).ok_or(CommandError::NoVolume)?;
@@ -190,7 +190,7 @@ impl Group {
     /// not made for.
     pub fn add_peer(&mut self, now: Now, peer: BoxId, instance: Instance) -> Result<(), CommandError> {
         self.source_only()?;
-        if self.core.meta.peer.is_some() {
+        if self.core.meta.peer().is_some() {
             return Err(CommandError::HasPeer);
         }
         if let Some(volume) = self.core.meta.volumes.iter().find(|v| v.local_only) {
@@ -202,7 +202,7 @@ impl Group {
         self.core.now = now;
         self.lag = LagMeter::new(self.core.journal.durable().seq);
         let peer = PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None };
-        self.core.meta.change(|meta| meta.peer = Some(peer));
+        self.core.meta.change(|meta| meta.peers.push(peer));
         self.pump();
         Ok(())
     }
@@ -213,10 +213,10 @@ impl Group {
     /// There is none, or this is not the source.
     pub fn remove_peer(&mut self, now: Now) -> Result<(), CommandError> {
         self.source_only()?;
-        self.core.meta.peer.as_ref().ok_or(CommandError::NoPeer)?;
+        self.core.meta.peer().ok_or(CommandError::NoPeer)?;
         self.core.now = now;
         self.link_close(CloseReason::Removed);
-        self.core.meta.change(|meta| meta.peer = None);
+        self.core.meta.change(|meta| meta.peers.clear());
         self.peer.forget();
         self.pump();
         Ok(())
@@ -244,12 +244,12 @@ impl Group {
     /// # Errors
     /// This is the source.
     pub fn end_mirror(&mut self, now: Now) -> Result<(), CommandError> {
-        if self.core.meta.role != Role::Mirror {
+        if self.core.meta.role() != Role::Mirror {
             return Err(CommandError::NotMirror);
         }
         self.core.now = now;
-        if self.core.meta.ended.is_none() {
-            self.core.meta.change(|meta| meta.ended = Some(now.wall));
+        if self.core.meta.ended().is_none() {
+            self.core.meta.change(|meta| meta.end(now.wall));
             self.link_close(CloseReason::Removed);
         }
         self.pump();

@@ -35,7 +35,7 @@ impl Group {
 
     /// How far the peer may be brought; none on a mirror, and without a peer.
     pub(crate) fn peer_limit(&self) -> Option<Limit> {
-        let peer = self.core.meta.peer.as_ref().filter(|_| self.core.meta.role == Role::Source)?;
+        let peer = self.core.meta.peer().filter(|_| self.core.meta.role() == Role::Source)?;
         let lost = self.repair.lost().is_some_and(|(_, last)| self.core.meta.peer_needs(last));
         let why = if self.core.is_fenced() {
             Hold::Fenced
@@ -70,7 +70,7 @@ impl Group {
 
     /// Why the peer does not get what is durable; none where it does, or has it all, and without a peer.
     pub fn peer_held_by(&self) -> Option<Hold> {
-        let proven = self.core.meta.peer.as_ref().and_then(|p| p.durable).map_or(Seq::ZERO, |p| p.seq);
+        let proven = self.core.meta.peer().and_then(|p| p.durable).map_or(Seq::ZERO, |p| p.seq);
         self.peer_limit()?.held(proven, self.core.journal.durable().seq)
     }
 }

@@ -51,8 +51,8 @@ impl Group {
     }
 
     fn may_be_fed(&self) -> bool {
-        let copied_to = self.core.meta.copy.is_none() || !self.leg.is_detached();
-        let wanted = self.core.meta.peer.as_ref().is_some_and(|p| !p.paused) && self.core.meta.ended.is_none();
+        let copied_to = self.core.meta.copy().is_none() || !self.leg.is_detached();
+        let wanted = self.core.meta.peer().is_some_and(|p| !p.paused) && self.core.meta.ended().is_none();
         self.core.is_ready() && !self.core.is_fenced() && wanted && copied_to
     }
 
@@ -83,7 +83,7 @@ impl Group {
 
     /// Data flows on the connection of this group's role.
     pub(super) fn streams(&self) -> bool {
-        match self.core.meta.role {
+        match self.core.meta.role() {
             Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
             Role::Mirror => self.feed.is_streaming(),
         }

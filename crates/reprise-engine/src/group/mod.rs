@@ -160,7 +160,7 @@ impl Group {
             session.set_durable(durable);
         }
         self.lag.note(now, durable.seq);
-        if self.core.meta.role == Role::Source {
+        if self.core.meta.role() == Role::Source {
             self.pace_until = now.plus_millis(self.core.fill.pace_millis());
         }
     }
@@ -191,7 +191,7 @@ impl Group {
         self.repair.tick(&mut self.core);
         self.link_tick();
         // A refused grant is asked for again from time to time: other groups free segments too.
-        let pacing = self.core.fill.pace_millis() > 0 && self.core.meta.role == Role::Source;
+        let pacing = self.core.fill.pace_millis() > 0 && self.core.meta.role() == Role::Source;
         if pacing != self.pacing {
             self.pacing = pacing;
             self.core.fx.notice(Notice::Pacing(pacing));
@@ -210,10 +210,10 @@ impl Group {
             return;
         }
         // A first copy reads what is durable, beside hosts that write.
-        let copies = self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
-        self.core.journal.keep_covered(copies && self.core.meta.role == Role::Source);
+        let copies = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        self.core.journal.keep_covered(copies && self.core.meta.role() == Role::Source);
         self.want_segment();
-        let paced = self.pace_until > self.core.now.mono && self.core.meta.role == Role::Source;
+        let paced = self.pace_until > self.core.now.mono && self.core.meta.role() == Role::Source;
         if self.core.is_ready()
             && !paced
             && let Some(write) = self.core.journal.poll_write(self.core.now, self.core.meta.version())
@@ -265,11 +265,11 @@ impl Group {
         // A handshake under way may end with a first copy from the end that the offer named: what follows it stays.
         let offered = self.peer.session.as_ref().is_some_and(|s| !s.is_streaming());
         let offered = honest!(offered, TrimDuringOffer => false);
-        if offered && self.core.meta.peer.as_ref().is_some_and(|p| p.durable.is_none()) {
+        if offered && self.core.meta.peer().is_some_and(|p| p.durable.is_none()) {
             return;
         }
         let applied = self.core.applied();
-        let held = self.core.meta.peer.as_ref().filter(|_| self.core.meta.role == Role::Source).and_then(|p| p.durable);
+        let held = self.core.meta.peer().filter(|_| self.core.meta.role() == Role::Source).and_then(|p| p.durable);
         let mut to = held.map_or(applied, |p| applied.min(p.seq));
         to = to.min(self.peer.oldest_needed());
         // A moment that is held is read from the records since home was where it is.

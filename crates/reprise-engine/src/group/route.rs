@@ -70,7 +70,7 @@ impl Group {
                 Signal::Applied(seq) => self.feed.set_applied(seq),
                 Signal::HomeFailed(fault) => self.leg.detach(&mut self.core, Notice::HomeFailed(fault)),
                 // A first copy is written to the home and nowhere else: it goes on when the home is back.
-                Signal::LegDetached if self.core.meta.copy.is_some() => self.link_close(CloseReason::NotReady),
+                Signal::LegDetached if self.core.meta.copy().is_some() => self.link_close(CloseReason::NotReady),
                 Signal::LegDetached => {}
                 Signal::CloseLink(reason) => self.link_close(reason),
                 Signal::LinkStopped(row) => self.peer.stopped = Some(row),
@@ -89,7 +89,7 @@ impl Group {
             self.leg.detach(&mut self.core, Notice::JournalUnreadable(first));
             self.route();
         }
-        if self.core.meta.role == Role::Source && self.core.meta.peer_needs(last) {
+        if self.core.meta.role() == Role::Source && self.core.meta.peer_needs(last) {
             self.link_close(CloseReason::NotReady);
         }
     }

@@ -29,8 +29,7 @@ impl Group {
 
     /// The positions.
     pub fn positions(&self) -> Positions {
-        let proven =
-            self.core.meta.peer.as_ref().and_then(|p| p.durable).filter(|_| self.core.meta.role == Role::Source);
+        let proven = self.core.meta.peer().and_then(|p| p.durable).filter(|_| self.core.meta.role() == Role::Source);
         let positions = Positions {
             trimmed: self.core.meta.trimmed.seq,
             applied: self.core.applied().min(self.core.meta.applied),
@@ -65,7 +64,7 @@ impl Group {
     /// Age of the oldest write that the peer lacks, in milliseconds, whatever the link does; 0 where it lacks none. What
     /// was there before this box started is as old as the wall clock says.
     pub fn lag_millis(&self, now: Now) -> u64 {
-        let peer = self.core.meta.peer.as_ref().filter(|_| self.core.meta.role == Role::Source);
+        let peer = self.core.meta.peer().filter(|_| self.core.meta.role() == Role::Source);
         let Some(proven) = peer.and_then(|p| p.durable) else { return 0 };
         if proven.seq >= self.core.journal.durable().seq {
             return 0;
@@ -116,12 +115,12 @@ impl Group {
 
     /// How far a first copy is that is not complete, whether the link is up or not; none where none is left to do.
     pub fn copy_progress(&self) -> Option<CopyProgress> {
-        let (cursor, session) = match (self.core.meta.role, &self.core.meta.peer) {
+        let (cursor, session) = match (self.core.meta.role(), self.core.meta.peer()) {
             (Role::Source, Some(p)) if p.durable.is_none() || p.copy.is_some() => {
                 (p.copy.and_then(|c| c.cursor), self.peer.session.as_ref().and_then(SourceSession::copy_progress))
             }
             (Role::Source, _) => return None,
-            (Role::Mirror, _) => (self.core.meta.copy?.cursor, self.feed.copy_progress()),
+            (Role::Mirror, _) => (self.core.meta.copy()?.cursor, self.feed.copy_progress()),
         };
         Some(session.unwrap_or_else(|| CopyProgress::of(&self.link_volumes(), cursor)))
     }

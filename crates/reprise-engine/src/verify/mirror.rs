@@ -18,7 +18,7 @@ impl Group {
                 self.verify_end(VerifyEnd::Cancelled);
                 let refused = if self.leg.is_detached() {
                     Some("a home of the mirror is detached")
-                } else if self.core.meta.copy.is_some() {
+                } else if self.core.meta.copy().is_some() {
                     Some("the first copy is not complete")
                 } else if self.core.meta.applying > m.at.seq {
                     Some("the mirror's home is past the moment")

@@ -110,7 +110,7 @@ impl Script<'_> {
             volume.slot = self.slot();
             volume.sectors = SectorCount::from_raw(self.sectors());
         }
-        let peer = b.group.meta().peer.as_ref();
+        let peer = b.group.meta().peer();
         GroupOffer {
             group: GROUP,
             box_id: BoxId::from_raw([1; 16]),
@@ -180,7 +180,7 @@ impl Script<'_> {
             0..=3 => return self.batch(b),
             4..=6 => {
                 let zero = self.flag();
-                let next = b.group.meta().copy.and_then(|c| c.cursor).map_or(0, |c| c.sector.get());
+                let next = b.group.meta().copy().and_then(|c| c.cursor).map_or(0, |c| c.sector.get());
                 let sector = if self.flag() { sector } else { Sector::from_raw(next) };
                 let (view_seq, view_hash) = (self.point(b.group.durable()).seq, Some(self.hash()));
                 let extent = CopyExtent { slot, sector, sectors, view_seq, zero, view_hash };

@@ -54,7 +54,7 @@ fn a_mirror_takes_a_connection_when_it_may_answer_one() {
     pair.connect();
     assert!(streams(&pair));
     pair.cut();
-    let alone = GroupMeta { peer: None, ..pair.b.stored() };
+    let alone = GroupMeta { peers: vec![], ..pair.b.stored() };
     pair.b.store(&alone);
     pair.b.restart();
     pair.b.run();
@@ -170,7 +170,7 @@ fn a_copy_ends_with_the_home_it_is_written_to() {
     pair.connect();
     pair.rest();
     assert!(pair.b.homes == pair.a.homes);
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_mirror_that_cannot_flush_its_homes_stops_the_copy() {
     pair.b.fail(Kind::FlushHome);
     assert!(pair.b.group.home_detached());
     assert_eq!(pair.b.closed, [CloseReason::NotReady]);
-    assert_eq!(pair.b.stored().copy.unwrap().cursor, None);
+    assert_eq!(pair.b.stored().copy().unwrap().cursor, None);
 }
 
 #[test]
@@ -269,9 +269,9 @@ fn a_mirror_s_journal_begins_when_its_superblock_says_where() {
     let stored = pair.b.stored();
     assert_eq!((stored.trimmed.seq, stored.applied, stored.seal.seq), (seq(2), seq(2), seq(2)));
     assert_eq!(stored.lineage(), pair.a.stored().lineage());
-    assert_eq!(stored.copy, None);
-    let peer = stored.peer.unwrap();
-    assert_eq!(peer.seen, Some(pair.a.stored().peer.unwrap().instance.current));
+    assert_eq!(stored.copy(), None);
+    let peer = stored.peer().unwrap();
+    assert_eq!(peer.seen, Some(pair.a.stored().peer().unwrap().instance.current));
     assert_eq!(peer.instance.acknowledged, peer.instance.current, "the source has answered it");
 }
 
@@ -284,7 +284,7 @@ fn a_link_that_resumes_leaves_the_mirror_s_journal_alone() {
     pair.cut();
     pair.connect();
     assert_eq!(pair.b.group.link_row(), Some(Row::Resume));
-    assert_eq!((pair.b.group.positions().applied, pair.b.stored().copy), (seq(0), None));
+    assert_eq!((pair.b.group.positions().applied, pair.b.stored().copy()), (seq(0), None));
     pair.b.release(Kind::WriteHome);
     pair.rest();
     assert_eq!(pair.b.home(extent(0, 0, 1)), content(1, 1));
@@ -345,7 +345,7 @@ fn writes_of_an_earlier_connection_are_waited_for() {
     pair.line_held = false;
     pair.rest();
     assert!(pair.b.homes == pair.a.homes);
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
 }
 
 #[test]
@@ -419,12 +419,12 @@ fn what_is_copied_counts_when_it_is_flushed_and_stored() {
     pair.b.finish(Kind::FlushHome);
     pair.run();
     assert_eq!((acked(&pair), pair.b.waiting(Kind::FlushHome)), (0, 0));
-    assert_eq!(pair.b.stored().copy.unwrap().cursor, None);
+    assert_eq!(pair.b.stored().copy().unwrap().cursor, None);
     pair.b.finish(Kind::Superblock);
-    assert_eq!(pair.b.stored().copy.unwrap().cursor.unwrap().sector.get(), 2048);
+    assert_eq!(pair.b.stored().copy().unwrap().cursor.unwrap().sector.get(), 2048);
     pair.run();
     assert_eq!(acked(&pair), 2048);
-    assert!(pair.a.stored().peer.unwrap().copy.is_none());
+    assert!(pair.a.stored().peer().unwrap().copy.is_none());
     assert!(pair.a.told().contains(&Notice::CopyComplete));
 }
 
@@ -443,7 +443,7 @@ fn a_flush_is_of_all_homes_and_another_one_follows() {
         flushes += 1;
     }
     assert!(flushes > 1, "regions came while the first flush was under way");
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
     assert!(pair.b.homes == pair.a.homes);
 }
 
@@ -458,12 +458,12 @@ fn a_flush_of_an_earlier_connection_says_nothing() {
     pair.connect();
     pair.b.answer(&old);
     pair.b.run();
-    assert_eq!(pair.b.stored().copy.unwrap().cursor, None);
+    assert_eq!(pair.b.stored().copy().unwrap().cursor, None);
     assert!(!pair.b.group.home_detached());
     pair.b.release(Kind::WriteHome);
     pair.b.release(Kind::FlushHome);
     pair.rest();
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn at_the_end_of_a_copy_home_is_a_mixture_up_to_what_its_regions_hold() {
     assert!(pair.b.told().contains(&Notice::CopyComplete));
     let at = pair.b.group.positions();
     assert_eq!((at.applied, at.applying), (seq(0), seq(3)), "no moment before is offered");
-    assert_eq!(pair.b.stored().copy, None);
+    assert_eq!(pair.b.stored().copy(), None);
     pair.rest();
     assert!(pair.b.group.is_applied());
 }
@@ -556,8 +556,8 @@ fn until_stored(pair: &mut Pair, holds: impl Fn(&GroupMeta) -> bool) {
 fn a_copy_goes_on_where_it_was_after_a_crash_of_the_mirror() {
     let mut pair = to_be_copied(vec![1 << 14]);
     pair.connect_held();
-    until_stored(&mut pair, |m| m.copy.is_some_and(|c| c.cursor.is_some()));
-    let cursor = pair.b.stored().copy.unwrap().cursor.unwrap();
+    until_stored(&mut pair, |m| m.copy().is_some_and(|c| c.cursor.is_some()));
+    let cursor = pair.b.stored().copy().unwrap().cursor.unwrap();
     assert!(cursor.sector.get() < 1 << 14, "not at its end");
     pair.cut();
     pair.b.restart();
@@ -583,9 +583,9 @@ fn cut_with_regions_of_a_lost_write() -> (Pair, Vec<u8>, CopyCursor) {
     pair.connect_held();
     // The mirror takes regions, and no record becomes durable there.
     pair.b.hold(Kind::WriteCache);
-    until_stored(&mut pair, |m| m.copy.is_some_and(|c| c.cursor.is_some()));
+    until_stored(&mut pair, |m| m.copy().is_some_and(|c| c.cursor.is_some()));
     pair.cut();
-    let copy = pair.b.stored().copy.unwrap();
+    let copy = pair.b.stored().copy().unwrap();
     assert_eq!(copy.reach, Some(pair.a.group.durable()), "as far as the view of the last region");
     pair.b.restart();
     pair.b.release(Kind::WriteCache);
@@ -610,15 +610,15 @@ fn a_copy_begins_again_where_the_source_has_lost_what_regions_contain() {
         pair.b.hold(Kind::Superblock);
         pair.connect();
         assert_eq!(pair.b.group.link_row(), Some(Row::RestartCopy));
-        assert_eq!(pair.b.stored().copy.unwrap().cursor, Some(cursor));
+        assert_eq!(pair.b.stored().copy().unwrap().cursor, Some(cursor));
         pair.b.release(Kind::Superblock);
         pair.rest();
-        let copy = pair.b.stored().copy.unwrap();
+        let copy = pair.b.stored().copy().unwrap();
         assert_eq!((copy.cursor, copy.reach), (None, None), "forgotten before a region is written");
-        assert!(pair.a.group.meta().peer.unwrap().copy.is_some());
+        assert!(pair.a.group.meta().peer().unwrap().copy.is_some());
         pair.b.release(Kind::WriteHome);
         pair.rest();
-        assert_eq!((pair.b.stored().copy, pair.a.stored().peer.unwrap().copy), (None, None));
+        assert_eq!((pair.b.stored().copy(), pair.a.stored().peer().unwrap().copy), (None, None));
         assert!(pair.b.group.is_applied() && pair.b.homes == pair.a.homes);
     }
 }

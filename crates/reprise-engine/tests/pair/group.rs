@@ -284,7 +284,7 @@ fn no_message_goes_out_before_what_the_peer_showed_is_stored() {
     pair.connect();
     assert!(pair.a.out.is_empty(), "the verdict waits");
     assert_eq!(pair.a.waiting(Kind::Superblock), 1);
-    assert_eq!(pair.a.stored().peer.unwrap().seen, None);
+    assert_eq!(pair.a.stored().peer().unwrap().seen, None);
     // The connection breaks and another one is made: what was stored for the first does not open the second.
     pair.cut();
     pair.connect();
@@ -293,7 +293,7 @@ fn no_message_goes_out_before_what_the_peer_showed_is_stored() {
     assert!(pair.a.out.is_empty());
     pair.a.finish(Kind::Superblock);
     assert!(matches!(pair.a.out.front(), Some((Message::Verdict(_), _))));
-    assert!(pair.a.stored().peer.unwrap().seen.is_some());
+    assert!(pair.a.stored().peer().unwrap().seen.is_some());
 }
 
 #[test]
@@ -548,7 +548,7 @@ fn a_peer_is_attached_once_and_not_to_what_is_local() {
     assert_eq!(a.command(|g, now| g.add_peer(now, peer, instance)), Err(CommandError::HasPeer));
     a.run();
     let expected = PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None };
-    assert_eq!(a.stored().peer, Some(expected));
+    assert_eq!(a.stored().peer(), Some(&expected));
 }
 
 #[test]
@@ -561,7 +561,7 @@ fn a_peer_that_is_removed_holds_nothing_back() {
     pair.a.command(|g, now| g.remove_peer(now)).unwrap();
     assert_eq!(pair.a.closed, [CloseReason::Removed]);
     pair.a.run();
-    assert_eq!(pair.a.stored().peer, None);
+    assert_eq!(pair.a.stored().peer(), None);
     assert_eq!(pair.a.freed, [0, 1]);
     assert!(!pair.a.group.wants_link());
 }
@@ -576,12 +576,12 @@ fn a_mirror_that_was_ended_stays_so_and_keeps_its_image() {
     let at = pair.b.command(|g, now| g.end_mirror(now).map(|()| now.wall)).unwrap();
     assert_eq!(pair.b.closed, [CloseReason::Removed]);
     pair.b.run();
-    assert_eq!(pair.b.stored().ended, Some(at));
-    assert!(pair.b.stored().peer.is_some(), "whose image it is stays known");
+    assert_eq!(pair.b.stored().ended(), Some(at));
+    assert!(pair.b.stored().peer().is_some(), "whose image it is stays known");
     pair.b.pass(1000);
     pair.b.command(|g, now| g.end_mirror(now)).unwrap();
     pair.b.run();
-    assert_eq!(pair.b.stored().ended, Some(at), "the first time counts");
+    assert_eq!(pair.b.stored().ended(), Some(at), "the first time counts");
     pair.b.restart();
     pair.b.run();
     pair.b.closed.clear();
@@ -599,11 +599,11 @@ fn a_paused_link_is_closed_and_not_wanted_until_it_is_resumed() {
     assert_eq!(pair.a.told(), [Notice::LinkDown]);
     pair.run();
     assert!(!pair.a.group.wants_link());
-    assert!(pair.a.stored().peer.unwrap().paused);
+    assert!(pair.a.stored().peer().unwrap().paused);
     pair.a.command(|g, now| g.set_paused(now, false)).unwrap();
     assert!(pair.a.group.wants_link());
     pair.a.run();
-    assert!(!pair.a.stored().peer.unwrap().paused);
+    assert!(!pair.a.stored().peer().unwrap().paused);
 }
 
 #[test]
@@ -612,7 +612,7 @@ fn another_instance_of_the_box_is_stored() {
     let other = instance::first([77; 16]);
     a.command(|g, now| g.set_instance(now, other));
     a.run();
-    assert_eq!(a.stored().peer.unwrap().instance, other);
+    assert_eq!(a.stored().peer().unwrap().instance, other);
 }
 
 /// A source whose home has refused a write, and how many home writes it had under way.
@@ -692,7 +692,7 @@ fn a_new_mirror_waits_for_its_copy() {
     let mut b = TestBox::mirror(&Setup::default());
     b.run();
     let meta: &GroupMeta = b.group.meta();
-    assert_eq!(meta.copy, Some(CopyState::default()));
+    assert_eq!(meta.copy(), Some(CopyState::default()));
     assert!(b.group.is_ready() && !b.group.wants_link());
     let io = b.ask(HostOp::Flush);
     assert_eq!(b.error(io), HostError::NotSource);

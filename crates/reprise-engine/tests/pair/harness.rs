@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use reprise_engine::{
-    Branch, CacheFill, CopyState, Effect, Event, Group, GroupConfig, GroupMeta, HostError, HostOp, HostReply, Io,
-    IoFault, LinkInput, MOMENT_RECORDS_MAX, Notice, Opened, Opening, PeerMeta, ROUND_BYTES_MAX, Token, VolumeMeta,
+    Branch, CacheFill, Effect, Event, Group, GroupConfig, GroupMeta, HostError, HostOp, HostReply, Io, IoFault,
+    LinkInput, MOMENT_RECORDS_MAX, Notice, Opened, Opening, PeerMeta, ROUND_BYTES_MAX, RoleMeta, Token, VolumeMeta,
 };
 use reprise_format::batch::hash_start;
 use reprise_format::link::{CloseReason, Instance, Message};
@@ -218,7 +218,7 @@ impl TestBox {
         let meta = GroupMeta {
             group: GROUP,
             name: "g".into(),
-            role,
+            role: if source { RoleMeta::Source } else { RoleMeta::NEW_MIRROR },
             branches: if source { vec![Branch { id: BRANCH, fork: None, ceded: false }] } else { vec![] },
             trimmed: base,
             applied: Seq::ZERO,
@@ -226,19 +226,17 @@ impl TestBox {
             seal: base,
             incarnation: 1,
             volumes: (0u16..).zip(&setup.volumes).map(|(n, sectors)| volume(n, *sectors)).collect(),
-            peer: (!source).then_some(peer),
-            copy: (!source).then_some(CopyState::default()),
+            peers: if source { vec![] } else { vec![peer] },
             fenced: None,
             next_slot: setup.volumes.len() as u16,
             generation_floor: 3,
-            ended: None,
         };
         Self::opened(setup, meta, base)
     }
 
     /// A box with empty disks and this superblock, as of version 1.
     pub fn opened(setup: &Setup, meta: GroupMeta, base: Point) -> Self {
-        let this = if meta.role == Role::Source { 1 } else { 2 };
+        let this = if meta.role() == Role::Source { 1 } else { 2 };
         let config = GroupConfig {
             this_box: BoxId::from_raw([this; 16]),
             journal: JournalConfig {
@@ -602,7 +600,7 @@ impl TestBox {
 
     /// A connection to the peer was made.
     pub fn connected(&mut self) {
-        let dialled = self.group.meta().role == Role::Source;
+        let dialled = self.group.meta().role() == Role::Source;
         self.connected_by(dialled);
     }
 

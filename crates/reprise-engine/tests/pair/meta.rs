@@ -1,10 +1,10 @@
 //! The superblock: what is put in comes out, and what cannot be is refused.
 
-use reprise_engine::{Branch, CacheFill, CopyState, GroupMeta, Leg, MetaError, PeerMeta, VolumeMeta};
+use reprise_engine::{Branch, CacheFill, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 use reprise_format::link::CopyCursor;
 use reprise_format::superblock::GroupBody;
 use reprise_types::{
-    BlockFormat, BoxId, BranchId, HistoryHash, InitiatorPort, Point, Registration, Reservation, ReservationType, Role,
+    BlockFormat, BoxId, BranchId, HistoryHash, InitiatorPort, Point, Registration, Reservation, ReservationType,
     Sector, UnitState, WallMicros,
 };
 
@@ -30,7 +30,7 @@ fn full() -> GroupMeta {
         software_write_protect: true,
     };
     let first = VolumeMeta {
-        legs: vec![Leg { path: "/data/v0".into(), adopted: true, identity: "wwn-1".into() }],
+        legs: vec![LegMeta { path: "/data/v0".into(), adopted: true, identity: "wwn-1".into() }],
         block_size: BlockFormat::Native4096,
         thin: true,
         read_only: true,
@@ -41,7 +41,7 @@ fn full() -> GroupMeta {
     GroupMeta {
         group: GROUP,
         name: "orders".into(),
-        role: Role::Source,
+        role: RoleMeta::Source,
         branches: vec![
             Branch { id: BRANCH, fork: None, ceded: true },
             Branch { id: OTHER, fork: Some(point(BRANCH, 4)), ceded: false },
@@ -52,19 +52,17 @@ fn full() -> GroupMeta {
         seal: point(OTHER, 8),
         incarnation: 7,
         volumes: vec![first, second],
-        peer: Some(PeerMeta {
+        peers: vec![PeerMeta {
             peer: BoxId::from_raw([2; 16]),
             durable: Some(point(OTHER, 7)),
             copy: Some(copy(1, 0, None)),
             paused: true,
             instance: source_instance(),
             seen: Some([9; 16]),
-        }),
-        copy: Some(copy(0, 128, Some(6))),
+        }],
         fenced: Some("the disk reports error 5".into()),
         next_slot: 4,
         generation_floor: 12,
-        ended: None,
     }
 }
 
@@ -72,13 +70,17 @@ fn full() -> GroupMeta {
 fn every_field_comes_back() {
     let meta = full();
     assert_eq!(GroupMeta::from_body(&meta.to_body()), Ok(meta.clone()));
-    let empty = PeerMeta { durable: None, copy: None, paused: false, seen: None, ..meta.peer.unwrap() };
-    let copy = Some(CopyState::default());
-    let mirror = GroupMeta { role: Role::Mirror, copy, fenced: None, peer: Some(empty), ..meta };
+    let empty = PeerMeta { durable: None, copy: None, paused: false, seen: None, ..meta.peers[0] };
+    let mirror = GroupMeta { role: RoleMeta::NEW_MIRROR, fenced: None, peers: vec![empty], ..meta };
     assert_eq!(GroupMeta::from_body(&mirror.to_body()), Ok(mirror.clone()));
-    let ended = GroupMeta { ended: Some(WallMicros::from_raw(1_700_000_000_000_000)), ..mirror.clone() };
+    let role = RoleMeta::Mirror {
+        copy: Some(copy(0, 128, Some(6))),
+        ended: Some(WallMicros::from_raw(1_700_000_000_000_000)),
+    };
+    let ended = GroupMeta { role, ..mirror.clone() };
     assert_eq!(GroupMeta::from_body(&ended.to_body()), Ok(ended));
-    let alone = GroupMeta { peer: None, copy: None, ..mirror };
+    let role = RoleMeta::Mirror { copy: None, ended: None };
+    let alone = GroupMeta { role, peers: vec![], ..mirror };
     assert_eq!(GroupMeta::from_body(&alone.to_body()), Ok(alone.clone()));
 }
 
@@ -86,9 +88,9 @@ fn every_field_comes_back() {
 #[test]
 fn a_mirror_that_was_paused_has_ended() {
     let mut body = full().to_body();
-    assert_eq!(GroupMeta::from_body(&body).unwrap().ended, None);
+    assert_eq!(GroupMeta::from_body(&body).unwrap().ended(), None);
     body.role = 2;
-    assert_eq!(GroupMeta::from_body(&body).unwrap().ended, Some(WallMicros::from_raw(0)));
+    assert_eq!(GroupMeta::from_body(&body).unwrap().ended(), Some(WallMicros::from_raw(0)));
 }
 
 #[test]

@@ -34,8 +34,8 @@ impl Pair {
         let mut new = Self::apart(setup);
         new.connect();
         new.rest();
-        assert!(new.b.group.meta().copy.is_none(), "the first copy is complete");
-        assert!(new.a.group.meta().peer.as_ref().is_some_and(|p| p.copy.is_none()), "and the source knows");
+        assert!(new.b.group.meta().copy().is_none(), "the first copy is complete");
+        assert!(new.a.group.meta().peer().is_some_and(|p| p.copy.is_none()), "and the source knows");
         new.a.told();
         new.b.told();
         new

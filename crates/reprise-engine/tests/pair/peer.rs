@@ -1,10 +1,10 @@
 //! The peer cursor of a source: what is offered, sent, read ahead and copied, and when the link ends.
 
 use bytes::Bytes;
-use reprise_engine::{Event, GroupMeta, LinkInput, Notice};
+use reprise_engine::{Event, GroupMeta, LinkInput, Notice, RoleMeta};
 use reprise_format::link::{CloseReason, CopyExtent, CopyNeed, Credit, Membership, Message, Row, Side};
 use reprise_journal::BatchSource;
-use reprise_types::{BoxId, HistoryHash, Role, Seq};
+use reprise_types::{BoxId, HistoryHash, Seq};
 
 use crate::harness::{GROUP, Kind, Setup, TestBox, content, extent, seq, slot, source_instance};
 use crate::pair::Pair;
@@ -78,7 +78,7 @@ fn the_offer_says_what_the_source_is_and_what_the_peer_has_proved() {
     pair.dial();
     let Some((Message::GroupOffer(offer), _)) = pair.a.out.front().cloned() else { panic!("an offer") };
     assert_eq!((offer.copy, offer.peer_proven), (CopyNeed::Complete, Some(pair.b.group.durable())));
-    assert_eq!(offer.peer_instance_seen, Some(pair.b.group.meta().peer.unwrap().instance.current));
+    assert_eq!(offer.peer_instance_seen, Some(pair.b.group.meta().peer().unwrap().instance.current));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn the_row_says_how_the_link_came_up() {
     pair.connect();
     assert_eq!(row(&pair), (Some(Row::Resume), Some(Row::Resume)));
     assert_eq!(pair.a.told(), [Notice::LinkUp(Row::Resume)]);
-    assert_eq!(pair.a.stored().peer.unwrap().copy, None, "no other copy begins");
+    assert_eq!(pair.a.stored().peer().unwrap().copy, None, "no other copy begins");
     assert_eq!(pair.b.homes[0], pair.a.homes[0]);
 }
 
@@ -175,7 +175,7 @@ fn two_sources_say_so_whoever_dials() {
     for a_dials in [true, false] {
         let mut pair = Pair::mirrored(&Setup::default());
         pair.cut();
-        let source = GroupMeta { role: Role::Source, ..pair.b.stored() };
+        let source = GroupMeta { role: RoleMeta::Source, ..pair.b.stored() };
         pair.b.store(&source);
         pair.b.restart();
         pair.b.run();
@@ -254,7 +254,7 @@ fn four_mebibytes_of_regions_are_handed_to_the_line() {
     assert_eq!(regions(&pair.a).len(), 4, "one is gone and one has followed");
     pair.line_held = false;
     pair.rest();
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
     assert_eq!(pair.b.homes[0], pair.a.homes[0]);
     assert_eq!(pair.a.group.stats().bytes_sent, 16 << 20);
 }
@@ -472,7 +472,7 @@ fn a_copied_region_is_what_is_durable_and_waits_for_nothing_else() {
         pair.a.release(Kind::WriteCache);
         pair.rest();
         assert_eq!(pair.b.home(extent(0, 2, 4)), content(2, 4));
-        assert!(pair.b.group.meta().copy.is_none());
+        assert!(pair.b.group.meta().copy().is_none());
     }
 }
 
@@ -492,7 +492,7 @@ fn a_copy_takes_what_hosts_write_meanwhile() {
     }
     pair.line_held = false;
     pair.rest();
-    assert!(pair.b.group.meta().copy.is_none());
+    assert!(pair.b.group.meta().copy().is_none());
     assert!(pair.a.group.is_applied() && pair.b.group.is_applied());
     assert!(pair.a.homes[0] == pair.b.homes[0]);
     assert_eq!(pair.a.told().iter().filter(|n| **n == Notice::CopyComplete).count(), 1);
@@ -532,10 +532,10 @@ fn the_peer_s_instance_counts_as_confirmed_with_its_first_acknowledgement() {
     pair.cut();
     pair.a.restart();
     pair.a.run();
-    let instance = pair.a.stored().peer.unwrap().instance;
+    let instance = pair.a.stored().peer().unwrap().instance;
     assert_ne!(instance.acknowledged, instance.current, "a start shows another one");
     pair.connect();
-    let instance = pair.a.stored().peer.unwrap().instance;
+    let instance = pair.a.stored().peer().unwrap().instance;
     assert_eq!(instance.acknowledged, instance.current);
     // That is stored once.
     pair.a.hold(Kind::FlushHome);
@@ -553,11 +553,11 @@ fn an_instance_is_not_confirmed_by_an_offer_alone() {
     let mut pair = Pair::apart(&Setup::default());
     pair.b.hold(Kind::Superblock);
     pair.connect();
-    let instance = pair.a.stored().peer.unwrap().instance;
+    let instance = pair.a.stored().peer().unwrap().instance;
     assert_eq!(instance.acknowledged, [0; 16], "the mirror has not stored it");
     pair.b.release(Kind::Superblock);
     pair.run();
-    assert_eq!(pair.a.stored().peer.unwrap().instance.acknowledged, instance.current);
+    assert_eq!(pair.a.stored().peer().unwrap().instance.acknowledged, instance.current);
 }
 
 #[test]
@@ -617,7 +617,7 @@ fn an_acknowledgement_of_another_history_stops_the_link() {
     assert_eq!(pair.a.told(), [Notice::LinkStopped(Row::Diverged), Notice::LinkDown]);
     assert_eq!(pair.a.closed, [CloseReason::Diverged]);
     assert_eq!(pair.a.group.link_row(), Some(Row::Diverged));
-    assert_eq!(pair.a.stored().peer.unwrap().durable.unwrap().seq, seq(0), "nothing is proved");
+    assert_eq!(pair.a.stored().peer().unwrap().durable.unwrap().seq, seq(0), "nothing is proved");
     pair.cut();
     assert!(!pair.a.group.wants_link());
 }

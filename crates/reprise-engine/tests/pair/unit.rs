@@ -515,7 +515,7 @@ fn a_volume_keeps_its_size_while_it_is_copied_or_compared() {
     pair.b.hold(Kind::FlushHome);
     pair.b.hold(Kind::ZeroHome);
     pair.connect();
-    assert!(pair.a.group.meta().peer.unwrap().durable.is_some());
+    assert!(pair.a.group.meta().peer().unwrap().durable.is_some());
     assert_eq!(resize(&mut pair.a, 0, 5000), Err(CommandError::Busy), "it is being copied");
     pair.b.release(Kind::FlushHome);
     pair.b.release(Kind::ZeroHome);

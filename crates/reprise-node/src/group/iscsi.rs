@@ -124,12 +124,12 @@ impl Owner {
     pub(super) fn luns(&self) -> LunMap {
         let state = self.look();
         let group = &state.group;
-        let unavailable = group.meta().role == Role::Mirror;
+        let unavailable = group.meta().role() == Role::Mirror;
         let (own, other) = match unavailable {
             true => (AluaState::Unavailable, AluaState::ActiveOptimized),
             false => (AluaState::ActiveOptimized, AluaState::Unavailable),
         };
-        let (number, peer) = port_numbers(self.deps.this_box, group.meta().peer.as_ref().map(|p| p.peer));
+        let (number, peer) = port_numbers(self.deps.this_box, group.meta().peer().map(|p| p.peer));
         let port = TargetPort {
             target_name: self.deps.target.name.clone(),
             group: number,

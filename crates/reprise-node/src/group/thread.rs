@@ -115,7 +115,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
         rotten: None,
         verify: None,
         durable: group.durable(),
-        image_wall: group.journal().durable_wall().filter(|_| group.meta().role == Role::Mirror),
+        image_wall: group.journal().durable_wall().filter(|_| group.meta().role() == Role::Mirror),
         link: LinkView::default(),
         sessions: Vec::new(),
         buffers: 0,
@@ -424,7 +424,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
     view.lag_millis = group.lag_millis(clock::now());
     view.trouble = group.peer_trouble().cloned();
     let positions = group.positions();
-    if let Some(peer) = positions.peer_durable.filter(|_| group.meta().role == Role::Source) {
+    if let Some(peer) = positions.peer_durable.filter(|_| group.meta().role() == Role::Source) {
         view.lag_bytes = group.journal().durable_bytes_after(peer);
     }
     if let Some(link) = &state.link {
@@ -449,7 +449,7 @@ fn snapshot(owner: &Rc<Owner>) -> Snapshot {
         home_too_small: group.home_too_small(),
         segment_fault: state.segment_fault.clone(),
         durable: group.durable(),
-        image_wall: group.journal().durable_wall().filter(|_| group.meta().role == Role::Mirror),
+        image_wall: group.journal().durable_wall().filter(|_| group.meta().role() == Role::Mirror),
         rotten: group.rotten(),
         verify: group.verify_report().cloned(),
         link: view,

@@ -76,7 +76,7 @@ impl Owner {
             let look = self.look();
             let meta = look.group.meta();
             let state = meta.volume(slot).and_then(|v| v.unit.clone()).unwrap_or_default();
-            (meta.role == Role::Mirror).then_some(state)
+            (meta.role() == Role::Mirror).then_some(state)
         };
         lun.control = self.units.with(self, slot, |unit| {
             // On a mirror it changes by what the source sends.
@@ -304,7 +304,7 @@ impl Owner {
     /// Looks how much room thin units have, and warns their hosts once when it gets short. On a mirror it also has sessions
     /// see what the source has sent about units.
     pub(super) fn measure_units(&self) {
-        let mirror = self.look().group.meta().role == Role::Mirror;
+        let mirror = self.look().group.meta().role() == Role::Mirror;
         if mirror && !self.live_sessions().is_empty() {
             self.luns_changed();
         }

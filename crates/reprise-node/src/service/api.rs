@@ -174,8 +174,8 @@ impl Inner {
         let snapshot = group.now();
         let meta = &snapshot.meta;
         self.nothing_prepared(&group)?;
-        if meta.role == Role::Source {
-            if meta.peer.is_some() {
+        if meta.role() == Role::Source {
+            if meta.peer().is_some() {
                 return Err(super::refused(reprise_engine::CommandError::HasPeer));
             }
             if !meta.volumes.is_empty() {
@@ -183,7 +183,7 @@ impl Inner {
             }
             return Ok((format!("Group {name} and its journal are taken away."), Vec::new(), group.id.to_string()));
         }
-        let source = meta.peer.as_ref().map(|p| self.peer_name(p.peer)).unwrap_or_default();
+        let source = meta.peer().map(|p| self.peer_name(p.peer)).unwrap_or_default();
         if snapshot.link.streaming {
             let text = format!("group {name} is being mirrored to this box");
             let end = self.words().end_mirror(name, self.settings.name.as_str());

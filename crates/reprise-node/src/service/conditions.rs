@@ -165,12 +165,12 @@ fn link(seen: &GroupSeen<'_>, subject: &str) -> Vec<Told> {
     if let Some(rule) = stopped {
         found.push(Message::LinkStopped { why: rule.label, advice: rule.advice }.about(subject));
     }
-    let peer = snapshot.meta.peer.as_ref();
+    let peer = snapshot.meta.peer();
     // A verdict says more than silence, and a pause was asked for.
-    let wants = peer.is_some_and(|p| !p.paused) && snapshot.meta.ended.is_none() && stopped.is_none();
+    let wants = peer.is_some_and(|p| !p.paused) && snapshot.meta.ended().is_none() && stopped.is_none();
     let quiet = if wants && !snapshot.link.streaming { seen.link_for } else { Duration::ZERO };
     let name = peer.map(|p| seen.peer.map_or_else(|| p.peer.short(), str::to_owned));
-    match (snapshot.meta.role, &name) {
+    match (snapshot.meta.role(), &name) {
         (Role::Mirror, Some(source)) => {
             let image = image::status(snapshot, seen.name, source, seen.heard, seen.words);
             found.extend(image.and_then(|image| image::alert(&image, subject, quiet)));
@@ -217,7 +217,7 @@ fn mirror(snapshot: &Snapshot, subject: &str) -> Vec<Told> {
 }
 
 fn cache(seen: &GroupSeen<'_>, subject: &str) -> Option<Told> {
-    if seen.snapshot.meta.role != Role::Source {
+    if seen.snapshot.meta.role() != Role::Source {
         return None;
     }
     if seen.cache_full {
@@ -240,7 +240,7 @@ mod tests {
     use reprise_types::VolumeSlot;
 
     use super::super::view::known_name;
-    use super::super::view::tests::{peer, snapshot};
+    use super::super::view::tests::{mirror_role, peer, snapshot};
     use super::*;
     use crate::group::LinkView;
 
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn nothing_is_told_of_a_group_that_is_well() {
         assert!(codes(|_, _| {}, |_| {}).is_empty());
-        assert!(codes(|m, l| (m.peer, l.streaming) = (Some(peer()), true), |s| s.link_for = HOUR).is_empty());
+        assert!(codes(|m, l| (m.peers, l.streaming) = (vec![peer()], true), |s| s.link_for = HOUR).is_empty());
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -287,18 +287,21 @@ mod tests {
     #[test]
     fn a_link_that_is_down_is_told_unless_that_was_wanted_or_a_verdict_says_more() {
         let check = |of: Of, expected: &[&str]| assert_eq!(codes(of, |s| s.link_for = HOUR), expected);
-        check(|m, _| m.peer = Some(peer()), &["link-down"]);
-        check(|m, _| m.peer = Some(reprise_engine::PeerMeta { paused: true, ..peer() }), &[]);
-        check(|m, l| (m.peer, l.row) = (Some(peer()), Some(Row::Diverged)), &["link-stopped"]);
-        check(|m, _| (m.role, m.peer) = (Role::Mirror, Some(peer())), &["source-silent"]);
+        check(|m, _| m.peers = vec![peer()], &["link-down"]);
+        check(|m, _| m.peers = vec![reprise_engine::PeerMeta { paused: true, ..peer() }], &[]);
+        check(|m, l| (m.peers, l.row) = (vec![peer()], Some(Row::Diverged)), &["link-stopped"]);
+        check(|m, _| (m.role, m.peers) = (mirror_role(), vec![peer()]), &["source-silent"]);
         check(|_, _| {}, &[]);
         let told =
-            look(|m, _| m.peer = Some(peer()), |_| {}, |s| (s.link_for, s.down_reason) = (HOUR, Some("refused")));
+            look(|m, _| m.peers = vec![peer()], |_| {}, |s| (s.link_for, s.down_reason) = (HOUR, Some("refused")));
         assert_eq!(
             told[0].1,
             "turin has not been heard since this box started (refused). The cache of this box takes the writes of the hosts."
         );
-        assert!(codes(|m, _| m.peer = Some(peer()), |s| s.link_for = LINK_DOWN_TOLD).is_empty(), "a short break heals");
+        assert!(
+            codes(|m, _| m.peers = vec![peer()], |s| s.link_for = LINK_DOWN_TOLD).is_empty(),
+            "a short break heals"
+        );
     }
 
     #[test]
@@ -313,7 +316,7 @@ mod tests {
         for (expected, change) in cases {
             assert_eq!(codes(|_, _| {}, change), expected);
         }
-        let mirror: Of = |m, l| (m.role, m.peer, l.streaming) = (Role::Mirror, Some(peer()), true);
+        let mirror: Of = |m, l| (m.role, m.peers, l.streaming) = (mirror_role(), vec![peer()], true);
         assert!(codes(mirror, |s| (s.cache_full, s.fill) = (true, 0.95)).is_empty());
         let told = look(|_, _| {}, |_| {}, |s| (s.fill, s.full_in_secs) = (0.37, Some(601.0)));
         assert_eq!(told[0].1, "The cache is filling: more than 30 % used, full in about 11 min.");

@@ -125,7 +125,7 @@ pub(super) async fn net_events(inner: Arc<Inner>, mut events: mpsc::Receiver<Net
 async fn give(inner: Arc<Inner>, group: GroupId, connection: Box<Connection>) {
     if let Some(running) = inner.running_by_id(group) {
         let of_other = |p: &PeerMeta| p.peer != connection.peer;
-        if running.snapshot.borrow().meta.peer.as_ref().is_some_and(of_other) {
+        if running.snapshot.borrow().meta.peer().is_some_and(of_other) {
             // The connection that is there belongs to the group's own peer, and is not given up for another box.
             return answer_stranger(&inner, group, Membership::OtherPeer, *connection).await;
         }
@@ -474,7 +474,7 @@ impl Inner {
     pub(super) fn wake_groups(&self, peer: BoxId) {
         for entry in locked(&self.groups).values() {
             let of_peer =
-                entry.running().is_some_and(|g| g.snapshot.borrow().meta.peer.as_ref().is_some_and(|p| p.peer == peer));
+                entry.running().is_some_and(|g| g.snapshot.borrow().meta.peer().is_some_and(|p| p.peer == peer));
             if let (true, Some(dial)) = (of_peer, &entry.dial) {
                 dial.dial_now();
             }

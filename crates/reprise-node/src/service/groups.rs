@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reprise_api::{ApiError, ErrorCode, GroupStatus, ImageStatus, JobKind, Name, VolumeStatus};
-use reprise_engine::{Branch, GroupMeta, VolumeMeta};
+use reprise_engine::{Branch, GroupMeta, RoleMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_journal::SegmentId;
 use reprise_media::{Identity, Media, MediaError, MediaOptions};
-use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Role, Seq};
+use reprise_types::{BoxId, BranchId, ByteLen, GroupId, Point, Seq};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::board::JobHandle;
@@ -317,7 +317,7 @@ impl Inner {
         match self.spawn_group(opened, homes) {
             Ok(running) => {
                 let (millis, name) = (began.elapsed().as_millis() as u64, &running.name);
-                tracing::info!(group = %name, role = %meta.role, cases, bytes_read, millis, "group recovered");
+                tracing::info!(group = %name, role = %meta.role(), cases, bytes_read, millis, "group recovered");
                 self.board.clear("group-not-started", &format!("group {name}"));
             }
             Err(error) => failed(Some(meta), format!("start its thread: {error}"), true),
@@ -450,7 +450,7 @@ impl Inner {
         let meta = GroupMeta {
             group,
             name: name.to_string(),
-            role: Role::Source,
+            role: RoleMeta::Source,
             branches: vec![Branch { id: branch, fork: None, ceded: false }],
             trimmed: start,
             applied: Seq::ZERO,
@@ -458,12 +458,10 @@ impl Inner {
             seal: start,
             incarnation: 0,
             volumes: Vec::new(),
-            peer: None,
-            copy: None,
+            peers: vec![],
             fenced: None,
             next_slot: 1,
             generation_floor: 0,
-            ended: None,
         };
         let running = self.make_group(change, meta, Vec::new()).await?;
         self.board.event(Message::GroupCreated { group: name.as_str() }.about(format!("group {name}")));
@@ -563,7 +561,7 @@ impl Inner {
                     }
                     EntryState::Running(running) => {
                         let snapshot = running.now();
-                        let peer_id = snapshot.meta.peer.as_ref().map(|p| p.peer);
+                        let peer_id = snapshot.meta.peer().map(|p| p.peer);
                         let peer = peers.iter().find(|p| Some(p.id) == peer_id);
                         let facts = Facts {
                             name: &entry.name,
@@ -597,7 +595,7 @@ impl Inner {
         snapshot: &Snapshot,
         heard: &BTreeMap<BoxId, Heard>,
     ) -> Option<ImageStatus> {
-        let peer = snapshot.meta.peer.as_ref()?.peer;
+        let peer = snapshot.meta.peer()?.peer;
         let none = Heard::default();
         image::status(snapshot, group, &self.peer_name(peer), heard.get(&peer).unwrap_or(&none), self.words())
     }
@@ -647,7 +645,7 @@ pub(super) fn pool_error(error: &PoolError) -> ApiError {
 /// Detaches what a command on a group needs from its entry.
 pub(super) async fn set_paused(group: &Running, paused: bool) -> Result<(), ApiError> {
     ask(&group.commands, |reply| Command::SetPaused(paused, reply)).await?;
-    group.shown(|s| s.meta.peer.as_ref().is_none_or(|p| p.paused == paused)).await;
+    group.shown(|s| s.meta.peer().is_none_or(|p| p.paused == paused)).await;
     Ok(())
 }
 

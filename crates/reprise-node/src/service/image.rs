@@ -35,7 +35,7 @@ fn millis(wall: WallMicros) -> Option<u64> {
 
 /// When the source has ended the mirror; the inner one is none where that is not known.
 pub(super) fn ended(snapshot: &Snapshot) -> Option<Option<u64>> {
-    snapshot.meta.ended.map(millis)
+    snapshot.meta.ended().map(millis)
 }
 
 /// Which moment the image shows, as a sentence.
@@ -65,10 +65,10 @@ pub(super) fn status(
     words: Words,
 ) -> Option<ImageStatus> {
     let meta = &snapshot.meta;
-    if meta.role != Role::Mirror {
+    if meta.role() != Role::Mirror {
         return None;
     }
-    let complete = meta.copy.is_none();
+    let complete = meta.copy().is_none();
     let moment = snapshot.image_wall.and_then(millis);
     let holds = holds(group, source, complete, moment);
     let (from, text, what_to_do) = match (ended(snapshot), snapshot.link.streaming, heard.connected) {
@@ -138,9 +138,9 @@ pub(super) fn alert(image: &ImageStatus, subject: &str, quiet: Duration) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use reprise_engine::{CopyState, GroupMeta};
+    use reprise_engine::{GroupMeta, RoleMeta};
 
-    use super::super::view::tests::{peer, snapshot};
+    use super::super::view::tests::{mirror_role, peer, snapshot};
     use super::*;
     use crate::group::LinkView;
 
@@ -148,7 +148,7 @@ mod tests {
 
     fn image(change: impl FnOnce(&mut GroupMeta, &mut LinkView), heard: Heard) -> ImageStatus {
         let mut mirror = snapshot(|m, l| {
-            (m.role, m.peer) = (Role::Mirror, Some(peer()));
+            (m.role, m.peers) = (mirror_role(), vec![peer()]);
             change(m, l);
         });
         mirror.image_wall = Some(WallMicros::from_raw(MOMENT * 1000));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_image_that_is_not_whole_is_not_said_to_be_one() {
-        let copying = |m: &mut GroupMeta, _: &mut LinkView| m.copy = Some(CopyState::default());
+        let copying = |m: &mut GroupMeta, _: &mut LinkView| m.role = RoleMeta::NEW_MIRROR;
         for heard in [silent(), Heard { connected: true, ..silent() }, Heard::default()] {
             let image = image(copying, heard);
             assert!(image.text.contains("cannot be used") && !image.text.contains("holds"), "{}", image.text);
@@ -190,7 +190,9 @@ mod tests {
     #[test]
     fn every_state_says_that_this_version_cannot_serve_it() {
         let streams = |_: &mut GroupMeta, l: &mut LinkView| l.streaming = true;
-        let ends = |m: &mut GroupMeta, _: &mut LinkView| m.ended = Some(WallMicros::from_raw(MOMENT * 1000));
+        let ends = |m: &mut GroupMeta, _: &mut LinkView| {
+            m.role = RoleMeta::Mirror { copy: None, ended: Some(WallMicros::from_raw(MOMENT * 1000)) }
+        };
         let answers = Heard { connected: true, ..silent() };
         let all = [
             image(streams, answers.clone()),
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_source_has_no_image() {
-        let source = snapshot(|m, _| m.peer = Some(peer()));
+        let source = snapshot(|m, _| m.peers = vec![peer()]);
         let group = "vol1".parse().unwrap();
         assert_eq!(status(&source, &group, "box-b", &silent(), Words { appliance: false }), None);
     }

@@ -165,7 +165,7 @@ impl Inner {
         let named = |g: &super::groups::Running| groups.is_empty() || groups.contains(&g.name);
         let mirrors = self.running().into_iter().filter(named).filter_map(|group| {
             let meta = group.now().meta;
-            let source = meta.peer.as_ref().filter(|_| meta.role == Role::Mirror)?.peer;
+            let source = meta.peer().filter(|_| meta.role() == Role::Mirror)?.peer;
             Some(super::words::not_served_here(&group.name, &self.peer_name(source)))
         });
         mirrors.collect()

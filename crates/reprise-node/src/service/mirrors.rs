@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reprise_api::{ApiError, ErrorCode, Job, MirrorOf, MirrorStarted, Name};
-use reprise_engine::{CopyState, GroupMeta, Leg, PeerMeta, VolumeMeta};
+use reprise_engine::{GroupMeta, LegMeta, PeerMeta, RoleMeta, VolumeMeta};
 use reprise_format::link::{
     BoxInfo, Command as BoxCommand, CreateMirror, DeleteMirror, Done, Outcome, PauseNotice, RefusalReason, Refused,
     ReserveVolume, Volume,
@@ -197,7 +197,7 @@ impl Inner {
             self.withdraw_mirror(command, group, peer).await;
             return Err(error);
         }
-        group.shown(|s| s.meta.peer.is_some()).await;
+        group.shown(|s| s.meta.peer().is_some()).await;
         let mind: String = warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
         let told = Message::MirrorAdded { group: group.name.as_str(), peer: peer.name.as_str(), mind: &mind };
         self.board.event(told.about(format!("group {}", group.name)));
@@ -216,13 +216,13 @@ impl Inner {
         meta: &GroupMeta,
         but: Option<BoxId>,
     ) -> Result<(), ApiError> {
-        if meta.role != Role::Source {
+        if meta.role() != Role::Source {
             return Err(super::refused(reprise_engine::CommandError::NotSource));
         }
         if let Some(reason) = meta.fenced.clone() {
             return Err(super::refused(reprise_engine::CommandError::Fenced { reason }));
         }
-        if meta.peer.as_ref().map(|p| p.peer) != but {
+        if meta.peer().map(|p| p.peer) != but {
             return Err(super::refused(reprise_engine::CommandError::HasPeer));
         }
         self.nothing_prepared(group)?;
@@ -262,8 +262,8 @@ impl Inner {
         let group = self.group(group)?;
         let record = self.peer_named(peer)?;
         let meta = group.now().meta;
-        match &meta.peer {
-            Some(p) if p.peer == record.id && meta.role == Role::Source => Ok((group, record)),
+        match meta.peer() {
+            Some(p) if p.peer == record.id && meta.role() == Role::Source => Ok((group, record)),
             Some(p) if p.peer == record.id => Err(super::refused(reprise_engine::CommandError::NotSource)),
             _ => Err(wrong_state(
                 format!("group {} is not mirrored to {peer}", group.name),
@@ -303,7 +303,7 @@ impl Inner {
         if let Some(entry) = locked(&self.groups).get_mut(&group.id) {
             entry.dial = None;
         }
-        group.shown(|s| s.meta.peer.is_none()).await;
+        group.shown(|s| s.meta.peer().is_none()).await;
         let subject = format!("group {}", group.name);
         for code in ["link-down", "link-stopped"] {
             self.board.clear(code, &subject);
@@ -382,7 +382,7 @@ impl Inner {
     /// The room that a volume of a mirror is to have more is within its peer's share, or why not.
     pub(super) fn may_grow(&self, group: &Running, slot: VolumeSlot, sectors: SectorCount) -> Result<(), Refused> {
         let meta = group.now().meta;
-        let (Some(peer), Some(volume)) = (&meta.peer, meta.volume(slot)) else { return Ok(()) };
+        let (Some(peer), Some(volume)) = (meta.peer(), meta.volume(slot)) else { return Ok(()) };
         match sectors.bytes().get().saturating_sub(volume.sectors.bytes().get()) {
             0 => Ok(()),
             more => self.within_share(peer.peer, 0, more),
@@ -427,7 +427,7 @@ impl Inner {
             let runs = entry.is_some_and(|e| e.running().is_some());
             let meta = entry.and_then(Entry::meta);
             let with = |role| match &meta {
-                Some(m) if runs => m.role == role && m.peer.as_ref().is_some_and(|p| p.peer == peer),
+                Some(m) if runs => m.role() == role && m.peer().is_some_and(|p| p.peer == peer),
                 _ => true,
             };
             mirrored.extend(with(Role::Source).then_some(id));
@@ -447,8 +447,8 @@ impl Inner {
         let gone = |g: &Running| {
             let meta = g.now().meta;
             // One without history may be about to be attached there.
-            let begun = meta.role == Role::Mirror && !meta.branches.is_empty() && meta.ended.is_none();
-            begun && meta.peer.as_ref().is_some_and(|p| p.peer == peer) && !info.mirrored.contains(&g.id)
+            let begun = meta.role() == Role::Mirror && !meta.branches.is_empty() && meta.ended().is_none();
+            begun && meta.peer().is_some_and(|p| p.peer == peer) && !info.mirrored.contains(&g.id)
         };
         let forgotten: Vec<Running> = self.running().into_iter().filter(gone).collect();
         let Some(record) = self.store.peer(peer) else { return };
@@ -477,9 +477,9 @@ impl Inner {
 
     /// Takes note that the source has ended a mirror here.
     async fn mirror_ended(&self, _: &Changing<'_>, group: &Running, peer: BoxId) -> Result<(), ApiError> {
-        let known = group.now().meta.ended.is_some();
+        let known = group.now().meta.ended().is_some();
         ask(&group.commands, Command::EndMirror).await?;
-        group.shown(|s| s.meta.ended.is_some()).await;
+        group.shown(|s| s.meta.ended().is_some()).await;
         let subject = format!("group {}", group.name);
         for code in ["link-down", "source-silent"] {
             self.board.clear(code, &subject);
@@ -537,7 +537,7 @@ impl Inner {
         let (inner, group, volumes) = (self.clone(), name.to_string(), create.volumes.clone());
         let made = blocking(move || make_homes(inner.pool.data(), &group, &volumes)).await;
         let (volumes, homes) = made.map_err(|e| refused(reason_of(&e), &e.message))?;
-        let legs: Vec<Leg> = volumes.iter().flat_map(|v| v.legs.iter().cloned()).collect();
+        let legs: Vec<LegMeta> = volumes.iter().flat_map(|v| v.legs.iter().cloned()).collect();
         let meta = mirror_meta(&create, volumes, peer, random);
         if let Err(error) = self.make_group(change, meta, homes).await {
             legs.iter().for_each(|leg| self.remove_home(&leg.path, &leg.identity));
@@ -574,10 +574,10 @@ impl Inner {
     fn mirror_of(&self, peer: BoxId, group: reprise_types::GroupId) -> Result<Running, Refused> {
         let running = self.running_by_id(group).ok_or_else(|| refused(RefusalReason::UnknownGroup, "no such group"))?;
         let meta = running.now().meta;
-        if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
+        if meta.peer().is_none_or(|p| p.peer != peer) {
             return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
         }
-        if meta.role != Role::Mirror {
+        if meta.role() != Role::Mirror {
             return Err(refused(RefusalReason::NotMirror, "this box is the source of the group"));
         }
         Ok(running)
@@ -620,7 +620,7 @@ impl Inner {
         // A box forgets only one that it mirrors nothing to.
         let fed = |g: &Running| {
             let meta = g.now().meta;
-            meta.role == Role::Mirror && meta.peer.as_ref().is_some_and(|p| p.peer == peer)
+            meta.role() == Role::Mirror && meta.peer().is_some_and(|p| p.peer == peer)
         };
         for group in self.running().into_iter().filter(fed) {
             let change = task.change().await;
@@ -653,13 +653,13 @@ fn reason_of(error: &ApiError) -> RefusalReason {
 
 /// A mirror of which nothing has come yet, and that its source has not ended.
 fn is_fresh(meta: &GroupMeta) -> bool {
-    meta.role == Role::Mirror && meta.branches.is_empty() && meta.ended.is_none()
+    meta.role() == Role::Mirror && meta.branches.is_empty() && meta.ended().is_none()
 }
 
 /// A repeated command, whose first answer was lost, is done already.
 fn already_there(known: &Running, peer: BoxId, create: &CreateMirror) -> Result<(), Refused> {
     let meta = known.now().meta;
-    if meta.peer.as_ref().is_none_or(|p| p.peer != peer) {
+    if meta.peer().is_none_or(|p| p.peer != peer) {
         return Err(refused(RefusalReason::OtherPeer, "the group belongs to another pair"));
     }
     // How hosts see them may differ: what this box cannot give, or a volume that was made read-only since.
@@ -723,7 +723,7 @@ fn make_homes(data: &DataHalf, group: &str, volumes: &[Volume]) -> Result<(Vec<V
             sectors: volume.sectors,
             name: volume.name.clone(),
             lun: u16::try_from(volume.lun).unwrap_or(u16::MAX),
-            legs: vec![Leg { path: home.path, adopted: false, identity: home.identity }],
+            legs: vec![LegMeta { path: home.path, adopted: false, identity: home.identity }],
             local_only: false,
             // Its home is thick, but hosts are told the same on both boxes.
             thin: volume.thin && !data.is_raw(),
@@ -742,7 +742,7 @@ fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, ran
     GroupMeta {
         group: create.group,
         name: create.name.clone(),
-        role: Role::Mirror,
+        role: RoleMeta::NEW_MIRROR,
         branches: Vec::new(),
         trimmed: Point::default(),
         applied: Seq::ZERO,
@@ -750,19 +750,17 @@ fn mirror_meta(create: &CreateMirror, volumes: Vec<VolumeMeta>, peer: BoxId, ran
         seal: Point::default(),
         incarnation: 0,
         volumes,
-        peer: Some(PeerMeta {
+        peers: vec![PeerMeta {
             peer,
             durable: None,
             copy: None,
             paused: false,
             instance: instance::first(random),
             seen: None,
-        }),
-        copy: Some(CopyState::default()),
+        }],
         fenced: None,
         next_slot,
         generation_floor: 0,
-        ended: None,
     }
 }
 

@@ -243,7 +243,7 @@ impl Inner {
 
     /// Groups that this box holds or held a mirror of for a peer, and the bytes of their volumes.
     pub(super) fn mirrored_for(&self, peer: BoxId) -> (u32, u64) {
-        let of_peer = |m: &GroupMeta| m.role == Role::Mirror && m.peer.as_ref().is_some_and(|p| p.peer == peer);
+        let of_peer = |m: &GroupMeta| m.role() == Role::Mirror && m.peer().is_some_and(|p| p.peer == peer);
         let metas: Vec<_> = locked(&self.groups).values().filter_map(Entry::meta).filter(|m| of_peer(m)).collect();
         let bytes = metas.iter().flat_map(|m| &m.volumes).map(|v| v.sectors.bytes().get()).fold(0, u64::saturating_add);
         (u32::try_from(metas.len()).unwrap_or(u32::MAX), bytes)
@@ -255,7 +255,7 @@ impl Inner {
             .into_iter()
             .filter_map(|g| {
                 let meta = g.now().meta;
-                meta.peer.as_ref().is_some_and(|p| p.peer == peer).then_some((g.name, meta.role))
+                meta.peer().is_some_and(|p| p.peer == peer).then_some((g.name, meta.role()))
             })
             .collect()
     }

@@ -112,7 +112,7 @@ impl Inner {
     }
 
     fn proof(&self, name: &Name, meta: &GroupMeta, found: &Found) -> Option<VerifyProof> {
-        let (digest, peer) = (found.digest?, meta.peer.as_ref()?);
+        let (digest, peer) = (found.digest?, meta.peer()?);
         let mut volumes: Vec<_> = meta.volumes.iter().collect();
         volumes.sort_by_key(|v| v.slot);
         let volume = |v: &&reprise_engine::VolumeMeta| ProvenVolume {

@@ -63,9 +63,9 @@ fn advice(row: Row) -> String {
 }
 
 fn copy_unfinished(meta: &GroupMeta) -> bool {
-    match meta.role {
-        Role::Source => meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some()),
-        Role::Mirror => meta.copy.is_some(),
+    match meta.role() {
+        Role::Source => meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some()),
+        Role::Mirror => meta.copy().is_some(),
     }
 }
 
@@ -96,10 +96,10 @@ pub(crate) fn group_state(snapshot: &Snapshot, cache_full: bool) -> GroupState {
         let reason = format!("a home is detached ({reason}): its writes stay in the cache until it is attached again");
         return GroupState::Waiting { reason };
     }
-    if cache_full && meta.role == Role::Source {
+    if cache_full && meta.role() == Role::Source {
         return GroupState::CacheFull;
     }
-    match &meta.peer {
+    match meta.peer() {
         None => GroupState::Alone,
         Some(peer) if peer.paused => GroupState::Paused,
         Some(_) if !snapshot.link.streaming => GroupState::Disconnected,
@@ -129,7 +129,7 @@ fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
     if image::ended(snapshot).is_some() {
         return LinkState::Ended;
     }
-    if snapshot.meta.peer.as_ref().is_some_and(|p| p.paused) {
+    if snapshot.meta.peer().is_some_and(|p| p.paused) {
         return LinkState::Paused;
     }
     if let Some(row) = stopping(snapshot) {
@@ -140,7 +140,7 @@ fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
         (false, false, _) => LinkState::Handshake,
         (false, true, Some(reason)) => LinkState::Down { reason: reason.to_owned() },
         // It is the source that dials.
-        (false, true, None) if snapshot.meta.role == Role::Mirror => {
+        (false, true, None) if snapshot.meta.role() == Role::Mirror => {
             LinkState::Down { reason: "nothing comes from the source, which connects by itself".to_owned() }
         }
         (false, true, None) => LinkState::Connecting,
@@ -148,7 +148,7 @@ fn link_state(snapshot: &Snapshot, down_reason: Option<&str>) -> LinkState {
 }
 
 fn link_status(snapshot: &Snapshot, facts: &Facts<'_>) -> Option<LinkStatus> {
-    let meta = snapshot.meta.peer.as_ref()?;
+    let meta = snapshot.meta.peer()?;
     let link = &snapshot.link;
     let rates = facts.meter.link();
     let known_address = (!link.address.is_empty()).then(|| link.address.clone());
@@ -173,7 +173,7 @@ fn link_status(snapshot: &Snapshot, facts: &Facts<'_>) -> Option<LinkStatus> {
 
 /// What the source knows to be wrong at its mirror.
 pub(crate) fn mirror_troubles(snapshot: &Snapshot) -> Vec<MirrorTrouble> {
-    let told = snapshot.link.trouble.as_ref().filter(|_| snapshot.meta.role == Role::Source);
+    let told = snapshot.link.trouble.as_ref().filter(|_| snapshot.meta.role() == Role::Source);
     let Some(PeerTrouble { what, detail }) = told else { return Vec::new() };
     let why = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
     let rotten = what.rotten.map(|r| {
@@ -221,7 +221,7 @@ fn cache_status(snapshot: &Snapshot, facts: &Facts<'_>) -> CacheStatus {
         fill_percent: if bytes_total == 0 { 0.0 } else { percent(bytes_used, bytes_total) },
         segments: snapshot.stats.segments,
         forecast_full_secs: facts.meter.forecast(free),
-        pacing_ms: if snapshot.meta.role == Role::Source { facts.fill.pace_millis() as f64 } else { 0.0 },
+        pacing_ms: if snapshot.meta.role() == Role::Source { facts.fill.pace_millis() as f64 } else { 0.0 },
     }
 }
 
@@ -267,8 +267,8 @@ pub(crate) fn naa(volume: VolumeId) -> String {
 /// A group whose thread runs.
 pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus {
     let meta = &snapshot.meta;
-    let with_peer = meta.peer.is_some();
-    let source = meta.role == Role::Source;
+    let with_peer = meta.peer().is_some();
+    let source = meta.role() == Role::Source;
     let stats = &snapshot.stats;
     // What a mirror lacks is known to its source only.
     let measures = with_peer && source;
@@ -303,7 +303,7 @@ pub(crate) fn group_status(snapshot: &Snapshot, facts: Facts<'_>) -> GroupStatus
     GroupStatus {
         name: facts.name.clone(),
         id: meta.group,
-        role: meta.role,
+        role: meta.role(),
         branch: meta.branch(),
         state: group_state(snapshot, facts.cache_full),
         positions: GroupPositions {
@@ -348,7 +348,7 @@ pub(crate) fn failed_status(
     GroupStatus {
         name: name.clone(),
         id,
-        role: meta.map_or(Role::Source, |m| m.role),
+        role: meta.map_or(Role::Source, |m| m.role()),
         branch: meta.map(GroupMeta::branch).unwrap_or_default(),
         state: if heals {
             GroupState::Waiting { reason: reason.clone() }
@@ -376,12 +376,17 @@ pub(crate) fn failed_status(
 pub(crate) mod tests {
     use std::sync::Arc;
 
-    use reprise_engine::{Branch, CopyState, Leg, PeerMeta};
+    use reprise_engine::{Branch, CopyState, LegMeta, PeerMeta, RoleMeta};
     use reprise_format::link::Instance;
     use reprise_types::{BoxId, BranchId, Point, Positions, SectorCount, Seq, VolumeSlot};
 
     use super::*;
     use crate::group::LinkView;
+
+    /// A mirror whose first copy is complete.
+    pub(crate) fn mirror_role() -> RoleMeta {
+        RoleMeta::Mirror { copy: None, ended: None }
+    }
 
     pub(crate) fn meta() -> GroupMeta {
         let branch = BranchId::from_raw([9; 16]);
@@ -389,7 +394,7 @@ pub(crate) mod tests {
         GroupMeta {
             group: GroupId::from_raw([7; 16]),
             name: "pg".into(),
-            role: Role::Source,
+            role: RoleMeta::Source,
             branches: vec![Branch { id: branch, fork: None, ceded: false }],
             trimmed: start,
             applied: Seq::ZERO,
@@ -402,19 +407,17 @@ pub(crate) mod tests {
                 sectors: SectorCount::from_raw(2048),
                 name: "data".into(),
                 lun: 0,
-                legs: vec![Leg { path: "/x/data.home".into(), adopted: false, identity: "file:1:2".into() }],
+                legs: vec![LegMeta { path: "/x/data.home".into(), adopted: false, identity: "file:1:2".into() }],
                 local_only: false,
                 thin: false,
                 block_size: BlockFormat::default(),
                 read_only: false,
                 unit: None,
             }],
-            peer: None,
-            copy: None,
+            peers: vec![],
             fenced: None,
             next_slot: 2,
             generation_floor: 0,
-            ended: None,
         }
     }
 
@@ -458,31 +461,31 @@ pub(crate) mod tests {
         type Change = fn(&mut GroupMeta, &mut LinkView);
         let cases: &[(&str, Change)] = &[
             ("alone", |_, _| {}),
-            ("disconnected", |m, _| m.peer = Some(peer())),
-            ("ordered", |m, l| (m.peer, l.streaming) = (Some(peer()), true)),
+            ("disconnected", |m, _| m.peers = vec![peer()]),
+            ("ordered", |m, l| (m.peers, l.streaming) = (vec![peer()], true)),
             ("copying", |m, l| {
                 let copy = Some(CopyState::default());
-                (m.peer, l.streaming) = (Some(PeerMeta { copy, ..peer() }), true);
+                (m.peers, l.streaming) = (vec![PeerMeta { copy, ..peer() }], true);
             }),
-            ("copying", |m, l| (m.peer, l.streaming) = (Some(PeerMeta { durable: None, ..peer() }), true)),
-            ("paused", |m, _| m.peer = Some(PeerMeta { paused: true, ..peer() })),
-            ("diverged", |m, l| (m.peer, l.row) = (Some(peer()), Some(Row::Diverged))),
-            ("waiting", |m, l| (m.peer, l.row) = (Some(peer()), Some(Row::UnknownGroup))),
-            ("ordered", |m, l| (m.peer, l.streaming, l.row) = (Some(peer()), true, Some(Row::Resume))),
+            ("copying", |m, l| (m.peers, l.streaming) = (vec![PeerMeta { durable: None, ..peer() }], true)),
+            ("paused", |m, _| m.peers = vec![PeerMeta { paused: true, ..peer() }]),
+            ("diverged", |m, l| (m.peers, l.row) = (vec![peer()], Some(Row::Diverged))),
+            ("waiting", |m, l| (m.peers, l.row) = (vec![peer()], Some(Row::UnknownGroup))),
+            ("ordered", |m, l| (m.peers, l.streaming, l.row) = (vec![peer()], true, Some(Row::Resume))),
             ("fenced", |m, l| (m.fenced, l.row) = (Some("disk".into()), Some(Row::Diverged))),
         ];
         for (kind, change) in cases {
             assert_eq!(group_state(&snapshot(*change), false).kind(), *kind);
         }
         assert_eq!(group_state(&snapshot(|_, _| {}), true), GroupState::CacheFull);
-        let mirror = snapshot(|m, l| (m.role, m.peer, l.streaming) = (Role::Mirror, Some(peer()), true));
+        let mirror = snapshot(|m, l| (m.role, m.peers, l.streaming) = (mirror_role(), vec![peer()], true));
         assert_eq!(group_state(&mirror, true), GroupState::Ordered, "a full cache holds no host of a mirror");
     }
 
     #[test]
     fn a_status_has_volumes_target_cache_and_link() {
         let snapshot = snapshot(|m, l| {
-            m.peer = Some(peer());
+            m.peers = vec![peer()];
             *l = LinkView { streaming: true, address: "10.0.0.2:3261".into(), lag_millis: 1500, ..LinkView::default() };
         });
         let name = known_name("pg");

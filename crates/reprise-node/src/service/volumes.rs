@@ -10,7 +10,7 @@ use reprise_api::{
     ApiError, BlockSize, ErrorCode, Job, JobKind, Name, VOLUME_GRAIN, VolumeAdopt, VolumeCreate, VolumeKind,
     VolumeResize, VolumeSet, VolumeStarted, VolumeState, VolumeStatus,
 };
-use reprise_engine::{Leg, VolumeMeta};
+use reprise_engine::{LegMeta, VolumeMeta};
 use reprise_format::link::{Command as BoxCommand, ReserveVolume, Volume};
 use reprise_media::{Content, Fill, Media, MediaError, MediaKind, MediaOptions, Signature, grow_file};
 use reprise_types::{BlockFormat, ByteLen, GroupId, Role, SectorCount, VolumeId, VolumeSlot};
@@ -216,13 +216,13 @@ impl Inner {
     /// The group takes a volume at present, or says why not.
     fn takes_volumes(&self, group: &Running) -> Result<(), ApiError> {
         let meta = group.now().meta;
-        if meta.role != Role::Source {
+        if meta.role() != Role::Source {
             return Err(wrong_state(
                 format!("group {} is mirrored to this box", group.name),
                 "add volumes on the box that is its source",
             ));
         }
-        if meta.peer.is_some() {
+        if meta.peer().is_some() {
             return Err(wrong_state(
                 format!(
                     "group {} has a mirror, and volumes cannot be added to such a group in this version",
@@ -429,7 +429,7 @@ impl Inner {
         adopted: bool,
         home: &Home,
     ) -> Result<(), ApiError> {
-        let leg = Leg { path: home.path.clone(), adopted, identity: home.identity.clone() };
+        let leg = LegMeta { path: home.path.clone(), adopted, identity: home.identity.clone() };
         let meta = VolumeMeta {
             // The group gives the slot.
             slot: VolumeSlot::default(),
@@ -557,7 +557,7 @@ impl Inner {
             return Err(ApiError::new(ErrorCode::WrongState, text, advice));
         }
         let meta = group.now().meta;
-        if meta.role != Role::Source {
+        if meta.role() != Role::Source {
             let text =
                 format!("volume {} belongs to group {}, which is mirrored to this box", request.name, group.name);
             return Err(wrong_state(text, "run the command on the box that is its source"));
@@ -601,7 +601,7 @@ impl Inner {
     ) -> Result<(), ApiError> {
         let (slot, sectors) = (volume.slot, SectorCount::from_raw(size / 512));
         let meta = group.now().meta;
-        let asked = meta.peer.as_ref().map(|p| p.peer);
+        let asked = meta.peer().map(|p| p.peer);
         if let Some(peer) = asked {
             let known = meta.link_volumes().into_iter().find(|v| v.slot == slot);
             let known = known.ok_or_else(|| wrong_state("the volume is leaving".to_owned(), "see reprise jobs"))?;
@@ -612,7 +612,7 @@ impl Inner {
         let change = task.change().await;
         self.grow_home(&change, group, slot, ByteLen::from_raw(size), Some(job)).await?;
         // Writing may have taken hours. The record must not reach a mirror that was not asked.
-        let mirror = group.now().meta.peer.as_ref().map(|p| p.peer);
+        let mirror = group.now().meta.peer().map(|p| p.peer);
         if mirror.is_some() && mirror != asked {
             let text = format!("group {} has got another mirror meanwhile", group.name);
             return Err(wrong_state(text, "resize it again: the room that it has got on this box is kept"));
@@ -758,7 +758,7 @@ impl Inner {
     pub(super) fn may_leave(&self, name: &Name, erase: bool) -> Result<(Running, VolumeMeta), ApiError> {
         let (group, volume) = self.volume(name)?;
         let snapshot = group.now();
-        if snapshot.meta.role != Role::Source {
+        if snapshot.meta.role() != Role::Source {
             let what = format!(
                 "do it on the box that is its source; the whole image is given up with: {}",
                 self.words().give_up(&group.name)
@@ -778,7 +778,7 @@ impl Inner {
                 "look after its disk, and take it into use again",
             ));
         }
-        if snapshot.meta.peer.is_some() {
+        if snapshot.meta.peer().is_some() {
             return Err(wrong_state(
                 format!("group {} has a mirror, and volumes cannot leave such a group in this version", group.name),
                 format!("end the mirror first: {}", self.words().end_mirror(&group.name, "PEER")),
@@ -846,10 +846,10 @@ impl Inner {
             self.board.event(Message::VolumeRemoved { volume, group, home, reach }.about(subject));
             return Ok(());
         }
-        let legs: Vec<Leg> = left.legs.iter().filter(|l| !l.adopted).cloned().collect();
+        let legs: Vec<LegMeta> = left.legs.iter().filter(|l| !l.adopted).cloned().collect();
         let inner = self.clone();
         blocking(move || {
-            let remove = |leg: &Leg| inner.pool.data().remove(&leg.path, &leg.identity).map_err(|e| data_error(&e));
+            let remove = |leg: &LegMeta| inner.pool.data().remove(&leg.path, &leg.identity).map_err(|e| data_error(&e));
             legs.iter().try_for_each(remove)
         })
         .await?;

@@ -102,7 +102,7 @@ impl Inner {
     /// The peer that feeds a group of which this box is the mirror.
     fn fed_by(&self, group: GroupId) -> Option<BoxId> {
         let meta = locked(&self.groups).get(&group)?.meta()?;
-        meta.peer.as_ref().filter(|_| meta.role == Role::Mirror).map(|p| p.peer)
+        meta.peer().filter(|_| meta.role() == Role::Mirror).map(|p| p.peer)
     }
 
     fn on_notice(&self, group: GroupId, notice: &Notice) {
@@ -165,7 +165,7 @@ impl Inner {
             .into_iter()
             .map(|g| {
                 let snapshot = g.snapshot.borrow();
-                let peer = snapshot.meta.peer.as_ref().filter(|_| snapshot.link.wanted).map(|p| p.peer);
+                let peer = snapshot.meta.peer().filter(|_| snapshot.link.wanted).map(|p| p.peer);
                 let spec = peer.and_then(|peer| {
                     let addresses = self.store.peer(peer)?.addresses();
                     Some(DialSpec { peer, addresses, purpose: Purpose::Group(g.id) })
@@ -225,7 +225,7 @@ impl Inner {
             let lacks = link.lag_bytes > 0 || under_way(&snapshot);
             entry.stall = entry.flow.look(Seen {
                 secs,
-                waits: link.wanted && snapshot.meta.role == Role::Source && lacks,
+                waits: link.wanted && snapshot.meta.role() == Role::Source && lacks,
                 up: link.streaming,
                 durable: snapshot.positions.peer_durable.unwrap_or_default(),
                 copied: link.copy.map_or(0, |(done, _)| done),
@@ -254,7 +254,7 @@ impl Inner {
             }
             let job = locked(&self.groups).get_mut(&group.id).and_then(|e| e.copy_job.take());
             if let Some(job) = job {
-                let done = snapshot.meta.peer.is_some();
+                let done = snapshot.meta.peer().is_some();
                 job.end(if done {
                     Ok(())
                 } else {
@@ -278,7 +278,7 @@ impl Inner {
         let (heard, silent) = (self.heard(), Heard::default());
         for entry in locked(&self.groups).values() {
             let Some(snapshot) = entry.running().map(Running::now) else { continue };
-            let peer = snapshot.meta.peer.as_ref().map(|p| p.peer);
+            let peer = snapshot.meta.peer().map(|p| p.peer);
             let record = peer.and_then(|peer| self.store.peer(peer));
             let found = conditions::of_group(&GroupSeen {
                 name: &entry.name,
@@ -333,12 +333,12 @@ impl Inner {
 
 /// The group's first copy is not complete.
 fn under_way(snapshot: &Snapshot) -> bool {
-    snapshot.meta.role == Role::Source
-        && snapshot.meta.peer.as_ref().is_some_and(|p| p.durable.is_none() || p.copy.is_some())
+    snapshot.meta.role() == Role::Source
+        && snapshot.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some())
 }
 
 fn copy_waits(snapshot: &Snapshot) -> Option<String> {
-    let paused = snapshot.meta.peer.as_ref().is_some_and(|p| p.paused);
+    let paused = snapshot.meta.peer().is_some_and(|p| p.paused);
     match (paused, snapshot.link.streaming) {
         (true, _) => Some("the mirror is paused".to_owned()),
         (false, false) => Some("the link is down".to_owned()),

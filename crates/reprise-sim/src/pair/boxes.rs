@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use reprise_engine::{
-    Branch, CacheFill, CopyState, Effect, Group, GroupConfig, GroupMeta, IoFault, MOMENT_RECORDS_MAX, MetaError,
-    Opening, OpeningError, PeerMeta, Token, VolumeMeta,
+    Branch, CacheFill, Effect, Group, GroupConfig, GroupMeta, IoFault, MOMENT_RECORDS_MAX, MetaError, Opening,
+    OpeningError, PeerMeta, RoleMeta, Token, VolumeMeta,
 };
 use reprise_format::FormatError;
 use reprise_format::superblock::{self, SuperblockKind, copies_of, group_copies};
@@ -13,7 +13,7 @@ use reprise_journal::{
     CacheRead, Case, Grant, JournalConfig, RecoverError, newest_generation, scan_segments, segment_offset,
 };
 use reprise_types::{
-    BlockFormat, BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, Role, SectorCount, Seq, VolumeId,
+    BlockFormat, BoxId, BranchId, ByteLen, Extent, GroupId, Mono, Now, Point, PoolId, SectorCount, Seq, VolumeId,
     VolumeSlot, WallMicros,
 };
 
@@ -244,7 +244,7 @@ fn first_meta(n: usize, peer: BoxId, sectors: [u64; 2], rng: &mut Rng) -> GroupM
     GroupMeta {
         group: GROUP,
         name: "g".into(),
-        role: if source { Role::Source } else { Role::Mirror },
+        role: if source { RoleMeta::Source } else { RoleMeta::NEW_MIRROR },
         branches: if source { vec![Branch { id: BRANCH, fork: None, ceded: false }] } else { vec![] },
         trimmed: base,
         applied: Seq::ZERO,
@@ -252,13 +252,11 @@ fn first_meta(n: usize, peer: BoxId, sectors: [u64; 2], rng: &mut Rng) -> GroupM
         seal: base,
         incarnation: 1,
         volumes: vec![volume(0, sectors[0]), volume(1, sectors[1])],
-        peer: (!source).then_some(peer),
-        copy: (!source).then_some(CopyState::default()),
+        peers: if source { vec![] } else { vec![peer] },
         fenced: None,
         next_slot: 2,
         // As where a pool has given segments out before the group was made, and nothing was written to them.
         generation_floor: 3,
-        ended: None,
     }
 }
 
@@ -358,7 +356,7 @@ impl SimBox {
         self.starts += 1;
         self.life += 1;
         self.clock.restart(t, rng);
-        if opened.meta.peer.is_some() {
+        if opened.meta.peer().is_some() {
             opened.draw_instance(nonce(rng));
         }
         let config = GroupConfig {

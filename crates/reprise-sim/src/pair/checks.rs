@@ -139,7 +139,7 @@ impl World {
         let (trimmed, written) = (group.meta().trimmed.seq, group.journal().written());
         let point = group.durable();
         let begun = !group.meta().branches.is_empty();
-        let attached = group.meta().peer.as_ref().is_some_and(|p| p.durable.is_some());
+        let attached = group.meta().peer().is_some_and(|p| p.durable.is_some());
         if !begun {
             return;
         }
@@ -194,7 +194,7 @@ impl World {
     /// Any moment from `applying` to `durable` reads as the host's history up to it.
     pub(super) fn check_view(&mut self, n: usize) {
         let Some(group) = self.boxes[n].group() else { return };
-        if !group.is_ready() || group.meta().branches.is_empty() || group.meta().copy.is_some() || group.is_fenced() {
+        if !group.is_ready() || group.meta().branches.is_empty() || group.meta().copy().is_some() || group.is_fenced() {
             return;
         }
         let (applied, applying, durable) = (group.meta().applied, group.meta().applying, group.durable().seq);
@@ -257,14 +257,14 @@ impl World {
     /// Everything has come to rest as it should, and stays so.
     pub(super) fn settled(&self) -> bool {
         let [Some(a), Some(b)] = [self.boxes[0].group(), self.boxes[1].group()] else { return false };
-        let copied = a.meta().peer.as_ref().is_some_and(|p| p.copy.is_none() && p.durable.is_some());
+        let copied = a.meta().peer().is_some_and(|p| p.copy.is_none() && p.durable.is_some());
         self.host_queue.is_empty()
             && self.outstanding.is_empty()
             && a.is_applied()
             && b.is_applied()
             && b.meta().applied == a.journal().written()
             && copied
-            && b.meta().copy.is_none()
+            && b.meta().copy().is_none()
     }
 
     /// Both homes, byte by byte, once everything is applied.

@@ -148,7 +148,7 @@ impl Small {
         small.drain(0)?;
         small.disks()?;
         small.step(Step::LinkAck)?;
-        let copied = |n: usize| small.boxes[n].group().is_some_and(|g| g.meta().copy.is_none());
+        let copied = |n: usize| small.boxes[n].group().is_some_and(|g| g.meta().copy().is_none());
         if !copied(1) {
             return Err("the first copy is not complete".into());
         }

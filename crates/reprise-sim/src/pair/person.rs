@@ -108,11 +108,11 @@ impl World {
             return self.want_operator();
         }
         // It may have come back with an older disk, from a time when it was paused.
-        let paused = source.meta().peer.as_ref().is_some_and(|p| p.paused) && !self.paused;
-        let stopped = source.meta().peer.is_some() && source.link_row().is_some_and(stops);
+        let paused = source.meta().peer().is_some_and(|p| p.paused) && !self.paused;
+        let stopped = source.meta().peer().is_some() && source.link_row().is_some_and(stops);
         // What the mirror lacks cannot be read any more: a first copy does without it.
         let rotten = self.excuse[0].damaged && self.unreadable[0] > 0;
-        let unmirrored = source.meta().peer.is_none();
+        let unmirrored = source.meta().peer().is_none();
         let lost = self.mirror_odd && self.boxes[1].process.is_none() && !self.boxes[1].empty;
         if paused {
             return self.unpause();

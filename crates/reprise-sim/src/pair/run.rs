@@ -126,8 +126,9 @@ fn rest(world: &mut World) {
     let end = world.t + REST_SECS * SEC;
     while world.wrong.is_none() && world.source_lost.is_none() && !world.settled() {
         if world.t >= end {
-            let at =
-                |n: usize| world.boxes[n].group().map(|g| (g.durable(), g.meta().applied, g.meta().copy, g.link_row()));
+            let at = |n: usize| {
+                world.boxes[n].group().map(|g| (g.durable(), g.meta().applied, g.meta().copy(), g.link_row()))
+            };
             let waiting = world.waiting().len();
             let what = format!(
                 "does not come to rest: source {:?}, mirror {:?}, {waiting} operations wait, {} are to be asked, row {:?}",

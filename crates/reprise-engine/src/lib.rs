@@ -14,7 +14,6 @@ mod feed;
 mod group;
 mod meta;
 mod opening;
-mod peer;
 #[cfg(feature = "planted")]
 pub mod planted;
 mod repair;
@@ -22,10 +21,9 @@ mod signal;
 mod verify;
 
 pub use core::{GroupConfig, GroupStats};
-pub use cursor::{Hold, ROUND_BYTES_MAX};
+pub use cursor::{Hold, PeerTrouble, ROUND_BYTES_MAX};
 pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
 pub use group::{CommandError, Group};
 pub use meta::{Branch, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 pub use opening::{Opened, Opening, OpeningError};
-pub use peer::PeerTrouble;
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

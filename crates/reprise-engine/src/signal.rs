@@ -18,6 +18,8 @@ pub(crate) enum Signal {
     CloseLink(CloseReason),
     /// The other box asked, and the handshake ended in a row on which no link is tried again before a person has acted.
     LinkStopped(Row),
+    /// The link to the peer is up, which holds everything up to here.
+    Met(Seq),
     /// The superblock holds what units remember of everything that is durable.
     UnitsKept,
     /// The batch that holds this record cannot be read from the journal.

@@ -269,7 +269,7 @@ impl Group {
         if peer.durable.is_none() || peer.copy.is_some() {
             return not("the first copy is not complete");
         }
-        if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) || self.core.link_held() {
+        if !self.peer.is_streaming() || self.core.link_held() {
             return not("the link is down");
         }
         if self.leg.is_detached() {
@@ -364,7 +364,7 @@ impl Group {
         {
             report.end = Some(end);
             let id = report.id;
-            if self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) {
+            if self.peer.is_streaming() {
                 self.verify_send(VerifyClose { id }.into());
             }
         }
@@ -393,9 +393,9 @@ impl Group {
         let now = self.core.now.mono;
         match self.core.meta.role() {
             Role::Source if of_source => {
-                let session = self.peer.session.as_mut().filter(|s| s.is_streaming())?;
-                session.heard(now);
-                self.verify_answer(message);
+                if self.peer.heard(now) {
+                    self.verify_answer(message);
+                }
                 None
             }
             Role::Mirror if of_mirror => {

@@ -2,8 +2,11 @@
 
 mod gate;
 mod leg;
+mod peer;
 
 pub use gate::Hold;
 pub(crate) use gate::Limit;
 pub(crate) use leg::Leg;
 pub use leg::ROUND_BYTES_MAX;
+pub(crate) use peer::Peer;
+pub use peer::PeerTrouble;

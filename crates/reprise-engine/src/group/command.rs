@@ -2,7 +2,6 @@
 
 use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::VOLUMES_MAX;
-use reprise_link::lag::LagMeter;
 use reprise_types::{BoxId, ByteLen, Now, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
@@ -200,7 +199,7 @@ impl Group {
             return Err(CommandError::Busy);
         }
         self.core.now = now;
-        self.lag = LagMeter::new(self.core.journal.durable().seq);
+        self.peer.attached(self.core.journal.durable().seq);
         let peer = PeerMeta { peer, durable: None, copy: None, paused: false, instance, seen: None };
         self.core.meta.change(|meta| meta.peers.push(peer));
         self.pump();
@@ -232,7 +231,7 @@ impl Group {
         if paused {
             self.link_close(CloseReason::Paused);
         }
-        self.peer.stopped = None;
+        self.peer.resume();
         self.core.meta.keep();
         self.pump();
         Ok(())
@@ -292,6 +291,12 @@ impl Group {
             self.core.meta.keep();
             self.pump();
         }
+    }
+
+    /// Limits the first copy to so many bytes of volumes a second, and says what the link is limited to; 0 for no limit.
+    /// Counts from now on.
+    pub fn set_rates(&mut self, copy: u64, link: u64) {
+        self.peer.set_rates(self.core.now.mono, copy, link);
     }
 
     /// While hosts wait for buffers nothing durable is kept in memory: its buffers are what they wait for.

@@ -43,11 +43,11 @@ impl Group {
             Hold::Sealing
         } else if peer.paused {
             Hold::Paused
-        } else if self.peer.stopped.is_some() {
+        } else if self.peer.stopped().is_some() {
             Hold::Stopped
-        } else if lost || self.core.now.mono < self.peer.retry_at {
+        } else if lost || self.peer.waits(self.core.now.mono) {
             Hold::Unreadable
-        } else if !self.peer.session.as_ref().is_some_and(|s| s.is_streaming()) {
+        } else if !self.peer.is_streaming() {
             Hold::Disconnected
         } else if self.core.link_held() {
             Hold::Greeting

@@ -27,13 +27,18 @@ impl Group {
         let input = input.and_then(|input| self.verify_input(input));
         match (self.link_dialled, input) {
             (_, None) => {}
-            (true, Some(input)) => self.peer_input(input),
+            (true, Some(input)) => {
+                let wanted = self.wants_link();
+                self.peer.input(&mut self.core, wanted, input);
+                self.route();
+            }
             (false, Some(input)) => self.feed_input(input),
         }
     }
 
     pub(super) fn link_tick(&mut self) {
-        self.peer_tick();
+        self.peer.tick(&mut self.core);
+        self.route();
         self.feed.tick(&mut self.core);
         self.route();
     }
@@ -72,19 +77,18 @@ impl Group {
         if self.feed.is_connected() && reason == CloseReason::NotReady {
             self.tell_not_ready();
         }
-        if self.peer.session.take().is_some() || self.feed.is_connected() {
+        if self.peer.disconnected() || self.feed.is_connected() {
             self.core.fx.push(Effect::LinkClose(reason));
             self.core.fx.notice(Notice::LinkDown);
             self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
         }
-        self.peer.disconnected();
         self.feed.disconnected(&mut self.core.fx);
     }
 
     /// Data flows on the connection of this group's role.
     pub(super) fn streams(&self) -> bool {
         match self.core.meta.role() {
-            Role::Source => self.peer.session.as_ref().is_some_and(|s| s.is_streaming()),
+            Role::Source => self.peer.is_streaming(),
             Role::Mirror => self.feed.is_streaming(),
         }
     }
@@ -92,8 +96,7 @@ impl Group {
     /// Something came on a connection on which data flows.
     fn heard(&mut self) -> bool {
         let now = self.core.now.mono;
-        if let Some(session) = self.peer.session.as_mut().filter(|s| s.is_streaming()) {
-            session.heard(now);
+        if self.peer.heard(now) {
             return true;
         }
         self.feed.heard(now)

@@ -9,17 +9,15 @@ mod status;
 use bytes::Bytes;
 use reprise_format::link::CloseReason;
 use reprise_journal::{Journal, JournalStart, JournalWrite, WriteToken};
-use reprise_link::lag::LagMeter;
 use reprise_types::{Mono, Now, Point, Role, Seq, honest};
 
 pub use command::CommandError;
 
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
-use crate::cursor::Leg;
+use crate::cursor::{Leg, Peer};
 use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
 use crate::feed::{HostFeed, LinkFeed, Units};
 use crate::meta::GroupMeta;
-use crate::peer::Peer;
 use crate::repair::Repair;
 use crate::verify::{Verify, VerifyEnd};
 
@@ -43,10 +41,6 @@ pub struct Group {
     pub(crate) verify: Verify,
     pub(crate) repair: Repair,
     pub(crate) units: Units,
-    /// Ages of the records that the peer lacks, of those that came since the group was opened.
-    pub(crate) lag: LagMeter,
-    /// The durable end when the group was opened.
-    opened_at: Seq,
 }
 
 impl Group {
@@ -73,13 +67,11 @@ impl Group {
             link_dialled: false,
             host: HostFeed::default(),
             leg: Leg::default(),
-            peer: Peer::default(),
+            peer: Peer::new(opened_at),
             feed: LinkFeed::default(),
             verify: Verify::default(),
             repair: Repair::default(),
             units: Units::default(),
-            lag: LagMeter::new(opened_at),
-            opened_at,
         };
         group.units.replay(&mut group.core);
         honest!((), ServedBeforeSeal => group.core.seal = None);
@@ -156,10 +148,7 @@ impl Group {
         self.units.durable(&mut self.core, durable.seq);
         self.feed.acknowledge(&self.core, &self.units);
         let now = self.core.now.mono;
-        if let Some(session) = &mut self.peer.session {
-            session.set_durable(durable);
-        }
-        self.lag.note(now, durable.seq);
+        self.peer.durable(now, durable);
         if self.core.meta.role() == Role::Source {
             self.pace_until = now.plus_millis(self.core.fill.pace_millis());
         }
@@ -225,7 +214,8 @@ impl Group {
         self.route();
         // What the feed has to say by this time goes before what follows for it.
         self.feed.flush_control(&mut self.core);
-        self.peer_pump();
+        self.peer.pump(&mut self.core);
+        self.route();
         let standing = self.standing();
         self.feed.pump(&mut self.core, &mut self.units, standing);
         self.verify_pump();
@@ -240,10 +230,7 @@ impl Group {
     fn start_journal_write(&mut self, write: JournalWrite) {
         self.leg.fed_at = self.core.now.mono;
         self.core.stats.journal_writes += 1;
-        honest!((), SendBeforeDurable => {
-            let packed = self.core.journal.packed();
-            self.peer.session.iter_mut().for_each(|session| session.set_durable(packed));
-        });
+        honest!((), SendBeforeDurable => self.peer.send_to(self.core.journal.packed()));
         let JournalWrite { token: name, at, bufs, .. } = write;
         let token = self.core.fx.ask(Part::Journal, |token| Effect::WriteCache { token, at, bufs });
         self.writes.insert(token, name);
@@ -262,16 +249,8 @@ impl Group {
     }
 
     fn trim(&mut self) {
-        // A handshake under way may end with a first copy from the end that the offer named: what follows it stays.
-        let offered = self.peer.session.as_ref().is_some_and(|s| !s.is_streaming());
-        let offered = honest!(offered, TrimDuringOffer => false);
-        if offered && self.core.meta.peer().is_some_and(|p| p.durable.is_none()) {
-            return;
-        }
         let applied = self.core.applied();
-        let held = self.core.meta.peer().filter(|_| self.core.meta.role() == Role::Source).and_then(|p| p.durable);
-        let mut to = held.map_or(applied, |p| applied.min(p.seq));
-        to = to.min(self.peer.oldest_needed());
+        let mut to = self.peer.needs_after(&self.core).map_or(applied, |after| applied.min(after));
         // A moment that is held is read from the records since home was where it is.
         to = self.verify.base().map_or(to, |base| to.min(base));
         if let Some((trimmed, freed)) = self.core.journal.trim(to) {

@@ -30,7 +30,7 @@ impl Group {
                 }
             }
             (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
-            (Some(Part::Peer), result) => self.peer_step(token, result),
+            (Some(Part::Peer), result) => self.peer.answered(&mut self.core, token, result),
             (Some(Part::Feed), result) => self.feed.answered(&mut self.core, token, result),
             (Some(Part::Verify), result) => self.verify_step(token, result),
             (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
@@ -52,11 +52,10 @@ impl Group {
             Reader::Host(io) => HostFeed::answer_read(&mut self.core, io, done.data),
             Reader::Compare => self.host.compare(&mut self.core, &mut self.units, done),
             Reader::Verify(of) => self.verify_read(of, done.data.ok()),
-            Reader::Copy(of) => match done.data {
-                Ok(data) => self.peer_region(of, data),
-                // The mirror cannot become whole while the source cannot be read: the link is tried again later.
-                Err(_) => self.peer_unreadable(),
-            },
+            Reader::Copy(of) => {
+                self.peer.region_read(&mut self.core, of, done.data);
+                self.route();
+            }
         }
     }
 
@@ -73,7 +72,8 @@ impl Group {
                 Signal::LegDetached if self.core.meta.copy().is_some() => self.link_close(CloseReason::NotReady),
                 Signal::LegDetached => {}
                 Signal::CloseLink(reason) => self.link_close(reason),
-                Signal::LinkStopped(row) => self.peer.stopped = Some(row),
+                Signal::LinkStopped(row) => self.peer.stop(row),
+                Signal::Met(held) => self.units.say_again(&mut self.core, held),
                 Signal::UnitsKept => self.feed.acknowledge(&self.core, &self.units),
                 Signal::Unreadable(seq) => self.repair.found(&mut self.core, seq),
                 Signal::Lost(first, last) => self.records_lost(first, last),
@@ -100,11 +100,5 @@ impl Group {
         if home_waits && self.home_may_attach() && self.leg.attach() {
             self.core.fx.notice(Notice::HomeAttached);
         }
-    }
-
-    /// The batch that holds `seq` cannot be read from the disk.
-    pub(crate) fn unreadable(&mut self, seq: Seq) {
-        self.repair.found(&mut self.core, seq);
-        self.route();
     }
 }

@@ -1,6 +1,6 @@
 //! What a group says of itself.
 
-use reprise_format::link::{Rotten, Trouble};
+use reprise_format::link::{Rotten, Row, Trouble, Volume};
 use reprise_journal::{Journal, SegmentId};
 use reprise_link::copy::CopyProgress;
 use reprise_link::mirror::MirrorSession;
@@ -8,6 +8,7 @@ use reprise_link::source::SourceSession;
 use reprise_types::{Now, Point, Positions, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::core::GroupStats;
+use crate::cursor::PeerTrouble;
 use crate::group::Group;
 use crate::meta::GroupMeta;
 
@@ -64,14 +65,27 @@ impl Group {
     /// Age of the oldest write that the peer lacks, in milliseconds, whatever the link does; 0 where it lacks none. What
     /// was there before this box started is as old as the wall clock says.
     pub fn lag_millis(&self, now: Now) -> u64 {
-        let peer = self.core.meta.peer().filter(|_| self.core.meta.role() == Role::Source);
-        let Some(proven) = peer.and_then(|p| p.durable) else { return 0 };
-        if proven.seq >= self.core.journal.durable().seq {
-            return 0;
-        }
-        let before = self.core.journal.wall_of(proven.seq.next()).filter(|_| proven.seq < self.opened_at);
-        let since_before = before.map_or(0, |wall| now.wall.get().saturating_sub(wall.get()) / 1000);
-        since_before.max(self.lag.lag_ms(now.mono))
+        self.peer.lag_millis(&self.core, now)
+    }
+
+    /// The source's session.
+    pub fn source_session(&self) -> Option<&SourceSession> {
+        self.peer.session()
+    }
+
+    /// The row of the handshake on this connection, or on which the link stopped.
+    pub fn link_row(&self) -> Option<Row> {
+        self.peer.stopped().or(self.peer.row()).or(self.feed.row())
+    }
+
+    /// What is wrong at the mirror, as far as it has told.
+    pub fn peer_trouble(&self) -> Option<&PeerTrouble> {
+        self.peer.trouble()
+    }
+
+    /// The volumes as the link speaks of them.
+    pub fn link_volumes(&self) -> Vec<Volume> {
+        self.core.meta.link_volumes()
     }
 
     /// The mirror's session, for status.
@@ -117,7 +131,7 @@ impl Group {
     pub fn copy_progress(&self) -> Option<CopyProgress> {
         let (cursor, session) = match (self.core.meta.role(), self.core.meta.peer()) {
             (Role::Source, Some(p)) if p.durable.is_none() || p.copy.is_some() => {
-                (p.copy.and_then(|c| c.cursor), self.peer.session.as_ref().and_then(SourceSession::copy_progress))
+                (p.copy.and_then(|c| c.cursor), self.peer.copy_progress())
             }
             (Role::Source, _) => return None,
             (Role::Mirror, _) => (self.core.meta.copy()?.cursor, self.feed.copy_progress()),

@@ -8,6 +8,7 @@ use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
 use crate::effect::Notice;
 use crate::group::Group;
 use crate::meta::{PeerMeta, VolumeMeta};
+use crate::verify::{VerifyEnd, VerifyPlan};
 
 /// A command that cannot be done now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -282,6 +283,32 @@ impl Group {
     /// What an earlier round still waits for must not be taken for an answer to the next one.
     pub(crate) fn home_may_attach(&self) -> bool {
         !self.leg.is_at_work() && self.core.meta.is_settled() && !self.core.is_fenced()
+    }
+
+    /// Begins to compare source and mirror; gives the number that its report carries.
+    ///
+    /// # Errors
+    /// Not on the source, no mirror that follows, or another comparison is at work.
+    pub fn verify(&mut self, now: Now, plan: VerifyPlan) -> Result<u64, CommandError> {
+        self.source_only()?;
+        let peer = self.core.meta.peer().ok_or(CommandError::NoPeer)?;
+        let begun = if peer.durable.is_none() || peer.copy.is_some() {
+            Err("the first copy is not complete")
+        } else if !self.peer.is_streaming() || self.core.link_held() {
+            Err("the link is down")
+        } else if self.leg.is_detached() {
+            Err("a home of the source is detached")
+        } else {
+            self.verify.begin(&mut self.core, now, plan)
+        };
+        begun.map_err(|reason| CommandError::NotComparable { reason })
+    }
+
+    /// Ends the comparison that is at work.
+    pub fn verify_cancel(&mut self, now: Now) {
+        self.core.now = now;
+        self.verify.end(&mut self.core, VerifyEnd::Cancelled);
+        self.settle(now);
     }
 
     /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).

@@ -13,7 +13,7 @@ impl Group {
         if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
             self.core.link_opens = None;
             self.repair.link_broke();
-            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
+            self.verify.end(&mut self.core, VerifyEnd::LINK_BROKE);
         }
         if let LinkInput::Connected { dialled } = input {
             // One connection at a time, whoever dialled the one before.
@@ -24,7 +24,8 @@ impl Group {
         let streams = matches!(input, LinkInput::Message(..)) && self.heard();
         let input = self.repair.input(&mut self.core, streams, input);
         self.route();
-        let input = input.and_then(|input| self.verify_input(input));
+        let (streams, detached) = (self.streams(), self.leg.is_detached());
+        let input = input.and_then(|input| self.verify.input(&mut self.core, streams, detached, input));
         match (self.link_dialled, input) {
             (_, None) => {}
             (true, Some(input)) => {
@@ -80,7 +81,7 @@ impl Group {
         if self.peer.disconnected() || self.feed.is_connected() {
             self.core.fx.push(Effect::LinkClose(reason));
             self.core.fx.notice(Notice::LinkDown);
-            self.verify_end(VerifyEnd::Stopped { reason: "the link broke" });
+            self.verify.disconnected(&mut self.core);
         }
         self.feed.disconnected(&mut self.core.fx);
     }

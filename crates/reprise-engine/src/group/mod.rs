@@ -161,7 +161,7 @@ impl Group {
             return;
         }
         self.core.meta.note(|meta| meta.fenced = Some(fault.to_string()));
-        self.verify_end(VerifyEnd::Stopped { reason: "the group is fenced" });
+        self.verify.end(&mut self.core, VerifyEnd::Stopped { reason: "the group is fenced" });
         self.core.fx.notice(Notice::Fenced(fault));
         self.host.fail_all(&mut self.core, &mut self.units, HostError::Fenced);
         self.link_close(CloseReason::NotReady);
@@ -218,7 +218,7 @@ impl Group {
         self.route();
         let standing = self.standing();
         self.feed.pump(&mut self.core, &mut self.units, standing);
-        self.verify_pump();
+        self.verify.pump(&mut self.core);
         let streams = self.streams();
         self.repair.pump(&mut self.core, streams);
         self.route();

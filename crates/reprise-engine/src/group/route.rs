@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use reprise_format::link::CloseReason;
-use reprise_journal::ReadPlan;
-use reprise_types::{Extent, Role, Seq};
+use reprise_types::{Role, Seq};
 
 use crate::core::{Part, ReadDone, Reader};
 use crate::effect::{IoFault, Notice, Token};
@@ -32,18 +31,11 @@ impl Group {
             (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
             (Some(Part::Peer), result) => self.peer.answered(&mut self.core, token, result),
             (Some(Part::Feed), result) => self.feed.answered(&mut self.core, token, result),
-            (Some(Part::Verify), result) => self.verify_step(token, result),
+            (Some(Part::Verify), result) => self.verify.answered(&mut self.core, token, result),
             (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),
             (Some(Part::Units), result) => self.units.answered(&mut self.core, token, result),
         }
         self.route();
-    }
-
-    /// Reads for a part.
-    pub(crate) fn read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) {
-        if let Some(done) = self.core.read(reader, plan, extent) {
-            self.read_done(done);
-        }
     }
 
     /// Gives what was read to whom has asked for it.
@@ -51,7 +43,7 @@ impl Group {
         match done.reader {
             Reader::Host(io) => HostFeed::answer_read(&mut self.core, io, done.data),
             Reader::Compare => self.host.compare(&mut self.core, &mut self.units, done),
-            Reader::Verify(of) => self.verify_read(of, done.data.ok()),
+            Reader::Verify(of) => self.verify.read(&mut self.core, of, done.data.ok()),
             Reader::Copy(of) => {
                 self.peer.region_read(&mut self.core, of, done.data);
                 self.route();

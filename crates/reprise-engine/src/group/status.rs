@@ -11,6 +11,7 @@ use crate::core::GroupStats;
 use crate::cursor::PeerTrouble;
 use crate::group::Group;
 use crate::meta::GroupMeta;
+use crate::verify::VerifyReport;
 
 impl Group {
     /// The superblock as it is in memory.
@@ -137,6 +138,11 @@ impl Group {
             (Role::Mirror, _) => (self.core.meta.copy()?.cursor, self.feed.copy_progress()),
         };
         Some(session.unwrap_or_else(|| CopyProgress::of(&self.link_volumes(), cursor)))
+    }
+
+    /// The comparison at work, or the last one.
+    pub fn verify_report(&self) -> Option<&VerifyReport> {
+        self.verify.report()
     }
 
     /// The end of the durable history.

@@ -1,6 +1,7 @@
 //! What every part of a group works with: its journal, its superblock, what it asks of others, and the time.
 
 mod effects;
+mod pins;
 mod reads;
 mod segments;
 mod superblock;
@@ -12,6 +13,7 @@ use reprise_journal::{Journal, JournalConfig, NewRecord};
 use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq, honest};
 
 pub(crate) use effects::{Effects, Open, Part};
+pub(crate) use pins::{BelowApplying, PinId, Pins, Why};
 pub(crate) use reads::{ReadDone, Reader, Reads, RegionRead};
 pub(crate) use segments::{ReadName, Segments};
 pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
@@ -89,6 +91,7 @@ pub(crate) struct Core {
     pub(crate) fx: Effects,
     pub(crate) segments: Segments,
     pub(crate) reads: Reads,
+    pub(crate) pins: Pins,
     pub(crate) fill: CacheFill,
     pub(crate) stats: GroupStats,
     /// None once sealed.
@@ -113,6 +116,7 @@ impl Core {
             fx: Effects::default(),
             segments: Segments::default(),
             reads: Reads::default(),
+            pins: Pins::default(),
             fill: CacheFill::default(),
             stats: GroupStats::default(),
             seal: Some(Seal::Reading),

@@ -2,6 +2,7 @@
 
 use reprise_types::{Role, Seq, honest};
 
+use crate::core::Why;
 use crate::cursor::{Hold, Limit};
 use crate::group::Group;
 
@@ -14,9 +15,10 @@ impl Group {
         if !self.core.is_ready() {
             return Limit::stop(Hold::Sealing);
         }
-        // Home would pass the moment.
-        if self.verify.holds_home() {
-            return Limit::stop(Hold::Comparison);
+        // No round goes part of the way to a moment.
+        match self.core.pins.lowest() {
+            Some((_, Why::Verify)) => return Limit::stop(Hold::Comparison),
+            None => {}
         }
         if self.core.fx.has_strays() {
             return Limit::stop(Hold::Strays);

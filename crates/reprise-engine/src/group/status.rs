@@ -58,6 +58,10 @@ impl Group {
         if let Some(base) = self.verify.base() {
             assert!(trimmed <= base, "trimmed to {trimmed} while a moment is read from {base} on");
         }
+        if let Some((moment, why)) = self.core.pins.lowest() {
+            let applying = self.core.meta.applying;
+            assert!(applying <= moment, "home may be at {applying} while {moment} is held: {why:?}");
+        }
         if let Some(barrier) = self.core.link_opens {
             assert!(!self.core.meta.holds(barrier), "messages wait for a superblock that is durable");
         }

@@ -22,7 +22,7 @@ use reprise_format::link::{Message, VerifyClose, VerifyOpen, VerifyReady};
 use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
-use crate::core::{Core, Open, Reader, RegionRead};
+use crate::core::{BelowApplying, Core, Open, PinId, Reader, RegionRead, Why};
 use crate::effect::LinkInput;
 use crate::meta::GroupMeta;
 
@@ -199,6 +199,8 @@ struct Fix {
 /// Comparisons of a group: one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Verify {
+    /// No home passes the moment, from the beginning on either side to the end.
+    pin: Option<PinId>,
     view: Option<View>,
     run: Option<Run>,
     held: Option<Held>,
@@ -214,11 +216,6 @@ impl Verify {
     /// Where home was when the moment was taken: nothing behind it is trimmed.
     pub(crate) fn base(&self) -> Option<Seq> {
         self.view.as_ref().map(|v| v.base)
-    }
-
-    /// No round begins: home would pass the moment.
-    pub(crate) fn holds_home(&self) -> bool {
-        self.view.is_some() || self.held.is_some()
     }
 
     /// When the next step of a moment that is being put together is due.
@@ -244,6 +241,8 @@ impl Verify {
             return Err(SOURCE_BEHIND);
         }
         let Some(first) = region_after(&core.meta, None) else { return Err("the group has no volume") };
+        let pin = core.pin(at.seq, Why::Verify).map_err(|BelowApplying| "the source's home is past the moment")?;
+        self.pin = Some(pin);
         core.now = now;
         self.next_id += 1;
         let id = self.next_id;
@@ -290,14 +289,21 @@ impl Verify {
 
     /// Gives the number of the comparison with a mirror that was at work.
     fn stop(&mut self, core: &mut Core, end: VerifyEnd) -> Option<u64> {
-        self.view = None;
-        self.held = None;
+        self.let_go(core);
         let writes = self.open.forget().filter(|(_, step)| matches!(step, VerifyStep::Write));
         core.fx.astray(writes.map(|(token, _)| token));
         self.run.take()?;
         let report = self.report.as_mut()?;
         report.end = Some(end);
         Some(report.id)
+    }
+
+    /// Home may pass the moment.
+    fn let_go(&mut self, core: &mut Core) {
+        (self.view, self.held) = (None, None);
+        if let Some(pin) = self.pin.take() {
+            core.pins.release(pin);
+        }
     }
 
     /// Takes the messages of a comparison; gives the others back.
@@ -326,7 +332,7 @@ impl Verify {
 
     /// Begins regions as budget and memory allow; ends what the cache has no room for.
     pub(crate) fn pump(&mut self, core: &mut Core) {
-        if core.fill.fraction() > FILL_MAX && self.holds_home() {
+        if core.fill.fraction() > FILL_MAX && self.pin.is_some() {
             if let Some(id) = self.held.as_ref().map(|h| h.id) {
                 send(core, VerifyReady { id, refused: "the mirror's cache fills".to_owned() });
             }

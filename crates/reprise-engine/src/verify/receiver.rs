@@ -9,7 +9,7 @@ use reprise_types::{Extent, SectorCount};
 use super::{
     ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, Verify, VerifyEnd, VerifyStep, hashes, records_behind, send,
 };
-use crate::core::{Core, Part, RegionRead};
+use crate::core::{BelowApplying, Core, Part, RegionRead, Why};
 use crate::effect::{Effect, IoFault, Token};
 
 impl Verify {
@@ -18,18 +18,17 @@ impl Verify {
         match message {
             Message::VerifyOpen(m) => {
                 self.end(core, VerifyEnd::Cancelled);
-                let refused = if home_detached {
-                    Some("a home of the mirror is detached")
+                let held = if home_detached {
+                    Err("a home of the mirror is detached")
                 } else if core.meta.copy().is_some() {
-                    Some("the first copy is not complete")
-                } else if core.meta.applying > m.at.seq {
-                    Some("the mirror's home is past the moment")
+                    Err("the first copy is not complete")
                 } else {
-                    None
+                    core.pin(m.at.seq, Why::Verify).map_err(|BelowApplying| "the mirror's home is past the moment")
                 };
-                match refused {
-                    Some(why) => send(core, VerifyReady { id: m.id, refused: why.to_owned() }),
-                    None => {
+                match held {
+                    Err(why) => send(core, VerifyReady { id: m.id, refused: why.to_owned() }),
+                    Ok(pin) => {
+                        self.pin = Some(pin);
                         self.held = Some(Held { id: m.id, at: m.at, told: false, asks: BTreeMap::new(), fix: None });
                         self.take_moment(core);
                     }
@@ -84,7 +83,7 @@ impl Verify {
             }
         }
         if !refused.is_empty() {
-            self.held = None;
+            self.let_go(core);
         } else if !self.is_open() {
             return;
         } else if let Some(held) = &mut self.held {

@@ -112,6 +112,11 @@ impl Leg {
         matches!(self.round, Round::Idle) && self.counted.is_empty()
     }
 
+    /// What is behind it the journal keeps: a home does not hold it, as the durable superblock says.
+    pub(crate) fn needs_after(&self, core: &Core) -> Option<Seq> {
+        Some(core.applied())
+    }
+
     /// What an earlier round has asked of the disks is not answered.
     pub(crate) fn is_at_work(&self) -> bool {
         !self.open.is_empty()

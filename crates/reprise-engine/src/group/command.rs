@@ -124,7 +124,7 @@ impl Group {
     pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
         self.source_only()?;
         let copying = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
-        if copying || self.verify.base().is_some() {
+        if copying || self.core.pins.lowest().is_some() {
             return Err(CommandError::Busy);
         }
         let volume = self.core.meta.volume(slot).ok_or(CommandError::NoVolume)?;

@@ -1,8 +1,8 @@
-//! How far the cursors of a group may go: every reason that holds one is here.
+//! How far the cursors of a group may go, and what of the journal has to stay: every reason is here.
 
 use reprise_types::{Role, Seq, honest};
 
-use crate::core::Why;
+use crate::core::{Part, Why};
 use crate::cursor::{Hold, Limit};
 use crate::group::Group;
 
@@ -57,6 +57,16 @@ impl Group {
             return Some(Limit::NONE);
         };
         Some(Limit::stop(why))
+    }
+
+    /// The parts that still need records of the journal, each with the position behind which it does.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (Part, Seq)> {
+        let parts = [
+            (Part::Leg, self.leg.needs_after(&self.core)),
+            (Part::Peer, self.peer.needs_after(&self.core)),
+            (Part::Verify, self.verify.needs_after()),
+        ];
+        parts.into_iter().filter_map(|(part, after)| Some((part, after?)))
     }
 
     /// True where the node should hold a connection to the peer.

@@ -249,10 +249,7 @@ impl Group {
     }
 
     fn trim(&mut self) {
-        let applied = self.core.applied();
-        let mut to = self.peer.needs_after(&self.core).map_or(applied, |after| applied.min(after));
-        // A moment that is held is read from the records since home was where it is.
-        to = self.verify.base().map_or(to, |base| to.min(base));
+        let Some(to) = self.holders().map(|(_, after)| after).min() else { return };
         if let Some((trimmed, freed)) = self.core.journal.trim(to) {
             let barrier = self.core.meta.change(|meta| meta.trimmed = trimmed);
             honest!(

@@ -48,15 +48,11 @@ impl Group {
     /// What holds behind each event. A group of which it does not is stopped before it does more harm.
     pub(crate) fn assert_invariants(&self) {
         assert!(self.core.signals.is_empty(), "{:?} concerns somebody", self.core.signals);
-        // Also asserts the order of the positions.
-        let positions = self.positions();
+        // Asserts their order.
+        self.positions();
         let trimmed = self.core.journal.trimmed().seq;
-        assert!(trimmed <= positions.applied, "trimmed to {trimmed} while home holds {} only", positions.applied);
-        if let Some(proven) = positions.peer_durable {
-            assert!(trimmed <= proven, "trimmed to {trimmed} while the peer has {proven} only");
-        }
-        if let Some(base) = self.verify.base() {
-            assert!(trimmed <= base, "trimmed to {trimmed} while a moment is read from {base} on");
+        for (part, after) in self.holders() {
+            assert!(trimmed <= after, "trimmed to {trimmed} while {part:?} needs what is behind {after}");
         }
         if let Some((moment, why)) = self.core.pins.lowest() {
             let applying = self.core.meta.applying;

@@ -122,7 +122,7 @@ enum VerifyStep {
 /// A moment that is held.
 #[derive(Debug)]
 struct View {
-    /// Where home was: what is behind it may not be trimmed.
+    /// Where home was.
     base: Seq,
     /// The moment.
     at: Seq,
@@ -213,8 +213,8 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
-    /// Where home was when the moment was taken: nothing behind it is trimmed.
-    pub(crate) fn base(&self) -> Option<Seq> {
+    /// Where home was when the moment was taken: it is read with the records since.
+    pub(crate) fn needs_after(&self) -> Option<Seq> {
         self.view.as_ref().map(|v| v.base)
     }
 

@@ -2,7 +2,7 @@
 
 use reprise_engine::{Branch, CacheFill, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 use reprise_format::link::CopyCursor;
-use reprise_format::superblock::GroupBody;
+use reprise_format::superblock::{CopyBody, GroupBody};
 use reprise_types::{
     BlockFormat, BoxId, BranchId, HistoryHash, InitiatorPort, Point, Registration, Reservation, ReservationType,
     Sector, UnitState, WallMicros,
@@ -130,6 +130,12 @@ fn refused(field: &'static str, spoil: impl FnOnce(&mut GroupBody)) {
     assert_eq!(GroupMeta::from_body(&body), Err(MetaError::Field(field)));
 }
 
+/// The copy of the same group as a mirror has it: a source has none.
+fn mirror_copy(body: &mut GroupBody) -> &mut CopyBody {
+    body.role = 2;
+    body.copy.get_or_insert_default()
+}
+
 #[test]
 fn a_field_that_cannot_be_is_refused() {
     refused("group", |b| b.group.truncate(15));
@@ -142,7 +148,7 @@ fn a_field_that_cannot_be_is_refused() {
     refused("lun", |b| b.volumes[0].lun = 1 << 16);
     refused("block_size", |b| b.volumes[0].block_size = 1);
     refused("next_slot", |b| b.next_slot = 1 << 16);
-    refused("copy", |b| b.copy.as_mut().unwrap().slot = 1 << 16);
+    refused("copy", |b| mirror_copy(b).slot = 1 << 16);
     refused("peer", |b| b.peers[0].peer.clear());
     refused("instance", |b| b.peers[0].instance_current.clear());
     refused("seen", |b| b.peers[0].instance_seen.truncate(3));
@@ -158,8 +164,8 @@ fn what_no_group_has_is_refused() {
     refused("applying", |b| b.applying = u64::MAX);
     refused("peer durable", |b| b.peers[0].durable.as_mut().unwrap().seq = past);
     refused("peer durable", |b| b.peers[0].durable.as_mut().unwrap().seq = 2);
-    refused("copy", |b| b.copy.as_mut().unwrap().complete_at = past);
-    refused("copy", |b| b.copy.as_mut().unwrap().sector = u64::MAX);
+    refused("copy", |b| mirror_copy(b).complete_at = past);
+    refused("copy", |b| mirror_copy(b).sector = u64::MAX);
     refused("fork", |b| b.branches[1].fork.as_mut().unwrap().seq = past);
     refused("branches", |b| b.branches.clear());
     refused("branches", |b| b.branches = vec![b.branches[0].clone(); 49]);

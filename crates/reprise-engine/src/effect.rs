@@ -92,6 +92,17 @@ pub enum HostReply {
     Data(Vec<Bytes>),
 }
 
+/// What the answer to a command waits for, see [`Group::tell_when`](crate::Group::tell_when).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// All that the command changed lasts.
+    Kept,
+    /// Hosts are served this size of a volume, or the volume is gone.
+    Served(VolumeSlot, SectorCount),
+    /// Home holds everything up to here, durably.
+    Applied(Seq),
+}
+
 /// How the disk failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IoFault {
@@ -257,6 +268,8 @@ pub enum Effect {
     FreeSegments(Vec<SegmentId>),
     /// Answer a host.
     Reply(Io, Result<HostReply, HostError>),
+    /// What was waited for has come; false where it never will, since the group is fenced.
+    Kept(Io, bool),
     /// Send to the peer; batches and regions behind each other, in this order.
     LinkSend(Message, Vec<Bytes>),
     /// Close the connection; the reason has been sent.

@@ -22,7 +22,9 @@ mod verify;
 
 pub use core::{GroupConfig, GroupStats};
 pub use cursor::{Hold, PeerTrouble, ROUND_BYTES_MAX};
-pub use effect::{CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token};
+pub use effect::{
+    CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token, Until,
+};
 pub use group::{CommandError, Group};
 pub use meta::{Branch, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 pub use opening::{Opened, Opening, OpeningError};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reprise_api::strangers::Full;
-use reprise_engine::{Branch, GroupMeta, LegMeta, RoleMeta, VolumeMeta};
+use reprise_engine::{Branch, CommandError, GroupMeta, LegMeta, RoleMeta, VolumeMeta};
 use reprise_format::batch::hash_start;
 use reprise_iscsi::Acl;
 use reprise_media::{Fill, Media, MediaOptions, create_file};
@@ -226,6 +226,36 @@ async fn what_is_written_after_a_restart_without_writes_is_there_after_the_next(
     session.clear_attentions(0).await.unwrap();
     assert!(session.read(0, 64, 8, 512).await.unwrap()[..] == data[..], "the write is lost");
     drop(session);
+    stop(b).await;
+}
+
+/// The answer to a command comes when its change lasts and everybody sees it, and not only at the next renewal of what is
+/// shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_command_is_answered_when_its_change_is_shown_and_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = start(dir.path());
+    let read_only = |b: &Box1| b.group.snapshot.borrow().meta.volumes[0].read_only;
+    for n in 0..5 {
+        let (reply, answer) = oneshot::channel();
+        b.group.commands.send(Command::SetReadOnly(VolumeSlot::from_raw(0), n % 2 == 0, reply)).await.unwrap();
+        answer.await.unwrap().unwrap();
+        assert_eq!(read_only(&b), n % 2 == 0, "the answer to command {n} came before its change was shown");
+    }
+    let (reply, answer) = oneshot::channel();
+    b.group.commands.send(Command::SetReadOnly(VolumeSlot::from_raw(9), true, reply)).await.unwrap();
+    assert_eq!(answer.await.unwrap(), Err(CommandError::NoVolume));
+    let (reply, answer) = oneshot::channel();
+    b.group.commands.send(Command::RemovePeer(reply)).await.unwrap();
+    assert_eq!(answer.await.unwrap(), Err(CommandError::NoPeer));
+    stop(b).await;
+    let b = start(dir.path());
+    assert!(read_only(&b), "the last change is lost");
+    // What has no Seq yet is nothing to wait for.
+    let (reply, answer) = oneshot::channel();
+    b.group.commands.send(Command::RemoveVolume(VolumeSlot::from_raw(0), reply)).await.unwrap();
+    assert_eq!(answer.await.unwrap().unwrap().name, "v1");
+    assert!(b.group.snapshot.borrow().meta.volumes.is_empty());
     stop(b).await;
 }
 

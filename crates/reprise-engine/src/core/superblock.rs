@@ -67,6 +67,11 @@ impl MetaStore {
         self.change(|_| {})
     }
 
+    /// Of all changes so far.
+    pub(crate) fn barrier(&self) -> Barrier {
+        Barrier(self.writing.unwrap_or(self.durable) + u64::from(self.dirty))
+    }
+
     /// True once a change is durable.
     pub(crate) fn holds(&self, barrier: Barrier) -> bool {
         barrier.0 <= self.durable

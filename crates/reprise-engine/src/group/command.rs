@@ -4,8 +4,8 @@ use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::VOLUMES_MAX;
 use reprise_types::{BoxId, ByteLen, Now, Role, SectorCount, Seq, VolumeSlot};
 
-use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
-use crate::effect::Notice;
+use crate::core::{Barrier, SUPERBLOCK_FILL_OWN, superblock_has_room};
+use crate::effect::{Effect, Io, Notice, Until};
 use crate::group::Group;
 use crate::meta::{PeerMeta, VolumeMeta};
 use crate::verify::{VerifyEnd, VerifyPlan};
@@ -66,7 +66,35 @@ pub enum CommandError {
     },
 }
 
+/// What commands wait for that is not there yet, with the barrier of what they changed. As many as
+/// there are callers that wait, which the front end bounds.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(Vec<(Io, Until, Barrier)>);
+
 impl Group {
+    /// Has [`Effect::Kept`] tell when something has come, or cannot come any more because the group is fenced.
+    pub fn tell_when(&mut self, io: Io, until: Until) {
+        let barrier = self.core.meta.barrier();
+        self.waiting.0.push((io, until, barrier));
+        self.tell_kept();
+    }
+
+    /// Tells what has come.
+    pub(crate) fn tell_kept(&mut self) {
+        for (io, until, barrier) in std::mem::take(&mut self.waiting.0) {
+            let come = match until {
+                Until::Kept => self.core.meta.holds(barrier),
+                Until::Served(slot, sectors) => self.served_sectors(slot).is_none_or(|served| served >= sectors),
+                Until::Applied(seq) => self.positions().applied >= seq,
+            };
+            if come || self.is_fenced() {
+                self.core.fx.push(Effect::Kept(io, come));
+            } else {
+                self.waiting.0.push((io, until, barrier));
+            }
+        }
+    }
+
     pub(crate) fn source_only(&self) -> Result<(), CommandError> {
         if let Some(reason) = &self.core.meta.fenced {
             return Err(CommandError::Fenced { reason: reason.clone() });

@@ -12,6 +12,7 @@ use reprise_journal::{Journal, JournalStart, JournalWrite, WriteToken};
 use reprise_types::{Mono, Now, Point, Role, Seq, honest};
 
 pub use command::CommandError;
+use command::Waiting;
 
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::{Leg, Peer};
@@ -41,6 +42,7 @@ pub struct Group {
     pub(crate) verify: Verify,
     pub(crate) repair: Repair,
     pub(crate) units: Units,
+    pub(crate) waiting: Waiting,
 }
 
 impl Group {
@@ -72,6 +74,7 @@ impl Group {
             verify: Verify::default(),
             repair: Repair::default(),
             units: Units::default(),
+            waiting: Waiting::default(),
         };
         group.units.replay(&mut group.core);
         honest!((), ServedBeforeSeal => group.core.seal = None);
@@ -196,7 +199,7 @@ impl Group {
     /// Re-establishes everything that follows from the state: called after each event.
     fn pump(&mut self) {
         if self.core.is_fenced() {
-            return;
+            return self.tell_kept();
         }
         // A first copy reads what is durable, beside hosts that write.
         let copies = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
@@ -224,6 +227,7 @@ impl Group {
         self.route();
         self.trim();
         self.write_superblock();
+        self.tell_kept();
         self.assert_invariants();
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reprise_engine::{
-    CacheFill, CommandError, CopyState, Effect, Event, GroupMeta, HostError, HostOp, Notice, PeerMeta,
+    CacheFill, CommandError, CopyState, Effect, Event, GroupMeta, HostError, HostOp, Io, Notice, PeerMeta, Until,
 };
 use reprise_format::link::{CloseReason, Message};
 use reprise_link::instance;
@@ -61,6 +61,56 @@ fn a_write_is_durable_before_it_is_acknowledged() {
     assert_eq!(a.home(extent(0, 8, 4)), content(1, 4), "and it reaches the home");
     let at = a.group.positions();
     assert_eq!((at.applied, at.applying, at.sent, at.peer_durable), (seq(1), seq(1), None, None));
+}
+
+#[test]
+fn an_answer_comes_when_what_it_is_about_lasts_and_never_when_that_failed() {
+    let mut a = serving();
+    a.rest();
+    a.command(|g, now| g.set_read_only(now, slot(0), true)).unwrap();
+    a.command(|g, _| g.tell_when(Io(1), Until::Kept));
+    assert_eq!(a.kept, []);
+    a.run();
+    assert_eq!(a.kept, [(Io(1), true)]);
+    a.command(|g, _| g.tell_when(Io(2), Until::Kept));
+    assert_eq!(a.kept[1..], [(Io(2), true)], "at once where nothing is on its way");
+    a.put(extent(0, 8, 4), content(1, 4));
+    a.command(|g, _| g.tell_when(Io(3), Until::Applied(seq(1))));
+    assert_eq!(a.kept.len(), 2);
+    a.rest();
+    assert_eq!(a.kept[2..], [(Io(3), true)]);
+    a.put(extent(0, 8, 4), content(2, 4));
+    a.command(|g, _| g.tell_when(Io(4), Until::Applied(seq(2))));
+    a.command(|g, now| g.set_read_only(now, slot(0), false)).unwrap();
+    a.command(|g, _| g.tell_when(Io(5), Until::Kept));
+    a.fail(Kind::Superblock);
+    assert_eq!(a.kept[3..], [(Io(4), false), (Io(5), false)]);
+    a.command(|g, now| g.set_read_only(now, slot(0), true)).unwrap_err();
+    a.command(|g, _| g.tell_when(Io(6), Until::Kept));
+    assert_eq!(a.kept[5..], [(Io(6), false)], "what did not last never does");
+}
+
+#[test]
+fn an_answer_waits_for_no_later_change() {
+    let mut a = serving();
+    a.rest();
+    let set = |a: &mut TestBox, io: u64, read_only: bool| {
+        a.command(|g, now| g.set_read_only(now, slot(0), read_only)).unwrap();
+        a.command(|g, _| g.tell_when(Io(io), Until::Kept));
+    };
+    set(&mut a, 1, true);
+    set(&mut a, 2, false);
+    a.command(|g, _| g.tell_when(Io(3), Until::Kept));
+    a.finish(Kind::Superblock);
+    assert_eq!(a.kept, [(Io(1), true)]);
+    assert!(a.stored().volumes[0].read_only);
+    set(&mut a, 4, true);
+    a.finish(Kind::Superblock);
+    assert_eq!(a.kept[1..], [(Io(2), true), (Io(3), true)], "two changes while one was written are one version");
+    assert!(!a.stored().volumes[0].read_only);
+    a.finish(Kind::Superblock);
+    assert_eq!(a.kept[3..], [(Io(4), true)]);
+    assert!(a.stored().volumes[0].read_only);
 }
 
 #[test]

@@ -163,6 +163,8 @@ pub struct TestBox {
     /// The order in which hosts were answered.
     pub answered: Vec<Io>,
     pub notices: Vec<Notice>,
+    /// What commands waited for, and whether it has come.
+    pub kept: Vec<(Io, bool)>,
     /// Messages that are not on the line.
     pub out: VecDeque<(Message, Vec<Bytes>)>,
     /// Reasons with which the group closed its connection.
@@ -266,6 +268,7 @@ impl TestBox {
             replies: BTreeMap::new(),
             answered: Vec::new(),
             notices: Vec::new(),
+            kept: Vec::new(),
             out: VecDeque::new(),
             closed: Vec::new(),
             freed: Vec::new(),
@@ -340,6 +343,7 @@ impl TestBox {
                 Effect::LinkSend(message, payload) => self.out.push_back((message, payload)),
                 Effect::LinkClose(reason) => self.closed.push(reason),
                 Effect::Notice(notice) => self.notices.push(notice),
+                Effect::Kept(io, come) => self.kept.push((io, come)),
                 disk => self.asked.push_back(disk),
             }
         }

@@ -1,7 +1,7 @@
 //! What units remember, and their size: stored on both boxes before anybody is told.
 
 use bytes::Bytes;
-use reprise_engine::{CommandError, HostError, HostOp, Io, Notice, VerifyPlan};
+use reprise_engine::{CommandError, HostError, HostOp, Io, Notice, Until, VerifyPlan};
 use reprise_format::link::Message;
 use reprise_format::superblock::{SUPERBLOCK_COPY_LEN, copies_of, group_copies};
 use reprise_types::{BoxId, InitiatorPort, Registration, SectorCount, UnitState};
@@ -303,12 +303,17 @@ fn hosts_are_served_a_size_when_the_superblock_holds_it() {
     a.run();
     let served = |a: &TestBox| a.group.served_sectors(slot(1)).unwrap().get();
     assert_eq!((size(&a, 1), served(&a)), (4096, 3000));
+    for sectors in [3000, 3500, 4096] {
+        a.command(|g, _| g.tell_when(Io(sectors), Until::Served(slot(1), SectorCount::from_raw(sectors))));
+    }
+    assert_eq!(a.kept, [(Io(3000), true)]);
     for (at, served_now) in [(3000, 3500), (3500, 4096)] {
         let io = a.write(extent(1, at, 1), content(1, 1));
         assert_eq!(a.error(io), HostError::Range);
         a.finish(Kind::Superblock);
         a.run();
         assert_eq!(served(&a), served_now);
+        assert_eq!(a.kept.last(), Some(&(Io(served_now), true)));
         a.put(extent(1, at, 1), content(1, 1));
     }
     a.put(extent(1, 4095, 1), content(2, 1));

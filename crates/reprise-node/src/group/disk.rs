@@ -141,7 +141,8 @@ impl Owner {
                 self.deps.allocator.free(&segments);
                 self.changed.notify_waiters();
             }
-            Effect::Reply(..) | Effect::LinkSend(..) | Effect::LinkClose(_) | Effect::Notice(_) => {}
+            Effect::Reply(..) | Effect::Kept(..) => {}
+            Effect::LinkSend(..) | Effect::LinkClose(_) | Effect::Notice(_) => {}
         }
     }
 

@@ -162,7 +162,7 @@ pub struct LinkView {
     pub trouble: Option<PeerTrouble>,
 }
 
-/// A group as it is now; renewed several times a second.
+/// A group as it is now; renewed several times a second, and before a command that changed it is answered.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Its superblock.

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use reprise_engine::{Effect, Event, Group, Io, IoFault, LinkInput, Token};
+use reprise_engine::{CommandError, Effect, Event, Group, Io, IoFault, LinkInput, Token, Until};
 use reprise_iscsi::{Acl, TaskTag, Throttle};
 use reprise_media::{DurabilityChoice, Media, Ring};
 use reprise_types::{BufPool, Mono, SectorCount, VolumeSlot};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::handle::GroupNotice;
+use super::handle::{GroupNotice, Snapshot};
 use super::iscsi::Session;
 use super::latency::Latencies;
 use super::link::LinkConn;
-use super::thread::GroupDeps;
+use super::thread::{self, GroupDeps};
 use super::units::Units;
 use crate::clock;
 use crate::pool::IndexShare;
@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) homes: HashMap<VolumeSlot, Arc<Media>>,
     /// Operations of hosts that are with the engine.
     ios: HashMap<u64, UnderWay>,
+    /// Commands that wait for what they changed to last.
+    waits: HashMap<u64, oneshot::Sender<bool>>,
     pub(super) latencies: Latencies,
     next_io: u64,
     pub(super) sessions: Vec<Weak<Session>>,
@@ -82,10 +84,18 @@ pub(super) struct Owner {
     notices: mpsc::Sender<GroupNotice>,
     /// Woken when a volume's state may have changed.
     pub(super) changed: Notify,
+    /// Where the rest of the box looks.
+    publish: watch::Sender<Snapshot>,
 }
 
 impl Owner {
-    pub(super) fn new(deps: GroupDeps, slot: usize, group: Group, ring: Ring) -> Rc<Self> {
+    pub(super) fn new(
+        deps: GroupDeps,
+        slot: usize,
+        group: Group,
+        ring: Ring,
+        publish: watch::Sender<Snapshot>,
+    ) -> Rc<Self> {
         // The RAM tail keeps the buffers it came in.
         let buffers = deps.buffers.part(deps.limits.buffer_bytes + deps.limits.ram_tail_bytes);
         let index = deps.allocator.index_share();
@@ -98,6 +108,7 @@ impl Owner {
             durability: DurabilityChoice::default(),
             homes,
             ios: HashMap::new(),
+            waits: HashMap::new(),
             latencies: Latencies::default(),
             next_io: 1,
             sessions: Vec::new(),
@@ -122,6 +133,7 @@ impl Owner {
             units: Units::default(),
             notices: deps.notices.clone(),
             changed: Notify::new(),
+            publish,
             deps,
         })
     }
@@ -158,6 +170,28 @@ impl Owner {
         let io = state.next_io;
         state.next_io += 1;
         Io(io)
+    }
+
+    /// Waits for what has been changed up to this call; false where it never comes, since the group is fenced.
+    pub(super) fn until(self: &Rc<Self>, until: Until) -> impl Future<Output = bool> + use<> {
+        let io = self.fresh_io();
+        let (told, comes) = oneshot::channel();
+        let mut state = self.state();
+        state.waits.insert(io.0, told);
+        state.group.tell_when(io, until);
+        drop(state);
+        self.drain();
+        async { comes.await.unwrap_or(false) }
+    }
+
+    /// Shows the rest of the box what there is.
+    pub(super) fn publish(&self) {
+        self.publish.send_replace(thread::snapshot(self));
+    }
+
+    /// Why what a command changed does not last.
+    pub(super) fn fenced(&self) -> CommandError {
+        CommandError::Fenced { reason: self.look().group.meta().fenced.clone().unwrap_or_default() }
     }
 
     /// Takes an event without what follows from it; [`Self::settle`] must come soon.
@@ -228,6 +262,12 @@ impl Owner {
                     }
                     drop(state);
                     session.reply(tag, reply);
+                }
+            }
+            Effect::Kept(io, come) => {
+                let waits = self.state().waits.remove(&io.0);
+                if let Some(told) = waits {
+                    let _ = told.send(come);
                 }
             }
             Effect::LinkSend(message, payload) => {

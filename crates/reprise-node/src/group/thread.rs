@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use reprise_engine::{CommandError, Event, Group, GroupConfig, VolumeMeta};
+use reprise_engine::{CommandError, Event, GroupConfig, Until, VolumeMeta};
 use reprise_iscsi::{Acl, CloseReason};
 use reprise_journal::{BatchSource, JournalConfig};
 use reprise_media::{Media, Ring, RingConfig};
@@ -134,8 +134,8 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
             match Ring::spawn_local(RingConfig::default()) {
                 Ok(ring) => {
                     let _ = started.send(Ok(()));
-                    let owner = Owner::new(deps, slot, group, ring);
-                    run(owner, inbox, publish).await;
+                    let owner = Owner::new(deps, slot, group, ring, publish);
+                    run(owner, inbox).await;
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -145,7 +145,7 @@ pub fn spawn(opened: OpenedGroup, deps: GroupDeps) -> std::io::Result<GroupHandl
     Ok(GroupHandle { id, commands, snapshot })
 }
 
-async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watch::Sender<Snapshot>) {
+async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>) {
     // Before anything is done: a rule may be about the first operation of a start.
     #[cfg(feature = "test-faults")]
     let mut faults = super::faults::Switch::from_env(&owner.deps.name);
@@ -176,7 +176,7 @@ async fn run(owner: Rc<Owner>, mut inbox: mpsc::Receiver<Command>, publish: watc
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(TICKS_PER_SNAPSHOT) {
                     owner.index.set(owner.look().group.stats().index_bytes);
-                    publish.send_replace(snapshot(&owner));
+                    owner.publish();
                 }
                 if ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
                     owner.measure_units();
@@ -300,19 +300,16 @@ fn serve(owner: &Rc<Owner>, command: Command) {
     }
 }
 
-/// Answers a command once what it changed is durable, or cannot be any more.
+/// Answers a command once what it changed is durable, or cannot be any more. Who has the answer sees the change.
 fn answer<T: 'static>(owner: &Rc<Owner>, reply: Reply<T>, result: Result<T, CommandError>) {
-    let owner = owner.clone();
+    if result.is_err() {
+        return drop(reply.send(result));
+    }
+    let (owner, kept) = (owner.clone(), owner.until(Until::Kept));
     tokio::task::spawn_local(async move {
-        let lasts = || owner.look().group.superblock_settled();
-        while result.is_ok() && !lasts() && !owner.look().group.is_fenced() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let fenced = owner.look().group.meta().fenced.clone().filter(|_| !lasts());
-        let _ = reply.send(match fenced {
-            Some(reason) => result.and(Err(CommandError::Fenced { reason })),
-            None => result,
-        });
+        let result = if kept.await { result } else { Err(owner.fenced()) };
+        owner.publish();
+        let _ = reply.send(result);
     });
 }
 
@@ -323,13 +320,8 @@ async fn resize_volume(owner: Rc<Owner>, slot: VolumeSlot, sectors: SectorCount,
     if let Err(error) = begun {
         return drop(reply.send(Err(error)));
     }
-    let done = |group: &Group| group.served_sectors(slot).is_none_or(|served| served >= sectors);
-    while !done(&owner.look().group) {
-        let fenced = owner.look().group.meta().fenced.clone();
-        if let Some(reason) = fenced {
-            return drop(reply.send(Err(CommandError::Fenced { reason })));
-        }
-        tokio::time::sleep(TICK).await;
+    if !owner.until(Until::Served(slot, sectors)).await {
+        return drop(reply.send(Err(owner.fenced())));
     }
     owner.luns_changed();
     answer(&owner, reply, Ok(()));
@@ -347,8 +339,8 @@ async fn remove_volume(owner: Rc<Owner>, slot: VolumeSlot, reply: Reply<VolumeMe
         Err(error) => return drop(reply.send(Err(error))),
     };
     owner.luns_changed();
-    while owner.look().group.positions().applied < until && !owner.look().group.is_fenced() {
-        tokio::time::sleep(TICK).await;
+    if !owner.until(Until::Applied(until)).await {
+        return drop(reply.send(Err(owner.fenced())));
     }
     let removed = owner.state().group.remove_volume(clock::now(), slot);
     owner.settle();
@@ -393,7 +385,7 @@ async fn inspect(owner: Rc<Owner>, after: Seq, limit: usize, reply: oneshot::Sen
     let _ = reply.send(out);
 }
 
-fn snapshot(owner: &Rc<Owner>) -> Snapshot {
+pub(super) fn snapshot(owner: &Owner) -> Snapshot {
     let session = |s: &Rc<iscsi::Session>| {
         let info = s.connection.borrow();
         let who = info.logged_in()?;

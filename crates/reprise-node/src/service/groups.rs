@@ -30,8 +30,8 @@ use crate::portal;
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(10);
 /// Longest time a group's thread gets to finish what is under way.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
-/// Longest wait until a snapshot shows what a command has done.
-const SHOWN_TIME_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for a group that has just been made to serve hosts: it does so in any case.
+const READY_TIME_MAX: Duration = Duration::from_secs(3);
 /// Least payload buffers of a group: one large write and its way to home and peer.
 pub(crate) const GROUP_BUFFERS_MIN: u64 = 16 << 20;
 
@@ -145,10 +145,10 @@ impl Running {
         self.snapshot.borrow().clone()
     }
 
-    /// Waits until the snapshot shows something; what was asked for has happened anyway.
-    pub(super) async fn shown(&self, what: impl FnMut(&Snapshot) -> bool) {
+    /// Waits a moment for a group that has just been made: its first superblock is on its way.
+    async fn ready(&self) {
         let mut snapshot = self.snapshot.clone();
-        let _ = tokio::time::timeout(SHOWN_TIME_MAX, snapshot.wait_for(what)).await;
+        let _ = tokio::time::timeout(READY_TIME_MAX, snapshot.wait_for(|s| s.ready)).await;
     }
 }
 
@@ -486,7 +486,7 @@ impl Inner {
             })
         })
         .await?;
-        running.shown(|s| s.ready).await;
+        running.ready().await;
         self.publish_targets();
         Ok(running)
     }
@@ -642,11 +642,9 @@ pub(super) fn pool_error(error: &PoolError) -> ApiError {
     }
 }
 
-/// Detaches what a command on a group needs from its entry.
+/// Pauses or resumes the link of a group.
 pub(super) async fn set_paused(group: &Running, paused: bool) -> Result<(), ApiError> {
-    ask(&group.commands, |reply| Command::SetPaused(paused, reply)).await?;
-    group.shown(|s| s.meta.peer().is_none_or(|p| p.paused == paused)).await;
-    Ok(())
+    ask(&group.commands, |reply| Command::SetPaused(paused, reply)).await
 }
 
 #[cfg(test)]

@@ -197,7 +197,6 @@ impl Inner {
             self.withdraw_mirror(command, group, peer).await;
             return Err(error);
         }
-        group.shown(|s| s.meta.peer().is_some()).await;
         let mind: String = warnings.iter().map(|w| format!(" Mind: {w}.")).collect();
         let told = Message::MirrorAdded { group: group.name.as_str(), peer: peer.name.as_str(), mind: &mind };
         self.board.event(told.about(format!("group {}", group.name)));
@@ -303,7 +302,6 @@ impl Inner {
         if let Some(entry) = locked(&self.groups).get_mut(&group.id) {
             entry.dial = None;
         }
-        group.shown(|s| s.meta.peer().is_none()).await;
         let subject = format!("group {}", group.name);
         for code in ["link-down", "link-stopped"] {
             self.board.clear(code, &subject);
@@ -479,7 +477,6 @@ impl Inner {
     async fn mirror_ended(&self, _: &Changing<'_>, group: &Running, peer: BoxId) -> Result<(), ApiError> {
         let known = group.now().meta.ended().is_some();
         ask(&group.commands, Command::EndMirror).await?;
-        group.shown(|s| s.meta.ended().is_some()).await;
         let subject = format!("group {}", group.name);
         for code in ["link-down", "source-silent"] {
             self.board.clear(code, &subject);

@@ -445,8 +445,7 @@ impl Inner {
             unit: None,
         };
         let media = home.media.clone();
-        let slot = ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;
-        group.shown(|s| s.meta.volume(slot).is_some()).await;
+        ask(&group.commands, |reply| Command::AddVolume(meta, media, reply)).await?;
         self.set_provisional(group.id, false);
         let (volume, group) = (status.name.as_str(), group.name.as_str());
         let told = Message::VolumeAdded { volume, group, lun: status.lun }.about(format!("volume {volume}"));
@@ -617,9 +616,7 @@ impl Inner {
             let text = format!("group {} has got another mirror meanwhile", group.name);
             return Err(wrong_state(text, "resize it again: the room that it has got on this box is kept"));
         }
-        ask(&group.commands, |reply| Command::Resize(slot, sectors, reply)).await?;
-        group.shown(|s| s.meta.volume(slot).is_some_and(|v| v.sectors >= sectors)).await;
-        Ok(())
+        ask(&group.commands, |reply| Command::Resize(slot, sectors, reply)).await
     }
 
     /// Lets hosts write a volume, or not.
@@ -632,7 +629,6 @@ impl Inner {
         let (group, volume) = self.volume(&request.name)?;
         let (slot, read_only) = (volume.slot, request.read_only);
         ask(&group.commands, |reply| Command::SetReadOnly(slot, read_only, reply)).await?;
-        group.shown(|s| s.meta.volume(slot).is_some_and(|v| v.read_only == read_only)).await;
         self.shown_volume(&request.name)
     }
 
@@ -837,7 +833,6 @@ impl Inner {
     async fn take_out(self: &Arc<Self>, group: &Running, volume: &VolumeMeta, erase: bool) -> Result<(), ApiError> {
         let slot = volume.slot;
         let left = ask(&group.commands, |reply| Command::RemoveVolume(slot, reply)).await?;
-        group.shown(|s| s.meta.volume(slot).is_none()).await;
         let subject = format!("volume {}", left.name);
         if !erase {
             let home = left.legs.first().map(|l| l.path.clone()).unwrap_or_default();

@@ -98,7 +98,8 @@ impl World {
             }
             Effect::LinkClose(reason) => fold(To::Line(conn.unwrap_or(0)), format!("close {reason:?}"), &[]),
             Effect::Notice(notice) => fold(To::People, format!("{notice:?}"), &[]),
-            Effect::ReadCache { .. } | Effect::ReadHome { .. } | Effect::WantSegment | Effect::FreeSegments(_) => {}
+            Effect::ReadCache { .. } | Effect::ReadHome { .. } | Effect::WantSegment => {}
+            Effect::FreeSegments(_) | Effect::Kept(..) => {}
         }
     }
 }

@@ -14,6 +14,24 @@ pub struct Io(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub(crate) u64);
 
+/// One of the peers of a group: its place among them. There is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(u8);
+
+impl PeerId {
+    /// The first one.
+    pub const FIRST: Self = Self(0);
+}
+
+/// One of the homes that each volume has: its place among them (see [`VolumeMeta::legs`](crate::VolumeMeta)). There is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegId(u8);
+
+impl LegId {
+    /// The first one.
+    pub const FIRST: Self = Self(0);
+}
+
 /// What a host asks of a volume.
 #[derive(Debug, Clone)]
 pub enum HostOp {
@@ -195,8 +213,8 @@ pub enum Event {
     Granted(Option<Grant>),
     /// How full the cache is.
     Cache(CacheFill),
-    /// From the link.
-    Link(LinkInput),
+    /// From the link to a peer.
+    Link(PeerId, LinkInput),
     /// Time passes.
     Tick,
 }
@@ -236,6 +254,8 @@ pub enum Effect {
     ReadHome {
         /// For the answer.
         token: Token,
+        /// Which home.
+        leg: LegId,
         /// Where.
         extent: Extent,
     },
@@ -243,6 +263,8 @@ pub enum Effect {
     WriteHome {
         /// For the answer.
         token: Token,
+        /// Which home.
+        leg: LegId,
         /// First sector.
         extent: Extent,
         /// Content.
@@ -252,6 +274,8 @@ pub enum Effect {
     ZeroHome {
         /// For the answer.
         token: Token,
+        /// Which home.
+        leg: LegId,
         /// Where.
         extent: Extent,
     },
@@ -259,6 +283,8 @@ pub enum Effect {
     FlushHome {
         /// For the answer.
         token: Token,
+        /// Which home.
+        leg: LegId,
         /// Which.
         volumes: Vec<VolumeSlot>,
     },
@@ -270,10 +296,10 @@ pub enum Effect {
     Reply(Io, Result<HostReply, HostError>),
     /// What was waited for has come; false where it never will, since the group is fenced.
     Kept(Io, bool),
-    /// Send to the peer; batches and regions behind each other, in this order.
-    LinkSend(Message, Vec<Bytes>),
-    /// Close the connection; the reason has been sent.
-    LinkClose(CloseReason),
+    /// Send to a peer; batches and regions behind each other, in this order.
+    LinkSend(PeerId, Message, Vec<Bytes>),
+    /// Close the connection to a peer; the reason has been sent.
+    LinkClose(PeerId, CloseReason),
     /// Tell people.
     Notice(Notice),
 }

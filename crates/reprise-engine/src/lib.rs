@@ -23,7 +23,7 @@ mod verify;
 pub use core::{GroupConfig, GroupStats};
 pub use cursor::{Hold, PeerTrouble, ROUND_BYTES_MAX};
 pub use effect::{
-    CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LinkInput, Notice, Token, Until,
+    CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LegId, LinkInput, Notice, PeerId, Token, Until,
 };
 pub use group::{CommandError, Group};
 pub use meta::{Branch, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};

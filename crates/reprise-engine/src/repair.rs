@@ -12,7 +12,7 @@ use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_types::{Mono, Role, Seq, honest};
 
 use crate::core::{Core, Open, Part, ReadName};
-use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
+use crate::effect::{Effect, IoFault, LinkInput, Notice, PeerId, Token};
 use crate::signal::Signal;
 
 /// What an answer is to.
@@ -172,7 +172,7 @@ impl Repair {
             rotten.stage = Stage::Asked;
         }
         let wanted = BatchWanted { first: place.first_seq, last: place.last_seq };
-        core.fx.send(wanted.into(), Vec::new());
+        core.fx.send(PeerId::FIRST, wanted.into(), Vec::new());
     }
 
     /// Takes the two messages; gives others back.
@@ -207,7 +207,7 @@ impl Repair {
     fn send(core: &mut Core, first: Seq, last: Seq, batch: Option<&Batch>) {
         let message = Message::from(BatchAgain { first, last, found: batch.is_some() });
         let payload = batch.map_or_else(Vec::new, |b| b.body().collect());
-        core.fx.send(message, payload);
+        core.fx.send(PeerId::FIRST, message, payload);
     }
 
     fn answer(&mut self, core: &mut Core, m: &BatchAgain, payload: Bytes) {

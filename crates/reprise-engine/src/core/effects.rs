@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::link::Message;
 use reprise_types::honest;
 
-use crate::effect::{Effect, Notice, Token};
+use crate::effect::{Effect, LegId, Notice, PeerId, Token};
 
 /// Who has asked. What was asked the part itself knows: see [`Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub(crate) enum Part {
     Journal,
     Superblock,
     Reads,
-    Leg,
-    Peer,
+    Leg(LegId),
+    Peer(PeerId),
     Feed,
     Verify,
     Repair,
@@ -52,8 +52,8 @@ impl Effects {
         self.push(Effect::Notice(notice));
     }
 
-    pub(crate) fn send(&mut self, message: Message, payload: Vec<Bytes>) {
-        self.push(Effect::LinkSend(message, payload));
+    pub(crate) fn send(&mut self, peer: PeerId, message: Message, payload: Vec<Bytes>) {
+        self.push(Effect::LinkSend(peer, message, payload));
     }
 
     /// The next thing to do.

@@ -7,7 +7,7 @@ use reprise_journal::{DiskPiece, PieceSource, ReadPlan};
 use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 use super::{Core, Open, Part, ReadName};
-use crate::effect::{Effect, HostError, Io, IoFault, Notice, Token};
+use crate::effect::{Effect, HostError, Io, IoFault, LegId, Notice, Token};
 use crate::signal::Signal;
 
 /// Sectors of zeros that are handed out without allocating.
@@ -105,7 +105,7 @@ impl Core {
                 PieceSource::Zero => PieceState::Ready(zeros(piece.sectors)),
                 PieceSource::Home => {
                     missing += 1;
-                    ask(Bit::Home, &|token| Effect::ReadHome { token, extent: part });
+                    ask(Bit::Home, &|token| Effect::ReadHome { token, leg: LegId::FIRST, extent: part });
                     PieceState::Home(piece.sector)
                 }
                 PieceSource::Disk(disk) => {

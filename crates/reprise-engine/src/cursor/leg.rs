@@ -12,7 +12,7 @@ use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot, hone
 
 use crate::core::{Barrier, Core, Open, Part, ReadName};
 use crate::cursor::{Hold, Limit};
-use crate::effect::{Effect, IoFault, Notice, Token};
+use crate::effect::{Effect, IoFault, LegId, Notice, Token};
 use crate::signal::Signal;
 
 /// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a
@@ -220,7 +220,7 @@ impl Leg {
                 BatchSource::Disk(place) => {
                     at = place.last_seq;
                     let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
-                    let token = core.fx.ask(Part::Leg, make);
+                    let token = core.fx.ask(Part::Leg(LegId::FIRST), make);
                     self.open.insert(token, LegStep::Batch { index: batches.len(), place });
                     batches.push(None);
                     missing += 1;
@@ -325,9 +325,9 @@ impl Leg {
             let bytes = extent.sectors.bytes().get();
             writing.under_way += 1;
             writing.bytes += bytes;
-            let token = core.fx.ask(Part::Leg, |token| match bufs.is_empty() {
-                true => Effect::ZeroHome { token, extent },
-                false => Effect::WriteHome { token, extent, bufs },
+            let token = core.fx.ask(Part::Leg(LegId::FIRST), |token| match bufs.is_empty() {
+                true => Effect::ZeroHome { token, leg: LegId::FIRST, extent },
+                false => Effect::WriteHome { token, leg: LegId::FIRST, extent, bufs },
             });
             self.open.insert(token, LegStep::Write { bytes });
         }
@@ -400,7 +400,8 @@ impl Leg {
         if honest!(volumes.is_empty(), HomeNotFlushed => true) {
             return self.round_flushed(core, Ok(Bytes::new()));
         }
-        let token = core.fx.ask(Part::Leg, |token| Effect::FlushHome { token, volumes });
+        let token =
+            core.fx.ask(Part::Leg(LegId::FIRST), |token| Effect::FlushHome { token, leg: LegId::FIRST, volumes });
         self.open.insert(token, LegStep::Flush);
     }
 }

@@ -15,7 +15,7 @@ use reprise_link::throttle::TokenBucket;
 use reprise_types::{Extent, Mono, Now, Point, Role, Seq, honest};
 
 use crate::core::{Core, Open, Part, ReadName, Reader, RegionRead};
-use crate::effect::{Effect, HostError, IoFault, LinkInput, Notice, Token};
+use crate::effect::{Effect, HostError, IoFault, LinkInput, Notice, PeerId, Token};
 use crate::meta::CopyState;
 use crate::signal::Signal;
 
@@ -252,7 +252,7 @@ impl Peer {
                 if let Some(offer) = offer(core).filter(|_| wanted) {
                     self.session = Some(SourceSession::new(core.now.mono, offer));
                 } else {
-                    core.fx.push(Effect::LinkClose(CloseReason::NotReady));
+                    core.fx.push(Effect::LinkClose(PeerId::FIRST, CloseReason::NotReady));
                 }
             }
             LinkInput::Disconnected => {
@@ -377,7 +377,7 @@ impl Peer {
     fn flush_control(&mut self, core: &mut Core) {
         let Some(session) = self.session.as_mut().filter(|_| !core.link_held()) else { return };
         while let Some(message) = session.poll_message() {
-            core.fx.send(message, Vec::new());
+            core.fx.send(PeerId::FIRST, message, Vec::new());
         }
     }
 
@@ -393,7 +393,7 @@ impl Peer {
         self.read_regions(core);
         let open = self.session.as_mut().filter(|_| !core.link_held());
         if let Some(done) = open.and_then(SourceSession::poll_copy_done) {
-            core.fx.send(Message::CopyDone(done), Vec::new());
+            core.fx.send(PeerId::FIRST, Message::CopyDone(done), Vec::new());
         }
     }
 
@@ -434,7 +434,7 @@ impl Peer {
         self.burst_at = core.now.mono;
         core.stats.bytes_sent += bytes;
         let message = Message::Batch(link::Batch { first: batch.first_seq(), last: batch.last_seq() });
-        core.fx.send(message, batch.body().collect());
+        core.fx.send(PeerId::FIRST, message, batch.body().collect());
         if !self.ahead.is_empty() {
             self.read_ahead(core, batch.last_seq());
         }
@@ -457,7 +457,7 @@ impl Peer {
                     at = place.last_seq;
                     let read = core.read_opened();
                     let make = |token| Effect::ReadCache { token, at: place.at, len: place.len };
-                    let token = core.fx.ask(Part::Peer, make);
+                    let token = core.fx.ask(Part::Peer(PeerId::FIRST), make);
                     self.open.insert(token, BatchRead { place, read });
                     self.ahead.push_back(Ahead { first: place.first_seq, last: place.last_seq, batch: None });
                 }
@@ -496,7 +496,7 @@ impl Peer {
         self.queued += bytes;
         core.stats.bytes_sent += bytes;
         let payload = if zero { Vec::new() } else { data };
-        core.fx.send(Message::CopyExtent(region.extent(zero)), payload);
+        core.fx.send(PeerId::FIRST, Message::CopyExtent(region.extent(zero)), payload);
         true
     }
 

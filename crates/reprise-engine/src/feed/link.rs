@@ -14,7 +14,7 @@ use reprise_types::{Extent, Mono, Point, Role, Seq, VolumeSlot, honest};
 
 use super::unit::Units;
 use crate::core::{Barrier, Core, Effects, Open, Part, Seal};
-use crate::effect::{Effect, IoFault, LinkInput, Notice, Token};
+use crate::effect::{Effect, IoFault, LegId, LinkInput, Notice, PeerId, Token};
 use crate::meta::CopyState;
 use crate::signal::Signal;
 
@@ -183,8 +183,8 @@ impl LinkFeed {
             MirrorEvent::Region { region, zero } => {
                 let extent = Extent { volume: region.slot, sector: region.sector, sectors: region.sectors };
                 let token = core.fx.ask(Part::Feed, |token| match zero {
-                    true => Effect::ZeroHome { token, extent },
-                    false => Effect::WriteHome { token, extent, bufs: vec![payload.into_bytes()] },
+                    true => Effect::ZeroHome { token, leg: LegId::FIRST, extent },
+                    false => Effect::WriteHome { token, leg: LegId::FIRST, extent, bufs: vec![payload.into_bytes()] },
                 });
                 self.open.insert(token, FeedStep::Region(region));
             }
@@ -382,7 +382,7 @@ impl LinkFeed {
         }
         if let Some(session) = &mut self.session {
             while let Some(message) = session.poll_message() {
-                core.fx.send(message, Vec::new());
+                core.fx.send(PeerId::FIRST, message, Vec::new());
             }
         }
     }
@@ -398,7 +398,7 @@ impl LinkFeed {
             self.flush = CopyFlush::Flushing;
             honest!((), CopyNotFlushed => return self.copy_flushed(core, mark));
             let volumes: Vec<VolumeSlot> = core.meta.volumes.iter().map(|v| v.slot).collect();
-            let token = core.fx.ask(Part::Feed, |token| Effect::FlushHome { token, volumes });
+            let token = core.fx.ask(Part::Feed, |token| Effect::FlushHome { token, leg: LegId::FIRST, volumes });
             self.open.insert(token, FeedStep::Flushed(mark));
         }
         if let Some(copy) = core.meta.copy().filter(|_| complete) {

@@ -4,6 +4,7 @@ use reprise_types::{Role, Seq, honest};
 
 use crate::core::{Part, Why};
 use crate::cursor::{Hold, Limit};
+use crate::effect::{LegId, PeerId};
 use crate::group::Group;
 
 impl Group {
@@ -62,8 +63,8 @@ impl Group {
     /// The parts that still need records of the journal, each with the position behind which it does.
     pub(crate) fn holders(&self) -> impl Iterator<Item = (Part, Seq)> {
         let parts = [
-            (Part::Leg, self.leg.needs_after(&self.core)),
-            (Part::Peer, self.peer.needs_after(&self.core)),
+            (Part::Leg(LegId::FIRST), self.leg.needs_after(&self.core)),
+            (Part::Peer(PeerId::FIRST), self.peer.needs_after(&self.core)),
             (Part::Verify, self.verify.needs_after()),
         ];
         parts.into_iter().filter_map(|(part, after)| Some((part, after?)))

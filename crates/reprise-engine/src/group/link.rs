@@ -3,13 +3,17 @@
 use reprise_format::link::{Close, CloseReason};
 use reprise_types::Role;
 
-use crate::effect::{Effect, LinkInput, Notice};
+use crate::effect::{Effect, LinkInput, Notice, PeerId};
 use crate::feed::Standing;
 use crate::group::Group;
 use crate::verify::VerifyEnd;
 
 impl Group {
-    pub(super) fn link_input(&mut self, input: LinkInput) {
+    pub(super) fn link_input(&mut self, peer: PeerId, input: LinkInput) {
+        if peer != PeerId::FIRST {
+            // There is no such peer.
+            return;
+        }
         if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
             self.core.link_opens = None;
             self.repair.link_broke();
@@ -48,7 +52,7 @@ impl Group {
     fn feed_input(&mut self, input: LinkInput) {
         if matches!(input, LinkInput::Connected { .. }) && !self.may_be_fed() {
             self.tell_not_ready();
-            self.core.fx.push(Effect::LinkClose(CloseReason::NotReady));
+            self.core.fx.push(Effect::LinkClose(PeerId::FIRST, CloseReason::NotReady));
             return;
         }
         let standing = self.standing();
@@ -71,7 +75,7 @@ impl Group {
     fn tell_not_ready(&mut self) {
         let (trouble, detail) = (self.trouble(), self.leg.fault().or(self.core.meta.fenced.as_deref()));
         let close = Close { reason: CloseReason::NotReady, detail: detail.unwrap_or_default().to_owned(), trouble };
-        self.core.fx.send(close.into(), Vec::new());
+        self.core.fx.send(PeerId::FIRST, close.into(), Vec::new());
     }
 
     pub(crate) fn link_close(&mut self, reason: CloseReason) {
@@ -79,7 +83,7 @@ impl Group {
             self.tell_not_ready();
         }
         if self.peer.disconnected() || self.feed.is_connected() {
-            self.core.fx.push(Effect::LinkClose(reason));
+            self.core.fx.push(Effect::LinkClose(PeerId::FIRST, reason));
             self.core.fx.notice(Notice::LinkDown);
             self.verify.disconnected(&mut self.core);
         }

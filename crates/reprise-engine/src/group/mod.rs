@@ -105,7 +105,7 @@ impl Group {
                 self.core.segments.granted(&mut self.core.fx, &mut self.core.journal, floor, grant);
             }
             Event::Cache(fill) => self.core.fill = fill,
-            Event::Link(input) => self.link_input(input),
+            Event::Link(peer, input) => self.link_input(peer, input),
             Event::Tick => self.tick(),
         }
     }
@@ -172,9 +172,10 @@ impl Group {
 
     fn superblock_written(&mut self) {
         self.core.meta.written();
-        self.core.stored();
+        // A round that begins opens its read before segments that were trimmed are given back.
         self.leg.stored(&mut self.core);
         self.route();
+        self.core.stored();
         self.feed.stored(&self.core);
         self.units.stored(&mut self.core);
     }

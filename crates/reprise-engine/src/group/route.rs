@@ -28,8 +28,8 @@ impl Group {
                     self.read_done(done);
                 }
             }
-            (Some(Part::Leg), result) => self.leg.answered(&mut self.core, token, result),
-            (Some(Part::Peer), result) => self.peer.answered(&mut self.core, token, result),
+            (Some(Part::Leg(_)), result) => self.leg.answered(&mut self.core, token, result),
+            (Some(Part::Peer(_)), result) => self.peer.answered(&mut self.core, token, result),
             (Some(Part::Feed), result) => self.feed.answered(&mut self.core, token, result),
             (Some(Part::Verify), result) => self.verify.answered(&mut self.core, token, result),
             (Some(Part::Repair), result) => self.repair.answered(&mut self.core, token, result),

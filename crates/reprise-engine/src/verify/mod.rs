@@ -23,7 +23,7 @@ use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::core::{BelowApplying, Core, Open, PinId, Reader, RegionRead, Why};
-use crate::effect::LinkInput;
+use crate::effect::{LinkInput, PeerId};
 use crate::meta::GroupMeta;
 
 /// Sectors of a region: hashing one takes some 0.1 ms of the group's thread, which is as long as a host may wait for it.
@@ -397,7 +397,7 @@ fn records_behind(core: &Core, at: Seq) -> u64 {
 }
 
 fn send(core: &mut Core, message: impl Into<Message>) {
-    core.fx.send(message.into(), Vec::new());
+    core.fx.send(PeerId::FIRST, message.into(), Vec::new());
 }
 
 /// The region behind `after`, or the first one: volumes by slot.

@@ -10,7 +10,7 @@ use super::{
     ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, Verify, VerifyEnd, VerifyStep, hashes, records_behind, send,
 };
 use crate::core::{BelowApplying, Core, Part, RegionRead, Why};
-use crate::effect::{Effect, IoFault, Token};
+use crate::effect::{Effect, IoFault, LegId, Token};
 
 impl Verify {
     /// What the source asks.
@@ -106,7 +106,7 @@ impl Verify {
             let from = ((sector.get() - m.sector.get()) * 512) as usize;
             let bytes = payload.slice(from..from + sectors.bytes().get() as usize);
             let extent = Extent { volume: m.slot, sector: *sector, sectors: *sectors };
-            let make = |token| Effect::WriteHome { token, extent, bufs: vec![bytes] };
+            let make = |token| Effect::WriteHome { token, leg: LegId::FIRST, extent, bufs: vec![bytes] };
             let token = core.fx.ask(Part::Verify, make);
             self.open.insert(token, VerifyStep::Write);
             written += sectors.get();
@@ -130,7 +130,8 @@ impl Verify {
                 fix.missing -= 1;
                 if fix.missing == 0 {
                     let volumes = vec![fix.slot];
-                    let token = core.fx.ask(Part::Verify, |token| Effect::FlushHome { token, volumes });
+                    let token =
+                        core.fx.ask(Part::Verify, |token| Effect::FlushHome { token, leg: LegId::FIRST, volumes });
                     self.open.insert(token, VerifyStep::Flush);
                 }
             }

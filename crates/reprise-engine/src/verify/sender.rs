@@ -9,6 +9,7 @@ use super::{
     hash, hashes, region_after, send,
 };
 use crate::core::{Core, RegionRead};
+use crate::effect::PeerId;
 
 /// Runs of sectors whose hashes differ.
 fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
@@ -171,7 +172,7 @@ impl Verify {
         let Some(data) = region.data.as_ref().and_then(|d| d.get(bytes)).map(Bytes::copy_from_slice) else { return };
         let (sector, sectors) = (Sector::from_raw(at.1 + first), SectorCount::from_raw(count));
         let fix = VerifyFix { id, slot: at.0, sector, sectors };
-        core.fx.send(fix.into(), vec![data]);
+        core.fx.send(PeerId::FIRST, fix.into(), vec![data]);
     }
 
     fn ask(&mut self, core: &mut Core, (slot, sector): (VolumeSlot, u64), grain: SectorCount) {

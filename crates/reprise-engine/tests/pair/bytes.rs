@@ -6,7 +6,7 @@
 //! the fuzzer.
 
 use bytes::Bytes;
-use reprise_engine::{Effect, Event, HostOp, LinkInput};
+use reprise_engine::{Effect, Event, HostOp, LinkInput, PeerId};
 use reprise_format::batch::{BodyPlace, PackRecord, pack_header};
 use reprise_format::link::{
     self as link, BatchAgain, BatchWanted, BranchLink, Close, CloseReason, CopyDone, CopyExtent, CopyNeed, Credit,
@@ -271,12 +271,12 @@ fn check(b: &mut TestBox) {
     if !b.closed.is_empty() {
         b.closed.clear();
         b.out.clear();
-        b.tell(Event::Link(LinkInput::Disconnected));
+        b.tell(Event::Link(PeerId::FIRST, LinkInput::Disconnected));
     }
 }
 
 fn connect(b: &mut TestBox) {
-    b.tell(Event::Link(LinkInput::Disconnected));
+    b.tell(Event::Link(PeerId::FIRST, LinkInput::Disconnected));
     b.closed.clear();
     b.out.clear();
     b.connected();

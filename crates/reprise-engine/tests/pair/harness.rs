@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use reprise_engine::{
     Branch, CacheFill, Effect, Event, Group, GroupConfig, GroupMeta, HostError, HostOp, HostReply, Io, IoFault,
-    LinkInput, MOMENT_RECORDS_MAX, Notice, Opened, Opening, PeerMeta, ROUND_BYTES_MAX, RoleMeta, Token, VolumeMeta,
+    LinkInput, MOMENT_RECORDS_MAX, Notice, Opened, Opening, PeerId, PeerMeta, ROUND_BYTES_MAX, RoleMeta, Token,
+    VolumeMeta,
 };
 use reprise_format::batch::hash_start;
 use reprise_format::link::{CloseReason, Instance, Message};
@@ -340,8 +341,8 @@ impl TestBox {
                     assert!(self.replies.insert(io, result).is_none(), "{io:?} is answered twice");
                     self.answered.push(io);
                 }
-                Effect::LinkSend(message, payload) => self.out.push_back((message, payload)),
-                Effect::LinkClose(reason) => self.closed.push(reason),
+                Effect::LinkSend(_, message, payload) => self.out.push_back((message, payload)),
+                Effect::LinkClose(_, reason) => self.closed.push(reason),
                 Effect::Notice(notice) => self.notices.push(notice),
                 Effect::Kept(io, come) => self.kept.push((io, come)),
                 disk => self.asked.push_back(disk),
@@ -611,12 +612,12 @@ impl TestBox {
     /// A connection to the peer was made, by this box or by the peer.
     pub fn connected_by(&mut self, dialled: bool) {
         self.say_fill();
-        self.tell(Event::Link(LinkInput::Connected { dialled }));
+        self.tell(Event::Link(PeerId::FIRST, LinkInput::Connected { dialled }));
     }
 
     /// A message of the peer.
     pub fn message(&mut self, message: Message, payload: Bytes) {
-        self.tell(Event::Link(LinkInput::received(message, payload)));
+        self.tell(Event::Link(PeerId::FIRST, LinkInput::received(message, payload)));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use reprise_engine::{Event, LinkInput, Notice};
+use reprise_engine::{Event, LinkInput, Notice, PeerId};
 use reprise_format::batch::PackRecord;
 use reprise_format::link::{self as link, BranchLink, CloseReason, GroupOffer, Message};
 use reprise_format::unit;
@@ -182,7 +182,7 @@ fn a_group_without_positions_stops_alone() {
     a.run();
     assert_eq!(a.error(io), reprise_engine::HostError::Fenced);
     assert!(a.group.is_fenced());
-    a.tell(Event::Link(LinkInput::Connected { dialled: true }));
+    a.tell(Event::Link(PeerId::FIRST, LinkInput::Connected { dialled: true }));
 }
 
 proptest! {

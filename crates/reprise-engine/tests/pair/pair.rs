@@ -1,7 +1,7 @@
 //! A source and its mirror on a line that loses nothing.
 
 use bytes::Bytes;
-use reprise_engine::{Event, LinkInput};
+use reprise_engine::{Event, LinkInput, PeerId};
 use reprise_format::link::Stream;
 use reprise_link::mux::headroom;
 use reprise_types::BoxId;
@@ -73,7 +73,7 @@ impl Pair {
         self.line_held = false;
         for end in [&mut self.a, &mut self.b] {
             end.out.clear();
-            end.tell(Event::Link(LinkInput::Disconnected));
+            end.tell(Event::Link(PeerId::FIRST, LinkInput::Disconnected));
             end.out.clear();
         }
     }
@@ -109,7 +109,7 @@ impl Pair {
         let Some((message, pieces)) = from.out.pop_front() else { return false };
         let payload = pieces.concat();
         if message.kind().stream() == Stream::Bulk {
-            from.tell(Event::Link(LinkInput::Sent(payload.len() as u64)));
+            from.tell(Event::Link(PeerId::FIRST, LinkInput::Sent(payload.len() as u64)));
         }
         let mut bytes = vec![0; headroom(message.kind())];
         bytes.extend(payload);

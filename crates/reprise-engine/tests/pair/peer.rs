@@ -1,7 +1,7 @@
 //! The peer cursor of a source: what is offered, sent, read ahead and copied, and when the link ends.
 
 use bytes::Bytes;
-use reprise_engine::{Event, GroupMeta, LinkInput, Notice, RoleMeta};
+use reprise_engine::{Event, GroupMeta, LinkInput, Notice, PeerId, RoleMeta};
 use reprise_format::link::{CloseReason, CopyExtent, CopyNeed, Credit, Membership, Message, Row, Side};
 use reprise_journal::BatchSource;
 use reprise_types::{BoxId, HistoryHash, Seq};
@@ -668,7 +668,7 @@ fn a_message_behind_the_end_of_a_connection_is_nobody_s() {
     pair.cut();
     pair.a.message(Credit { bytes: 1, journal_bytes: 1 }.into(), Bytes::new());
     pair.b.message(reprise_format::link::CopyDone { r1: seq(0) }.into(), Bytes::new());
-    pair.a.tell(Event::Link(LinkInput::Sent(1 << 30)));
+    pair.a.tell(Event::Link(PeerId::FIRST, LinkInput::Sent(1 << 30)));
     assert_eq!(pair.b.told().len(), 1, "the end");
     assert_eq!(pair.a.told(), [Notice::LinkDown]);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reprise_engine::{Effect, Event, IoFault, Token};
+use reprise_engine::{Effect, Event, IoFault, LegId, Token};
 use reprise_format::superblock::{copies_of, group_copies};
 use reprise_journal::segment_offset;
 use reprise_media::{Chosen, Durability, Media, Op, Outcome};
@@ -51,9 +51,9 @@ struct Join {
 }
 
 impl Owner {
-    /// Home of a volume, with the byte offset of the extent.
-    fn home(&self, extent: &Extent) -> Option<(Arc<Media>, u64)> {
-        let media = self.look().homes.get(&extent.volume).cloned()?;
+    /// Home of a volume, with the byte offset of the extent. This box opens one of each.
+    fn home(&self, leg: LegId, extent: &Extent) -> Option<(Arc<Media>, u64)> {
+        let media = self.look().homes.get(&extent.volume).filter(|_| leg == LegId::FIRST).cloned()?;
         Some((media, extent.sector.byte_offset()?))
     }
 
@@ -111,17 +111,17 @@ impl Owner {
                 self.submit_all(token, copies_of(version).map(write).into());
             }
             Effect::ReadCache { token, at, len } => self.read(token, cache, at, len),
-            Effect::ReadHome { token, extent } => match self.home(&extent) {
+            Effect::ReadHome { token, leg, extent } => match self.home(leg, &extent) {
                 Some((media, at)) => self.read(token, &media, at, extent.sectors.bytes().get() as usize),
                 None => self.missing_home(token, extent.volume),
             },
-            Effect::WriteHome { token, extent, bufs } => match self.home(&extent) {
+            Effect::WriteHome { token, leg, extent, bufs } => match self.home(leg, &extent) {
                 Some((media, offset)) => {
                     self.submit(token, &media, Op::Write { offset, bufs, durability: Durability::None });
                 }
                 None => self.missing_home(token, extent.volume),
             },
-            Effect::ZeroHome { token, extent } => match self.home(&extent) {
+            Effect::ZeroHome { token, leg, extent } => match self.home(leg, &extent) {
                 Some((media, offset)) => {
                     let thin = self.look().group.meta().volume(extent.volume).is_some_and(|v| v.thin);
                     let len = extent.sectors.bytes().get();
@@ -130,7 +130,7 @@ impl Owner {
                 }
                 None => self.missing_home(token, extent.volume),
             },
-            Effect::FlushHome { token, volumes } => {
+            Effect::FlushHome { token, volumes, .. } => {
                 let state = self.look();
                 let ops = volumes.iter().filter_map(|v| Some((state.homes.get(v)?.clone(), Op::Sync))).collect();
                 drop(state);
@@ -142,7 +142,7 @@ impl Owner {
                 self.changed.notify_waiters();
             }
             Effect::Reply(..) | Effect::Kept(..) => {}
-            Effect::LinkSend(..) | Effect::LinkClose(_) | Effect::Notice(_) => {}
+            Effect::LinkSend(..) | Effect::LinkClose(..) | Effect::Notice(_) => {}
         }
     }
 

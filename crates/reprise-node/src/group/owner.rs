@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use reprise_engine::{CommandError, Effect, Event, Group, Io, IoFault, LinkInput, Token, Until};
+use reprise_engine::{CommandError, Effect, Event, Group, Io, IoFault, LinkInput, PeerId, Token, Until};
 use reprise_iscsi::{Acl, TaskTag, Throttle};
 use reprise_media::{DurabilityChoice, Media, Ring};
 use reprise_types::{BufPool, Mono, SectorCount, VolumeSlot};
@@ -270,13 +270,13 @@ impl Owner {
                     let _ = told.send(come);
                 }
             }
-            Effect::LinkSend(message, payload) => {
+            Effect::LinkSend(_, message, payload) => {
                 let link = self.look().link.clone();
                 if let Some(link) = link {
                     link.send(message, payload);
                 }
             }
-            Effect::LinkClose(reason) => {
+            Effect::LinkClose(_, reason) => {
                 tracing::info!(group = %self.deps.name, ?reason, "link closed");
                 self.hang_up();
             }
@@ -331,7 +331,7 @@ impl Owner {
 
     /// Gives the engine what the link brought.
     pub(super) fn link_input(self: &Rc<Self>, input: LinkInput) {
-        self.event(Event::Link(input));
+        self.event(Event::Link(PeerId::FIRST, input));
     }
 
     /// Sessions that are there.

@@ -91,12 +91,12 @@ impl World {
                 fold(To::Hosts, format!("data {}", io.0), &[pieces.concat().as_slice()]);
             }
             Effect::Reply(io, result) => fold(To::Hosts, format!("{} {result:?}", io.0), &[]),
-            Effect::LinkSend(message, payload) => {
+            Effect::LinkSend(_, message, payload) => {
                 let (kind, meta) = (message.kind(), message.encode_meta());
                 let parts: Vec<&[u8]> = std::iter::once(&meta[..]).chain(payload.iter().map(|b| &b[..])).collect();
                 fold(To::Line(conn.unwrap_or(0)), format!("{kind:?}"), &parts);
             }
-            Effect::LinkClose(reason) => fold(To::Line(conn.unwrap_or(0)), format!("close {reason:?}"), &[]),
+            Effect::LinkClose(_, reason) => fold(To::Line(conn.unwrap_or(0)), format!("close {reason:?}"), &[]),
             Effect::Notice(notice) => fold(To::People, format!("{notice:?}"), &[]),
             Effect::ReadCache { .. } | Effect::ReadHome { .. } | Effect::WantSegment => {}
             Effect::FreeSegments(_) | Effect::Kept(..) => {}

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use reprise_engine::{Effect, Event, HostOp, HostReply, Io, LinkInput, Token};
+use reprise_engine::{Effect, Event, HostOp, HostReply, Io, LegId, LinkInput, PeerId, Token};
 use reprise_format::link::{Message, Stream};
 use reprise_journal::PieceSource;
 use reprise_link::mux::headroom;
@@ -192,12 +192,12 @@ impl Small {
                 Effect::FreeSegments(segments) => self.boxes[n].give_back(&segments),
                 Effect::Reply(io, Ok(HostReply::Done)) => self.history.answered(io.0)?,
                 Effect::Reply(io, other) => return Err(format!("operation {} is answered with {other:?}", io.0)),
-                Effect::LinkSend(message, payload) if self.connected => {
+                Effect::LinkSend(_, message, payload) if self.connected => {
                     let mut bytes = vec![0; headroom(message.kind())];
                     payload.iter().for_each(|p| bytes.extend_from_slice(p));
                     self.line[n].push_back((message, bytes.into()));
                 }
-                Effect::LinkClose(_) => self.disconnect(Some(n))?,
+                Effect::LinkClose(..) => self.disconnect(Some(n))?,
                 _ => {}
             }
         }
@@ -286,7 +286,7 @@ impl Small {
         if std::mem::take(&mut self.connected) {
             self.line = Default::default();
             for n in (0..2).filter(|n| by != Some(*n)) {
-                self.event(n, Event::Link(LinkInput::Disconnected))?;
+                self.event(n, Event::Link(PeerId::FIRST, LinkInput::Disconnected))?;
             }
         }
         Ok(())
@@ -295,17 +295,17 @@ impl Small {
     fn exchange(&mut self) -> Result<(), String> {
         if !self.connected {
             self.connected = true;
-            self.event(1, Event::Link(LinkInput::Connected { dialled: false }))?;
-            self.event(0, Event::Link(LinkInput::Connected { dialled: true }))?;
+            self.event(1, Event::Link(PeerId::FIRST, LinkInput::Connected { dialled: false }))?;
+            self.event(0, Event::Link(PeerId::FIRST, LinkInput::Connected { dialled: true }))?;
         }
         loop {
             self.disks()?;
             let Some(from) = (0..2).find(|n| !self.line[*n].is_empty()) else { return Ok(()) };
             let Some((message, payload)) = self.line[from].pop_front() else { return Ok(()) };
             if message.kind().stream() == Stream::Bulk {
-                self.event(from, Event::Link(LinkInput::Sent(payload.len() as u64)))?;
+                self.event(from, Event::Link(PeerId::FIRST, LinkInput::Sent(payload.len() as u64)))?;
             }
-            self.event(1 - from, Event::Link(LinkInput::received(message, payload)))?;
+            self.event(1 - from, Event::Link(PeerId::FIRST, LinkInput::received(message, payload)))?;
         }
     }
 
@@ -425,11 +425,13 @@ fn copy_of(effect: &Effect, token: Token) -> Effect {
         Effect::WriteSuperblock { version, copy, .. } => {
             Effect::WriteSuperblock { token, version: *version, copy: copy.clone() }
         }
-        Effect::WriteHome { extent, bufs, .. } => Effect::WriteHome { token, extent: *extent, bufs: bufs.clone() },
-        Effect::ZeroHome { extent, .. } => Effect::ZeroHome { token, extent: *extent },
-        Effect::ReadHome { extent, .. } => Effect::ReadHome { token, extent: *extent },
+        Effect::WriteHome { leg, extent, bufs, .. } => {
+            Effect::WriteHome { token, leg: *leg, extent: *extent, bufs: bufs.clone() }
+        }
+        Effect::ZeroHome { leg, extent, .. } => Effect::ZeroHome { token, leg: *leg, extent: *extent },
+        Effect::ReadHome { leg, extent, .. } => Effect::ReadHome { token, leg: *leg, extent: *extent },
         Effect::ReadCache { at, len, .. } => Effect::ReadCache { token, at: *at, len: *len },
-        _ => Effect::FlushHome { token, volumes: Vec::new() },
+        _ => Effect::FlushHome { token, leg: LegId::FIRST, volumes: Vec::new() },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The line between the boxes: dialing, moving bytes, cutting.
 
 use bytes::Bytes;
-use reprise_engine::{Event, Group, LinkInput};
+use reprise_engine::{Event, Group, LinkInput, PeerId};
 use reprise_format::link::{CloseReason, GroupState, Membership, Message, Row, Side};
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_link::mirror::{MirrorEvent, MirrorSession, WINDOW_BYTES_MIN};
@@ -66,7 +66,7 @@ impl World {
             c.used[1] = true;
         } else if self.boxes[1].process.is_some() {
             c.used[1] = true;
-            self.event(1, Event::Link(LinkInput::Connected { dialled: false }));
+            self.event(1, Event::Link(PeerId::FIRST, LinkInput::Connected { dialled: false }));
         } else {
             // It went off meanwhile.
             self.conn[1] = None;
@@ -84,7 +84,7 @@ impl World {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.used[0] = true;
         say!(self, "line: connected ({conn})");
-        self.event(0, Event::Link(LinkInput::Connected { dialled: true }));
+        self.event(0, Event::Link(PeerId::FIRST, LinkInput::Connected { dialled: true }));
         self.want_pump(conn, 0);
         self.want_pump(conn, 1);
     }
@@ -97,7 +97,7 @@ impl World {
             self.conn[n] = None;
         }
         if used && tell {
-            self.event(n, Event::Link(LinkInput::Disconnected));
+            self.event(n, Event::Link(PeerId::FIRST, LinkInput::Disconnected));
         }
         if self.conns.get(&conn).is_some_and(|c| c.used == [false; 2] && self.conn.iter().all(|x| *x != Some(conn))) {
             self.conns.remove(&conn);
@@ -180,7 +180,7 @@ impl World {
         let cut = c.cut;
         if self.conn[from] == Some(conn) {
             for bytes in left {
-                self.event(from, Event::Link(LinkInput::Sent(bytes)));
+                self.event(from, Event::Link(PeerId::FIRST, LinkInput::Sent(bytes)));
             }
         }
         if !piece.is_empty() {
@@ -247,7 +247,7 @@ impl World {
             if to == 1 && c.unknown.is_some() {
                 self.answer_unknown(conn, message);
             } else {
-                self.event(to, Event::Link(LinkInput::received(message, payload)));
+                self.event(to, Event::Link(PeerId::FIRST, LinkInput::received(message, payload)));
             }
         }
     }

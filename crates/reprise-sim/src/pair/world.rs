@@ -479,8 +479,8 @@ impl World {
                 }
                 Effect::FreeSegments(segments) => self.boxes[n].give_back(&segments),
                 Effect::Reply(io, result) => self.reply(io, result),
-                Effect::LinkSend(message, payload) => self.send(n, message, payload),
-                Effect::LinkClose(reason) => self.close(n, reason),
+                Effect::LinkSend(_, message, payload) => self.send(n, message, payload),
+                Effect::LinkClose(_, reason) => self.close(n, reason),
                 Effect::Notice(notice) => self.notice(n, notice),
                 _ => {}
             }

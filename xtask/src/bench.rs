@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the product against tgt, in turn, on one machine and one file system.
 
 mod client;
+mod compare;
 mod link;
 mod report;
 mod shaped;
@@ -19,6 +20,7 @@ use client::{Case, Sample, qemu_bench};
 const USAGE: &str = "\
 cargo xtask bench [OPTIONS]       the product
 cargo xtask bench target [--quick] its front end alone, before memory; writes docs/benchmarks-target.md
+cargo xtask bench compare --old BINARY [OPTIONS]  one build beside another, in turn
 
   --quick            2 runs of a second each instead of 5 of two
   --dir DIR          where the disks are put: a file system on a disk; /var/tmp if absent
@@ -148,10 +150,10 @@ impl Drop for Place {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    if let [first, rest @ ..] = args
-        && first == "target"
-    {
-        return target::run(rest);
+    match args {
+        [first, rest @ ..] if first == "target" => return target::run(rest),
+        [first, rest @ ..] if first == "compare" => return compare::run(rest),
+        _ => {}
     }
     let Some(options) = Options::parse(args)? else { return Ok(()) };
     setup::ensure()?;

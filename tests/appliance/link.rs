@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use xtask::ports;
 
 /// Longest datagram.
 const DATAGRAM_MAX: usize = 65_536;
@@ -22,8 +23,8 @@ impl Link {
     pub(super) fn start() -> Result<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0").context("bind the relay")?;
         let relay = socket.local_addr()?.port();
-        // QEMU binds them itself; until then they are anybody's, and a start that fails says so.
-        let ends = [free_port()?, free_port()?];
+        // QEMU binds them itself, at each start.
+        let ends = [ports::free()?.port(), ports::free()?.port()];
         let cut = Arc::new(AtomicBool::new(false));
         let is_cut = cut.clone();
         std::thread::spawn(move || {
@@ -56,10 +57,6 @@ impl Link {
             format!("{card},netdev=link,romfile=,mac=52:54:00:02:00:0{}", end + 1),
         ]
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Two machines become a pair at their serial consoles, and a third one uses it while cables and power fail.
 
 use std::cell::RefCell;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use xtask::BROWSER_FEATURES;
+use xtask::{BROWSER_FEATURES, ports};
 
 use super::cases::{Disk, MEMORY_MIB, SERVING_A, START, World};
 use super::link::Link;
@@ -45,7 +44,7 @@ impl Station {
     fn new(world: &World, name: &'static str, end: usize, firmware: Firmware) -> Result<Self> {
         let disk = world.flash(name)?;
         disk.file.set_len(DISK_BYTES)?;
-        Ok(Self { name, end, disk, firmware, portal: free_port()?, web: free_port()?, person: None })
+        Ok(Self { name, end, disk, firmware, portal: ports::free()?.port(), web: ports::free()?.port(), person: None })
     }
 
     fn switch_on(&mut self, world: &World, link: &Link) -> Result<()> {
@@ -94,10 +93,6 @@ impl Station {
         person.confirms()?;
         person.vm.wait_off(STOP)
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Everything a guest may ask for.

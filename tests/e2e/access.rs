@@ -1,12 +1,12 @@
 //! Who gets at a box: other users of its machine, strangers in a browser, and somebody with a cookie or a token of another.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use xtask::ports;
 
 use crate::boxes::{Appliance, BoxPlan, until};
 use crate::images::text;
@@ -110,7 +110,7 @@ impl Drop for Web {
 
 impl Web {
     fn start(setup: &Setup, a: &Appliance) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = ports::free()?.port();
         let (cert, key) = (a.dir.join("state/https-cert.pem"), a.dir.join("state/https-key.pem"));
         let log = std::fs::File::create(a.dir.join("web.log"))?;
         let mut command = Command::new(&setup.reprise);

@@ -1,13 +1,14 @@
 //! Boxes as processes, and pairs of them.
 
 use std::fs::OpenOptions;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
+use xtask::ports;
 
 use crate::http::{Answer, call};
 
@@ -278,10 +279,7 @@ impl Drop for Appliance {
 
 /// Fixed from here on, so that a box that is started again is where it was.
 fn two_free_addresses() -> std::io::Result<(SocketAddr, SocketAddr)> {
-    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // Both are held until both are known, so that they differ.
-    let (one, two) = (any()?, any()?);
-    Ok((one.local_addr()?, two.local_addr()?))
+    Ok((ports::free()?, ports::free()?))
 }
 
 /// The Seq of a position.

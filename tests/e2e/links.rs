@@ -1,11 +1,11 @@
 //! The link where the network is not as it was: a mirror that moved, a backlog behind a connection that came back.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use xtask::ports;
 
 use crate::boxes::{Appliance, BoxPlan, drained, pair, until};
 use crate::faults::{Host, said, volume};
@@ -38,7 +38,7 @@ async fn peer(of: &Appliance) -> Result<Value> {
 /// The box listens for its link at another address from its next start on.
 fn moves(of: &mut Appliance) -> Result<()> {
     let old = of.link;
-    of.link = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    of.link = ports::free()?;
     let text = std::fs::read_to_string(of.config())?;
     ensure!(text.contains(&old.to_string()), "the settings do not name {old}");
     std::fs::write(of.config(), text.replace(&old.to_string(), &of.link.to_string())).context("write box.toml")

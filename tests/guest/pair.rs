@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use xtask::ports;
 
 use super::Host;
 use super::relay::{Line, Relay};
@@ -63,7 +64,7 @@ impl World {
         let mut parts = pair.source.url.trim_start_matches("iscsi://").split('/');
         let (first, iqn) = (parts.next().context("address")?, parts.next().context("IQN")?.to_owned());
         let first: SocketAddr = first.parse().context("address of the portal")?;
-        let second = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let second = ports::free()?;
         // The demo's boxes have one portal; the source goes on with two.
         let settings = std::fs::read_to_string(&pair.config).context("read the settings of the source")?;
         let (one, two) = (format!("listen = [\"{first}\"]"), format!("listen = [\"{first}\", \"{second}\"]"));

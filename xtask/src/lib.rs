@@ -7,6 +7,7 @@ pub mod boxes;
 pub mod cpio;
 pub mod debian;
 pub mod image;
+pub mod ports;
 pub mod process;
 pub mod setup;
 

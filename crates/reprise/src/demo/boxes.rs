@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -58,11 +59,20 @@ struct Ports {
 
 impl Ports {
     fn free() -> std::io::Result<Self> {
-        let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         // All three are held until all are known, so that they differ.
-        let (iscsi, link, metrics) = (any()?, any()?, any()?);
+        let (iscsi, link, metrics) = (Self::any()?, Self::any()?, Self::any()?);
         let link = link.local_addr()?;
         Ok(Self { iscsi: iscsi.local_addr()?, link, advertise: None, metrics: metrics.local_addr()? })
+    }
+
+    /// Below the ports that Linux gives to whoever dials (32768 on), which may be taken when the box is started again. Another
+    /// one at each call: a box that is to listen on the one before may not do so yet.
+    fn any() -> std::io::Result<TcpListener> {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let own = std::process::id().wrapping_mul(97) % 12_000;
+        let mut ports = (0..12_000).map(|_| 20_000 + ((own + CALLS.fetch_add(1, Ordering::Relaxed)) % 12_000) as u16);
+        let free = ports.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+        free.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::AddrInUse, "no port is free"))
     }
 }
 

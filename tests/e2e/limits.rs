@@ -169,15 +169,18 @@ async fn index(setup: &Setup) -> Result<String> {
         let alerts = status["alerts"].as_array().cloned().unwrap_or_default();
         alerts.iter().any(|a| a["code"] == "index-full")
     };
+    // A round of the home frees some of it: what is full at one moment takes a little more at the next.
+    let mut used = 0;
     until("the index is full, and is told", async || {
         let status = a.status().await?;
-        Ok(alert(&status) && status["groups"][0]["state"]["kind"] == "cache_full")
+        let memory = &status["box"]["memory"];
+        ensure!(memory["index_bytes_limit"] == MIB, "{memory}");
+        used = memory["index_bytes_used"].as_u64().unwrap_or(0);
+        Ok(alert(&status) && status["groups"][0]["state"]["kind"] == "cache_full" && used > MIB)
     })
     .await?;
     ensure!(!writer.is_finished(), "the host does not wait");
-    let memory = a.status().await?["box"]["memory"].clone();
-    let (used, limit) = (memory["index_bytes_used"].as_u64().unwrap_or(0), memory["index_bytes_limit"].as_u64());
-    ensure!(limit == Some(MIB) && used > MIB && used < 4 * MIB, "{memory}");
+    ensure!(used < 4 * MIB, "{used} bytes of index");
     a.done("/api/v1/mirrors/resume", of).await?;
     writer.await??;
     drained(&a, &b, "main").await?;

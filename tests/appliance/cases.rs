@@ -13,7 +13,7 @@ use super::nvram;
 use super::pair::{pair, pair_in_browser, resets};
 use super::vm::{Bus, Firmware, Machine, Vm};
 use crate::image::{Image, layout, slot::Parts};
-use crate::process::run as run_command;
+use crate::process::{output, run as run_command};
 
 /// A slot serves: said by the second stage.
 pub(super) const SERVING_A: &str = "reprise: serving, slot a";
@@ -60,7 +60,12 @@ pub(super) const CASES: &[Case] = &[
     }),
     case("pair", true, "two boxes paired at their consoles, a host, a cut cable, power cuts", pair),
     case("pair-browser", false, "two boxes paired in a browser", pair_in_browser),
-    case("resets", false, "three levels of reset at the console, the last one through a power cut", resets),
+    case(
+        "resets",
+        false,
+        "three levels of reset at the console, one without a daemon, one through a power cut",
+        resets,
+    ),
     case("power-cuts", false, "five power cuts of a slot that works: it is still the one that starts", power_cuts),
 ];
 
@@ -138,6 +143,27 @@ impl Disk {
         self.file.read_exact_at(&mut byte, at)?;
         byte[0] ^= 0x10;
         Ok(self.file.write_all_at(&byte, at)?)
+    }
+
+    /// Puts a file onto the state partition in place of the one that is there. The machine was switched off as it should be.
+    pub(super) fn write_state(&self, file: &str, text: &str) -> Result<()> {
+        let (begin, len) = (layout::begin_of("reprise-state")?, layout::named("reprise-state")?.size);
+        let mut content = vec![0; usize::try_from(len)?];
+        self.file.read_exact_at(&mut content, begin)?;
+        let (partition, new) = (self.path.with_extension("state"), self.path.with_extension("file"));
+        std::fs::write(&partition, &content)?;
+        std::fs::write(&new, text)?;
+        for command in [format!("rm {file}"), format!("write {} {file}", new.display())] {
+            run_command(Command::new("debugfs").args(["-w", "-R", &command]).arg(&partition))?;
+        }
+        // It ends well whatever has become of its command.
+        let there = output(Command::new("debugfs").args(["-R", &format!("cat {file}")]).arg(&partition))?;
+        if there != text {
+            bail!("{file} could not be replaced: {there:?}");
+        }
+        self.file.write_all_at(&std::fs::read(&partition)?, begin)?;
+        std::fs::remove_file(&partition)?;
+        Ok(std::fs::remove_file(&new)?)
     }
 
     fn set_state(&self, text: &str) -> Result<()> {

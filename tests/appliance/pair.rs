@@ -302,7 +302,8 @@ pub(super) fn pair_in_browser(world: &World, _: &str) -> Result<Duration> {
     Ok(mirrored)
 }
 
-/// The three levels of a reset, chosen at the console; the last one is cut off and goes on. Gives the time of all.
+/// The three levels of a reset, chosen at the console, one of them without a daemon; the last one is cut off and goes on. Gives
+/// the time of all.
 pub(super) fn resets(world: &World, name: &str) -> Result<Duration> {
     let link = Link::start()?;
     let mut station = Station::new(world, "resets", 0, Firmware::Bios)?;
@@ -339,6 +340,12 @@ pub(super) fn resets(world: &World, name: &str) -> Result<Duration> {
     // Forget: the volume goes too.
     reset(&mut station, "2", "reset (forget) is done")?;
     station.person()?.sees("none: choose 3 to make a volume", START)?;
+    // What the daemon cannot start without is rotten: it ends again and again, and the console works all the same.
+    station.power_off()?;
+    station.disk.write_state("/reprise/identity.toml", "\u{0}rotten\u{0}")?;
+    station.switch_on(world, &link)?;
+    reset(&mut station, "2", "reset (forget) is done")?;
+    station.person()?.sees("none: choose 3 to make a volume", START)?;
     // Wipe, and the power goes in the middle of it.
     reset(&mut station, "3", WIPE_BEGINS)?;
     std::thread::sleep(Duration::from_secs(3));
@@ -352,7 +359,7 @@ pub(super) fn resets(world: &World, name: &str) -> Result<Duration> {
     station.person()?.sees("none: choose 3 to make a volume", START)?;
     station.power_off()?;
     world.note(format!(
-        "{name}: all three levels, the last one cut off and gone on, {:.0} s",
+        "{name}: all three levels, one without a daemon, the last one cut off and gone on, {:.0} s",
         begin.elapsed().as_secs_f64()
     ));
     Ok(begin.elapsed())

@@ -420,6 +420,7 @@ impl GroupMeta {
                 seen: if p.instance_seen.is_empty() { None } else { Some(id16(&p.instance_seen, "seen")?) },
             })
         });
+        let copy = body.copy.as_ref().map(get_copy).transpose()?;
         let peers = peers.collect::<Result<Vec<_>, MetaError>>()?;
         if peers.len() > 1 {
             return Err(MetaError::Field("peers"));
@@ -429,7 +430,7 @@ impl GroupMeta {
             name: get_name(&body.name)?,
             role: match body.role {
                 1 => RoleMeta::Source,
-                2 => RoleMeta::Mirror { copy: body.copy.as_ref().map(get_copy).transpose()?, ended: ended(body) },
+                2 => RoleMeta::Mirror { copy, ended: ended(body) },
                 _ => return Err(MetaError::Field("role")),
             },
             branches: branches.collect::<Result<_, MetaError>>()?,

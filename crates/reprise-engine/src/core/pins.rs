@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use reprise_types::Seq;
 
-use super::Core;
-
 /// What a moment is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -34,22 +32,40 @@ impl Pins {
         self.held.values().copied().min_by_key(|(at, _)| *at)
     }
 
+    /// Holds a moment that no home has passed, where one may hold records up to `applying`.
+    ///
+    /// # Errors
+    /// It may have.
+    pub(crate) fn hold(&mut self, at: Seq, applying: Seq, why: Why) -> Result<PinId, BelowApplying> {
+        if applying > at {
+            return Err(BelowApplying);
+        }
+        self.names += 1;
+        self.held.insert(self.names, (at, why));
+        Ok(PinId(self.names))
+    }
+
     pub(crate) fn release(&mut self, PinId(name): PinId) {
         self.held.remove(&name);
     }
 }
 
-impl Core {
-    /// Holds a moment.
-    ///
-    /// # Errors
-    /// It is too late for it.
-    pub(crate) fn pin(&mut self, at: Seq, why: Why) -> Result<PinId, BelowApplying> {
-        if self.meta.applying > at {
-            return Err(BelowApplying);
-        }
-        self.pins.names += 1;
-        self.pins.held.insert(self.pins.names, (at, why));
-        Ok(PinId(self.pins.names))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_moment_counts_until_it_is_released() {
+        let seq = Seq::from_raw;
+        let mut pins = Pins::default();
+        assert_eq!(pins.lowest(), None);
+        assert!(pins.hold(seq(4), seq(5), Why::Verify).is_err());
+        let later = pins.hold(seq(9), seq(5), Why::Verify).unwrap();
+        let sooner = pins.hold(seq(5), seq(5), Why::Verify).unwrap();
+        assert_eq!(pins.lowest(), Some((seq(5), Why::Verify)));
+        pins.release(sooner);
+        assert_eq!(pins.lowest(), Some((seq(9), Why::Verify)));
+        pins.release(later);
+        assert_eq!(pins.lowest(), None);
     }
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use reprise_journal::{Batch, BatchPlace, BatchSource, Index};
 use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot, honest};
 
+use super::gate::{Hold, Limit};
 use crate::core::{Barrier, Core, Open, Part, ReadName};
-use crate::cursor::{Hold, Limit};
 use crate::effect::{Effect, IoFault, LegId, Notice, Token};
 use crate::signal::Signal;
 

@@ -28,7 +28,7 @@ const POSITIONS_END: Seq = Seq::from_raw(Seq::LAST.get() - (1 << 32));
 /// A group on this box. See the crate's head.
 #[derive(Debug)]
 pub struct Group {
-    pub(crate) core: Core,
+    core: Core,
     /// Writes of the journal at the disk.
     writes: Open<WriteToken>,
     pacing: bool,
@@ -36,13 +36,13 @@ pub struct Group {
     /// This box dialled the connection that is there, or was there last.
     link_dialled: bool,
     host: HostFeed,
-    pub(crate) leg: Leg,
-    pub(crate) peer: Peer,
-    pub(crate) feed: LinkFeed,
-    pub(crate) verify: Verify,
-    pub(crate) repair: Repair,
-    pub(crate) units: Units,
-    pub(crate) waiting: Waiting,
+    leg: Leg,
+    peer: Peer,
+    feed: LinkFeed,
+    verify: Verify,
+    repair: Repair,
+    units: Units,
+    waiting: Waiting,
 }
 
 impl Group {
@@ -159,7 +159,7 @@ impl Group {
 
     /// A write of journal or superblock failed: nothing more is acknowledged, ever, before a restart proves the
     /// journal.
-    pub(crate) fn fence(&mut self, fault: IoFault) {
+    fn fence(&mut self, fault: IoFault) {
         if self.core.is_fenced() {
             return;
         }

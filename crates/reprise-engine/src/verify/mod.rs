@@ -241,8 +241,7 @@ impl Verify {
             return Err(SOURCE_BEHIND);
         }
         let Some(first) = region_after(&core.meta, None) else { return Err("the group has no volume") };
-        let pin = core.pin(at.seq, Why::Verify).map_err(|BelowApplying| "the source's home is past the moment")?;
-        self.pin = Some(pin);
+        self.pin(core, at.seq).map_err(|BelowApplying| "the source's home is past the moment")?;
         core.now = now;
         self.next_id += 1;
         let id = self.next_id;
@@ -296,6 +295,12 @@ impl Verify {
         let report = self.report.as_mut()?;
         report.end = Some(end);
         Some(report.id)
+    }
+
+    /// Home does not pass the moment.
+    fn pin(&mut self, core: &mut Core, at: Seq) -> Result<(), BelowApplying> {
+        self.pin = Some(core.pins.hold(at, core.meta.applying, Why::Verify)?);
+        Ok(())
     }
 
     /// Home may pass the moment.

@@ -9,7 +9,7 @@ use reprise_types::{Extent, SectorCount};
 use super::{
     ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, Verify, VerifyEnd, VerifyStep, hashes, records_behind, send,
 };
-use crate::core::{BelowApplying, Core, Part, RegionRead, Why};
+use crate::core::{BelowApplying, Core, Part, RegionRead};
 use crate::effect::{Effect, IoFault, LegId, Token};
 
 impl Verify {
@@ -23,12 +23,11 @@ impl Verify {
                 } else if core.meta.copy().is_some() {
                     Err("the first copy is not complete")
                 } else {
-                    core.pin(m.at.seq, Why::Verify).map_err(|BelowApplying| "the mirror's home is past the moment")
+                    self.pin(core, m.at.seq).map_err(|BelowApplying| "the mirror's home is past the moment")
                 };
                 match held {
                     Err(why) => send(core, VerifyReady { id: m.id, refused: why.to_owned() }),
-                    Ok(pin) => {
-                        self.pin = Some(pin);
+                    Ok(()) => {
                         self.held = Some(Held { id: m.id, at: m.at, told: false, asks: BTreeMap::new(), fix: None });
                         self.take_moment(core);
                     }

@@ -20,7 +20,7 @@ const RESIZED: usize = 1;
 const REFUSED: usize = 2;
 const MORE: u64 = 8 << 20;
 /// Writing so much takes longer than asking for something else, in most rounds.
-const LONG: u64 = 48 << 20;
+const LONG: u64 = 96 << 20;
 const LONG_ROUNDS: u64 = 4;
 /// Two boxes that waited for each other would do so for 45 s.
 const TIME_MAX_SECS: u64 = 20;
@@ -120,7 +120,8 @@ async fn resized_at_once(a: &Appliance, b: &Appliance) -> Result<Duration> {
 }
 
 /// A mirror that is added while a volume gets more room would be made with the size of before. The volume may not leave the
-/// box: so it is refused in any case, and why tells whether the two have overlapped.
+/// box: so it is refused in any case, and why tells whether the two have overlapped. Nor may the volume leave its group
+/// meanwhile. Whatever else changes the box was held up until all was written, which may take hours.
 async fn resize_overlapped(a: &Appliance) -> Result<()> {
     let volume = json!({ "name": "long", "group": "long", "size": SIZE, "local_only": true });
     a.done("/api/v1/volumes", volume).await?;
@@ -129,19 +130,27 @@ async fn resize_overlapped(a: &Appliance) -> Result<()> {
         let resize = json!({ "name": "long", "size": size });
         let begun = a.post("/api/v1/volumes/resize", resize.clone()).await?;
         ensure!(begun.status < 300, "resize: {}", begun.body);
+        let job = begun.body["job"]["id"].as_u64().context("the job of the resize")?;
         let again = a.post("/api/v1/volumes/resize", resize).await?;
         let mirror = a.post("/api/v1/mirrors", json!({ "group": "long", "peer": "b" })).await?;
+        let leave = json!({ "action": { "kind": "volume_remove", "volume": "long" } });
+        let leave = a.post("/api/v1/actions/preview", leave).await?;
+        // Refused for its name by who may change the box.
+        let other = a.post("/api/v1/volumes", json!({ "name": "long", "group": "long", "size": SIZE })).await?;
+        let show = a.get(&format!("/api/v1/jobs/show?id={job}")).await?.body;
+        let writes = show["state"]["kind"] == "running" && show["bytes_done"].as_u64() < show["bytes_total"].as_u64();
         ensure!(mirror.status >= 400 && again.status >= 400, "not refused: {} {}", mirror.body, again.body);
-        a.job(begun.body["job"]["id"].as_u64().context("the job of the resize")?).await?;
+        ensure!(other.body["code"] == "name-taken", "a second volume of the name: {}", other.body);
+        a.job(job).await?;
         let grown = a.group("long").await?["volumes"][0]["size_bytes"].clone();
         ensure!(grown == size, "the volume has {grown} bytes");
         let overlapped =
             |refused: &Answer| refused.body["message"].as_str().is_some_and(|why| why.contains("is getting more room"));
-        if overlapped(&again) && overlapped(&mirror) {
+        if overlapped(&again) && overlapped(&mirror) && overlapped(&leave) && writes {
             return Ok(());
         }
     }
-    bail!("no mirror was asked for in time, or none was refused because of the resize")
+    bail!("nothing was asked for in time, or something was not refused because of the resize, or waited for all of it")
 }
 
 /// A mirror without room refused, the job of the source ended well, and the first write behind the old end broke the mirror.

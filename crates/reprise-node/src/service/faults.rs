@@ -39,6 +39,8 @@ impl Inner {
         snapshot: Snapshot,
         job: JobHandle,
     ) -> Result<(), ApiError> {
+        // The homes are opened again.
+        self.no_home_grows(group, None)?;
         // What is in every home and at the peer is not needed from the journal.
         let peer = snapshot.positions.peer_durable.unwrap_or(Seq::MAX);
         let needed = snapshot.positions.applied.min(peer);

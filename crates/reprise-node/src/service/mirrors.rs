@@ -33,7 +33,7 @@ impl Inner {
             BoxCommand::DeleteMirror(delete) => self.delete_mirror(&task.change().await, peer, delete).await,
             BoxCommand::PauseNotice(notice) => self.note_pause(peer, &notice),
             BoxCommand::ForgetPeer(_) => self.forgotten_by(&mut task, peer).await,
-            BoxCommand::ReserveVolume(reserve) => self.reserve_volume(&task.change().await, peer, reserve).await,
+            BoxCommand::ReserveVolume(reserve) => self.reserve_volume(&mut task, peer, reserve).await,
         };
         match result {
             Ok(()) => Outcome::Done(Done {}),
@@ -199,19 +199,22 @@ impl Inner {
     /// The source is about to give a volume more room: its home here gets it first.
     async fn reserve_volume(
         self: &Arc<Self>,
-        change: &Changing<'_>,
+        asking: &mut Asking,
         peer: BoxId,
         reserve: ReserveVolume,
     ) -> Result<(), Refused> {
-        let group = self.mirror_of(peer, reserve.group)?;
         let Volume { slot, sectors, .. } = reserve.volume;
-        if group.now().meta.volume(slot).is_none() {
+        let change = asking.change().await;
+        let group = self.mirror_of(peer, reserve.group)?;
+        let Some(volume) = group.now().meta.volume(slot).cloned() else {
             let text = "volumes cannot join a mirrored group in this version";
             return Err(refused(RefusalReason::Unsupported, text));
-        }
+        };
         self.may_grow(&group, slot, sectors).map_err(|r| self.tell_refused(peer, group.name.as_str(), r))?;
-        let grown = self.grow_home(change, &group, slot, sectors.bytes(), None).await;
-        grown.map_err(|e| refused(reason_of(&e), &e.message))
+        let not_grown = |e: ApiError| refused(reason_of(&e), &e.message);
+        let prepared = self.prepare_room(&group, &volume, sectors.bytes()).map_err(not_grown)?;
+        drop(change);
+        self.grow_image(asking, prepared, sectors.bytes()).await.map_err(not_grown)
     }
 
     pub(super) fn peer_name(&self, peer: BoxId) -> String {
@@ -241,6 +244,7 @@ impl Inner {
         let io = |e: ApiError| refused(RefusalReason::Io, &e.message);
         // An image that has begun is never given up by the other box's word alone.
         if !delete.keep_image && group.now().meta.branches.is_empty() {
+            self.no_home_grows(&group, None).map_err(io)?;
             return self.delete_group(change, &group.name, Some(peer)).await.map(drop).map_err(io);
         }
         self.mirror_ended(change, &group, peer).await.map_err(io)

@@ -245,7 +245,9 @@ impl Inner {
     pub(super) fn mirrored_for(&self, peer: BoxId) -> (u32, u64) {
         let of_peer = |m: &GroupMeta| m.role() == Role::Mirror && m.peer().is_some_and(|p| p.peer == peer);
         let metas: Vec<_> = locked(&self.groups).values().filter_map(Entry::meta).filter(|m| of_peer(m)).collect();
-        let bytes = metas.iter().flat_map(|m| &m.volumes).map(|v| v.sectors.bytes().get()).fold(0, u64::saturating_add);
+        let sizes = metas.iter().flat_map(|m| &m.volumes).map(|v| v.sectors.bytes().get());
+        let promised = self.room_promised(|group| metas.iter().any(|m| m.group == group));
+        let bytes = sizes.fold(promised, u64::saturating_add);
         (u32::try_from(metas.len()).unwrap_or(u32::MAX), bytes)
     }
 

@@ -78,6 +78,7 @@ impl Inner {
         if locked(&self.groups).get(&group.id).is_some_and(|e| e.leaving.contains(name.as_str())) {
             return Err(wrong_state(format!("volume {name} is leaving already"), "see reprise jobs"));
         }
+        self.no_home_grows(&group, Some(volume.id))?;
         Ok((group, volume))
     }
 

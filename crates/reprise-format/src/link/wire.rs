@@ -249,11 +249,13 @@ macro_rules! message {
         }
 
         impl $name {
-            fn put_pb(&self) -> $crate::link::wire::pb::$name {
+            pub(in crate::link) fn put_pb(&self) -> $crate::link::wire::pb::$name {
                 $crate::link::wire::pb::$name { $($field: self.$field.put(),)* }
             }
             #[allow(unused_variables)]
-            fn from_pb(raw: $crate::link::wire::pb::$name) -> Result<Self, $crate::link::wire::MessageError> {
+            pub(in crate::link) fn from_pb(
+                raw: $crate::link::wire::pb::$name,
+            ) -> Result<Self, $crate::link::wire::MessageError> {
                 Ok(Self { $($field: Field::get(raw.$field, concat!(stringify!($name), ".", stringify!($field)))?,)* })
             }
         }

@@ -210,8 +210,10 @@ impl Inner {
             let text = "volumes cannot join a mirrored group in this version";
             return Err(refused(RefusalReason::Unsupported, text));
         };
-        self.may_grow(&group, slot, sectors).map_err(|r| self.tell_refused(peer, group.name.as_str(), r))?;
         let not_grown = |e: ApiError| refused(reason_of(&e), &e.message);
+        // What it is getting counts in its peer's share: a second try would be told that there is none left.
+        self.no_home_grows(&group, Some(volume.id)).map_err(not_grown)?;
+        self.may_grow(&group, slot, sectors).map_err(|r| self.tell_refused(peer, group.name.as_str(), r))?;
         let prepared = self.prepare_room(&group, &volume, sectors.bytes()).map_err(not_grown)?;
         drop(change);
         self.grow_image(asking, prepared, sectors.bytes()).await.map_err(not_grown)

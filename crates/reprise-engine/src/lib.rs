@@ -9,9 +9,9 @@
 
 mod core;
 mod cursor;
-mod effect;
 mod feed;
 mod group;
+mod io;
 mod meta;
 mod opening;
 #[cfg(feature = "planted")]
@@ -22,10 +22,10 @@ mod verify;
 
 pub use core::{GroupConfig, GroupStats};
 pub use cursor::{Hold, PeerTrouble, ROUND_BYTES_MAX};
-pub use effect::{
+pub use group::{CommandError, Group};
+pub use io::{
     CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LegId, LinkInput, Notice, PeerId, Token, Until,
 };
-pub use group::{CommandError, Group};
 pub use meta::{Branch, CopyState, GroupMeta, LegMeta, MetaError, PeerMeta, RoleMeta, VolumeMeta};
 pub use opening::{Opened, Opening, OpeningError};
 pub use verify::{MOMENT_RECORDS_MAX, VerifyEnd, VerifyPlan, VerifyReport};

@@ -12,7 +12,7 @@ use reprise_journal::{Batch, BatchPlace, BatchSource};
 use reprise_types::{Mono, Role, Seq, honest};
 
 use crate::core::{Core, Open, Part, ReadName};
-use crate::effect::{Effect, IoFault, LinkInput, Notice, PeerId, Token};
+use crate::io::{Effect, IoFault, LinkInput, Notice, PeerId, Token};
 use crate::signal::Signal;
 
 /// What an answer is to.

@@ -3,7 +3,7 @@
 use reprise_format::link::{CloseReason, Row};
 use reprise_types::Seq;
 
-use crate::effect::IoFault;
+use crate::io::IoFault;
 
 /// What has happened in a part and concerns others.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reprise_format::link::Message;
 use reprise_types::honest;
 
-use crate::effect::{Effect, LegId, Notice, PeerId, Token};
+use crate::io::{Effect, LegId, Notice, PeerId, Token};
 
 /// Who has asked. What was asked the part itself knows: see [`Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

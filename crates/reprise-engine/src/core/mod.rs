@@ -18,7 +18,7 @@ pub(crate) use reads::{ReadDone, Reader, Reads, RegionRead};
 pub(crate) use segments::{ReadName, Segments};
 pub(crate) use superblock::{Barrier, MetaStore, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 
-use crate::effect::{CacheFill, Notice};
+use crate::io::{CacheFill, Notice};
 use crate::signal::Signal;
 
 /// What the node gives a group at start.

@@ -7,7 +7,7 @@ use reprise_journal::{DiskPiece, PieceSource, ReadPlan};
 use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot, honest};
 
 use super::{Core, Open, Part, ReadName};
-use crate::effect::{Effect, HostError, Io, IoFault, LegId, Notice, Token};
+use crate::io::{Effect, HostError, Io, IoFault, LegId, Notice, Token};
 use crate::signal::Signal;
 
 /// Sectors of zeros that are handed out without allocating.

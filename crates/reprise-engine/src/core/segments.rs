@@ -7,7 +7,7 @@ use reprise_types::honest;
 
 use super::effects::Effects;
 use super::superblock::{Barrier, MetaStore};
-use crate::effect::{Effect, Notice};
+use crate::io::{Effect, Notice};
 
 /// A read of the cache under way: what it touches is not given back before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,7 +12,7 @@ use reprise_types::{Extent, Mono, RecordKind, SectorCount, Seq, VolumeSlot, hone
 
 use super::gate::{Hold, Limit};
 use crate::core::{Barrier, Core, Open, Part, ReadName};
-use crate::effect::{Effect, IoFault, LegId, Notice, Token};
+use crate::io::{Effect, IoFault, LegId, Notice, Token};
 use crate::signal::Signal;
 
 /// Body bytes of one round and the zeros that its records ask for, at most: memory of the round, and how long home is a

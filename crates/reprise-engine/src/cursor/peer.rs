@@ -15,7 +15,7 @@ use reprise_link::throttle::TokenBucket;
 use reprise_types::{Extent, Mono, Now, Point, Role, Seq, honest};
 
 use crate::core::{Core, Open, Part, ReadName, Reader, RegionRead};
-use crate::effect::{Effect, HostError, IoFault, LinkInput, Notice, PeerId, Token};
+use crate::io::{Effect, HostError, IoFault, LinkInput, Notice, PeerId, Token};
 use crate::meta::CopyState;
 use crate::signal::Signal;
 

@@ -8,7 +8,7 @@ use reprise_types::{Extent, PoolBuf, RecordKind, Role, Sector, SectorCount, Seq,
 
 use super::unit::Units;
 use crate::core::{Core, ReadDone, ReadName, Reader};
-use crate::effect::{Effect, HostError, HostOp, HostReply, Io};
+use crate::io::{Effect, HostError, HostOp, HostReply, Io};
 
 #[derive(Debug)]
 struct Compare {

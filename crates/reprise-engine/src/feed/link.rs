@@ -14,7 +14,7 @@ use reprise_types::{Extent, Mono, Point, Role, Seq, VolumeSlot, honest};
 
 use super::unit::Units;
 use crate::core::{Barrier, Core, Effects, Open, Part, Seal};
-use crate::effect::{Effect, IoFault, LegId, LinkInput, Notice, PeerId, Token};
+use crate::io::{Effect, IoFault, LegId, LinkInput, Notice, PeerId, Token};
 use crate::meta::CopyState;
 use crate::signal::Signal;
 

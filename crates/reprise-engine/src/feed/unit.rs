@@ -21,7 +21,7 @@ use reprise_link::LinkError;
 use reprise_types::{Extent, Sector, SectorCount, Seq, UnitState, VolumeSlot, honest};
 
 use crate::core::{Barrier, Core, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, Seal, superblock_has_room};
-use crate::effect::{Effect, HostError, HostReply, Io, IoFault, Token};
+use crate::io::{Effect, HostError, HostReply, Io, IoFault, Token};
 use crate::meta::GroupMeta;
 use crate::signal::Signal;
 use change::{UnitRecord, What};

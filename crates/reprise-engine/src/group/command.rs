@@ -5,8 +5,8 @@ use reprise_format::superblock::VOLUMES_MAX;
 use reprise_types::{BoxId, ByteLen, Now, Role, SectorCount, Seq, VolumeSlot};
 
 use crate::core::{Barrier, SUPERBLOCK_FILL_OWN, superblock_has_room};
-use crate::effect::{Effect, Io, Notice, Until};
 use crate::group::Group;
+use crate::io::{Effect, Io, Notice, Until};
 use crate::meta::{PeerMeta, VolumeMeta};
 use crate::verify::{VerifyEnd, VerifyPlan};
 

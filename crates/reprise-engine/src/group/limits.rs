@@ -4,8 +4,8 @@ use reprise_types::{Role, Seq, honest};
 
 use crate::core::{Part, Why};
 use crate::cursor::{Hold, Limit};
-use crate::effect::{LegId, PeerId};
 use crate::group::Group;
+use crate::io::{LegId, PeerId};
 
 impl Group {
     /// How far the home may go.

@@ -3,9 +3,9 @@
 use reprise_format::link::{Close, CloseReason};
 use reprise_types::Role;
 
-use crate::effect::{Effect, LinkInput, Notice, PeerId};
 use crate::feed::Standing;
 use crate::group::Group;
+use crate::io::{Effect, LinkInput, Notice, PeerId};
 use crate::verify::VerifyEnd;
 
 impl Group {

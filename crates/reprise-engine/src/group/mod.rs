@@ -16,8 +16,8 @@ use command::Waiting;
 
 use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::{Leg, Peer};
-use crate::effect::{Effect, Event, HostError, IoFault, Notice, Token};
 use crate::feed::{HostFeed, LinkFeed, Units};
+use crate::io::{Effect, Event, HostError, IoFault, Notice, Token};
 use crate::meta::GroupMeta;
 use crate::repair::Repair;
 use crate::verify::{Verify, VerifyEnd};

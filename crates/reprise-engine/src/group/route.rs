@@ -5,9 +5,9 @@ use reprise_format::link::CloseReason;
 use reprise_types::{Role, Seq};
 
 use crate::core::{Part, ReadDone, Reader};
-use crate::effect::{IoFault, Notice, Token};
 use crate::feed::HostFeed;
 use crate::group::Group;
+use crate::io::{IoFault, Notice, Token};
 use crate::signal::Signal;
 
 /// Signals that follow from one event, at most: a handful at once is usual.

@@ -23,7 +23,7 @@ use reprise_journal::Index;
 use reprise_types::{Extent, Mono, Now, Point, Role, Sector, SectorCount, Seq, VolumeSlot};
 
 use crate::core::{BelowApplying, Core, Open, PinId, Reader, RegionRead, Why};
-use crate::effect::{LinkInput, PeerId};
+use crate::io::{LinkInput, PeerId};
 use crate::meta::GroupMeta;
 
 /// Sectors of a region: hashing one takes some 0.1 ms of the group's thread, which is as long as a host may wait for it.

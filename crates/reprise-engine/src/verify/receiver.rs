@@ -10,7 +10,7 @@ use super::{
     ASKS_MAX, Fix, Held, MIRROR_BEHIND, REGION_SECTORS, Verify, VerifyEnd, VerifyStep, hashes, records_behind, send,
 };
 use crate::core::{BelowApplying, Core, Part, RegionRead};
-use crate::effect::{Effect, IoFault, LegId, Token};
+use crate::io::{Effect, IoFault, LegId, Token};
 
 impl Verify {
     /// What the source asks.

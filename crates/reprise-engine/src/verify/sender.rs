@@ -9,7 +9,7 @@ use super::{
     hash, hashes, region_after, send,
 };
 use crate::core::{Core, RegionRead};
-use crate::effect::PeerId;
+use crate::io::PeerId;
 
 /// Runs of sectors whose hashes differ.
 fn differing_runs(ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {

@@ -12,7 +12,7 @@ use reprise_types::{Seq, VolumeSlot, honest};
 
 use super::change::{UnitRecord, What};
 use crate::core::{Core, Open, Part, ReadName};
-use crate::effect::{Effect, IoFault, Notice, Token};
+use crate::io::{Effect, IoFault, Notice, Token};
 use crate::signal::Signal;
 
 /// Batches that are read at a time: each is in memory until its records have been looked at.

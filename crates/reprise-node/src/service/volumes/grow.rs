@@ -122,6 +122,10 @@ impl Inner {
             let snapshot = group.now();
             let Some((slot, sectors)) = snapshot.home_too_small else { continue };
             let Some(volume) = snapshot.meta.volume(slot).cloned() else { continue };
+            if self.no_home_grows(&group, Some(volume.id)).is_err() {
+                // It is on its way.
+                continue;
+            }
             let due = locked(&self.groups).get_mut(&group.id).is_some_and(Entry::room_is_due);
             if !due {
                 continue;
@@ -213,6 +217,9 @@ impl Inner {
             let text = format!("group {} has got another mirror meanwhile", group.name);
             return Err(wrong_state(text, "resize it again: the room that it has got on this box is kept"));
         }
+        // The answer comes when the record lasts. In a full cache it waits for room, and who makes that needs the lock; what
+        // is prepared keeps mirrors and other sizes away.
+        drop(change);
         ask(&group.commands, |reply| Command::Resize(slot, sectors, reply)).await
     }
 }

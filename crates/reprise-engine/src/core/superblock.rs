@@ -96,8 +96,9 @@ impl MetaStore {
             return Ok(None);
         }
         let version = self.durable + 1;
-        self.dirty = false;
         let copy = superblock::encode(SuperblockKind::Group, version, &self.meta.to_body())?.freeze();
+        // What does not fit is not kept, and nobody may be told so.
+        self.dirty = false;
         self.writing = Some(version);
         Ok(Some((version, copy)))
     }
@@ -105,5 +106,42 @@ impl MetaStore {
     /// What was being written is durable.
     pub(crate) fn written(&mut self) {
         self.durable = self.writing.take().unwrap_or(self.durable);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reprise_types::{GroupId, Point, Seq};
+
+    use super::*;
+    use crate::meta::RoleMeta;
+
+    #[test]
+    fn what_does_not_fit_is_never_held() {
+        let meta = GroupMeta {
+            group: GroupId::from_raw([1; 16]),
+            name: "orders".into(),
+            role: RoleMeta::Source,
+            branches: vec![],
+            trimmed: Point::default(),
+            applied: Seq::ZERO,
+            applying: Seq::ZERO,
+            seal: Point::default(),
+            incarnation: 1,
+            volumes: vec![],
+            peers: vec![],
+            fenced: None,
+            next_slot: 0,
+            generation_floor: 0,
+        };
+        let mut store = MetaStore::new(meta, 7);
+        assert!(store.holds(store.barrier()), "nothing has changed");
+        store.change(|meta| meta.name = "x".repeat(SUPERBLOCK_COPY_LEN));
+        assert!(store.poll_write().is_err());
+        assert!(!store.holds(store.barrier()), "and it is not on the disk");
+        store.change(|meta| meta.name.truncate(10));
+        assert_eq!(store.poll_write().unwrap().map(|(version, _)| version), Some(8));
+        store.written();
+        assert!(store.holds(store.barrier()));
     }
 }

@@ -1,4 +1,5 @@
-//! How far the cursors of a group may go, and what of the journal has to stay: every reason is here.
+//! How far the cursors of a group may go, and what of the journal has to stay: every reason is here. When a round is worth
+//! its time, where nothing holds the home, is in [`Leg::pump`](crate::cursor::Leg).
 
 use reprise_types::{Role, Seq, honest};
 
@@ -10,6 +11,9 @@ use crate::io::{LegId, PeerId};
 impl Group {
     /// How far the home may go.
     pub(crate) fn leg_limit(&self) -> Limit {
+        if self.core.is_fenced() {
+            return Limit::stop(Hold::Fenced);
+        }
         if self.leg.is_detached() {
             return Limit::stop(Hold::Detached);
         }
@@ -77,8 +81,7 @@ impl Group {
 
     /// Why the home does not follow what is durable; none where it does, or has it all.
     pub fn home_held_by(&self) -> Option<Hold> {
-        let limit = if self.core.is_fenced() { Limit::stop(Hold::Fenced) } else { self.leg_limit() };
-        limit.held(self.core.meta.applied, self.core.journal.durable().seq)
+        self.leg_limit().held(self.core.meta.applied, self.core.journal.durable().seq)
     }
 
     /// Why the peer does not get what is durable; none where it does, or has it all, and without a peer.

@@ -162,6 +162,10 @@ impl Repair {
     /// Asks the other box, as soon as that makes sense.
     pub(crate) fn pump(&mut self, core: &mut Core, streams: bool) {
         let Some(Rotten { place, stage, .. }) = self.rotten else { return };
+        if stage == Stage::Found && core.meta.peer().is_none() {
+            // Who would have been asked was taken away meanwhile.
+            return self.lose(core);
+        }
         if stage != Stage::Found || !streams || core.link_held() {
             return;
         }

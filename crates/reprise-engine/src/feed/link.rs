@@ -15,7 +15,7 @@ use reprise_types::{Extent, Mono, Point, Role, Seq, VolumeSlot, honest};
 use super::unit::Units;
 use crate::core::{Barrier, Core, Effects, Open, Part, Seal};
 use crate::io::{Effect, IoFault, LegId, LinkInput, Notice, PeerId, Token};
-use crate::meta::CopyState;
+use crate::meta::{CopyState, VolumeMeta};
 use crate::signal::Signal;
 
 /// What an answer is to.
@@ -212,7 +212,7 @@ impl LinkFeed {
         self.row = Some(row);
         let offer = self.offer.take();
         let copies = matches!(row, Row::StartCopy | Row::ContinueCopy | Row::RestartCopy);
-        if copies && !offer.as_ref().is_some_and(|offer| Self::holds_volumes(core, &offer.volumes)) {
+        if copies && !offer.as_ref().is_some_and(|offer| Self::holds_volumes(core, units, row, &offer.volumes)) {
             let what = "its volumes are not those that this mirror was made for";
             return self.fault(core, &LinkError::Contradiction { what });
         }
@@ -245,10 +245,13 @@ impl LinkFeed {
         }
     }
 
-    /// True where every volume of an offer has its home here, and fits it: regions are written where the offer says.
-    fn holds_volumes(core: &Core, offered: &[Volume]) -> bool {
-        let held = |v: &Volume| core.meta.volume(v.slot).is_some_and(|own| own.id == v.id && v.sectors <= own.sectors);
-        offered.iter().all(held)
+    /// True where every volume of an offer has its home here, and fits it: regions are written where the offer says. A source may
+    /// have heard that all is copied before this box knew it durably, and have given a volume more room since: where the
+    /// copy goes on, the record that says so is still to come, and the home has that room.
+    fn holds_volumes(core: &Core, units: &Units, row: Row, offered: &[Volume]) -> bool {
+        let told = |v: &Volume| row != Row::StartCopy && units.home_holds(v.slot, v.sectors);
+        let fits = |v: &Volume, own: &VolumeMeta| own.id == v.id && (v.sectors <= own.sectors || told(v));
+        offered.iter().all(|v| core.meta.volume(v.slot).is_some_and(|own| fits(v, own)))
     }
 
     /// The journal of a mirror begins where the copy begins.

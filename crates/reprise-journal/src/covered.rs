@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use reprise_types::{Extent, Sector, SectorCount, Seq};
 
-use crate::Index;
+use crate::index::Index;
 
 /// Pieces under one record, at most: zeros may cover a whole index. Where there are more nothing is known until the record is
 /// durable.

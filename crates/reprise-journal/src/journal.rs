@@ -6,12 +6,13 @@ use bytes::Bytes;
 use reprise_format::batch::ReceivedBody;
 use reprise_types::{BranchId, ByteLen, Extent, GroupId, HistoryHash, Now, Point, PoolId, Seq, WallMicros, honest};
 
+use crate::batch::Batch;
 use crate::covered::Covered;
+use crate::index::Index;
 use crate::log::{AppendError, BodyError, JournalWrite, Log, LogPlace, NewRecord, NextBatch, WriteToken};
 use crate::plan::{Planner, ReadPlan};
-use crate::segment::Segment;
+use crate::segment::{Grant, Segment, SegmentId};
 use crate::store::{BatchPlace, BatchSource, Store};
-use crate::{Batch, Grant, Index, SegmentId};
 
 /// Memory of an extent in the index: a node of the tree, with its share of what the tree keeps free.
 const INDEX_EXTENT_BYTES: usize = 40;

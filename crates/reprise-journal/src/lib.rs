@@ -26,6 +26,6 @@ pub use index::Index;
 pub use journal::{Journal, JournalConfig, JournalStart};
 pub use log::{AppendError, BodyError, ChangeRecord, JournalWrite, NewRecord, NextBatch, WriteToken};
 pub use plan::{DiskPiece, Piece, PieceSource, ReadPlan};
-pub use recover::{CacheRead, Case, Found, RecoverError, Recovered, SegmentFound, recover, scan_segments};
-pub use segment::{Grant, SegmentId, newest_generation, segment_offset};
+pub use recover::{CacheRead, Case, Found, RecoverError, Recovered, recover, scan_segments};
+pub use segment::{Grant, SegmentFound, SegmentId, newest_generation, segment_offset};
 pub use store::{BatchPlace, BatchSource};

@@ -15,9 +15,9 @@ use reprise_types::{
     SectorCount, Seq, VolumeSlot, WallMicros, honest,
 };
 
-use crate::segment::Segment;
+use crate::batch::Batch;
+use crate::segment::{Grant, Segment};
 use crate::store::Store;
-use crate::{Batch, Grant};
 
 /// Batches that go to disk in one write, at most.
 const BATCHES_PER_WRITE: usize = 64;

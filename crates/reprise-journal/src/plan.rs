@@ -5,7 +5,7 @@ use reprise_format::batch::{BodyHeader, Descriptor, ENVELOPE_LEN, check_grain};
 use reprise_format::{CRC_GRAIN, FormatError};
 use reprise_types::{Extent, HistoryHash, RecordKind, Sector, SectorCount, Seq, honest};
 
-use crate::Index;
+use crate::index::Index;
 use crate::log::Log;
 use crate::store::Store;
 

@@ -9,8 +9,9 @@ use reprise_format::batch::{BATCH_ALIGN, BATCH_LEN_MAX, BodyHeader, ENVELOPE_LEN
 use reprise_format::segment::{Footer, SEGMENT_HEADER_LEN, SegmentHeader, TRAILER_LEN};
 use reprise_types::{GroupId, HistoryHash, Point, PoolId, Seq, WallMicros, honest};
 
-use crate::segment::Segment;
-use crate::{Batch, JournalStart, SegmentId, segment_offset};
+use crate::batch::Batch;
+use crate::journal::JournalStart;
+use crate::segment::{Segment, SegmentFound, SegmentId, segment_offset};
 
 /// Bytes read at a time when a segment is scanned.
 const SCAN_CHUNK: usize = 1 << 20;
@@ -166,15 +167,6 @@ pub enum Detail {
         /// The next Seq.
         expected: Seq,
     },
-}
-
-/// A segment that carries a valid header.
-#[derive(Debug, Clone, Copy)]
-pub struct SegmentFound {
-    /// Which.
-    pub segment: SegmentId,
-    /// Its header.
-    pub header: SegmentHeader,
 }
 
 /// What recovery decided.

@@ -1,6 +1,5 @@
 //! A segment as the journal keeps it in memory.
 
-use crate::recover::SegmentFound;
 use reprise_format::batch::BodyHeader;
 use reprise_format::segment::{BatchEntry, Footer, RecordEntry, SEGMENT_HEADER_LEN, SegmentHeader};
 use reprise_format::superblock::SEGMENTS_OFFSET;
@@ -12,6 +11,15 @@ pub type SegmentId = u32;
 /// Byte offset of a segment in the cache.
 pub fn segment_offset(segment: SegmentId, segment_len: u64) -> u64 {
     SEGMENTS_OFFSET + u64::from(segment) * segment_len
+}
+
+/// A segment that carries a valid header.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentFound {
+    /// Which.
+    pub segment: SegmentId,
+    /// Its header.
+    pub header: SegmentHeader,
 }
 
 /// The newest generation that may have been given out: of the segments found, and those that groups start behind. A segment

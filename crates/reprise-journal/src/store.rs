@@ -9,9 +9,10 @@ use reprise_format::batch::{Envelope, total_len};
 use reprise_format::segment::SegmentHeader;
 use reprise_types::{ByteLen, Extent, HistoryHash, Point, Seq, WallMicros, honest};
 
-use crate::segment::{Rec, Segment};
+use crate::batch::Batch;
+use crate::index::Index;
+use crate::segment::{Rec, Segment, SegmentId, segment_offset};
 use crate::tail::Tail;
-use crate::{Batch, Index, SegmentId, segment_offset};
 
 /// Place of a batch on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

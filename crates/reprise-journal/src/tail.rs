@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reprise_types::{ByteLen, Seq};
 
-use crate::Batch;
+use crate::batch::Batch;
 
 /// The newest batches, oldest first and without gaps: all that are not durable, and of the others as many as there is room
 /// for.

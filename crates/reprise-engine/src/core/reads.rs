@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use reprise_journal::{DiskPiece, PieceSource, ReadPlan};
-use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot, honest};
+use reprise_types::{Extent, Sector, SectorCount, Seq, VolumeSlot};
 
-use super::{Core, Open, Part, ReadName};
+use super::effects::{Effects, Open, Part};
+use super::segments::ReadName;
 use crate::io::{Effect, HostError, Io, IoFault, LegId, Notice, Token};
-use crate::signal::Signal;
 
 /// Sectors of zeros that are handed out without allocating.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -82,23 +82,16 @@ pub(crate) struct Reads {
     seen: Vec<(Seq, ReadName)>,
 }
 
-impl Core {
-    /// Reads; what is in memory and durable is there at once, anything else comes when it is.
-    pub(crate) fn read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) -> Option<ReadDone> {
-        let name = self.start_read(reader, plan, extent);
-        self.finish_read(name)
-    }
-
-    /// Begins a read; [`Self::finish_read`] is to follow.
-    pub(crate) fn start_read(&mut self, reader: Reader, plan: ReadPlan, extent: Extent) -> ReadName {
-        let name = self.read_opened();
+impl Reads {
+    /// Begins a read: asks for the pieces that are not in memory.
+    pub(super) fn start(&mut self, fx: &mut Effects, name: ReadName, reader: Reader, plan: ReadPlan, extent: Extent) {
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         let mut missing = 0;
         for (index, piece) in plan.pieces.into_iter().enumerate() {
             let part = Extent { sector: piece.sector, sectors: piece.sectors, ..extent };
             let mut ask = |bit, effect: &dyn Fn(Token) -> Effect| {
-                let token = self.fx.ask(Part::Reads, effect);
-                self.reads.pieces.insert(token, PieceId { read: name, index, bit });
+                let token = fx.ask(Part::Reads, effect);
+                self.pieces.insert(token, PieceId { read: name, index, bit });
             };
             pieces.push(match piece.source {
                 PieceSource::Ram(bytes) => PieceState::Ready(vec![bytes]),
@@ -119,14 +112,17 @@ impl Core {
             });
         }
         let read = Read { reader, volume: extent.volume, pieces, missing, newest: plan.newest, failed: None };
-        self.reads.reads.insert(name, read);
-        name
+        self.reads.insert(name, read);
     }
 
-    /// A piece was read, or could not be.
-    pub(crate) fn piece_read(&mut self, token: Token, result: Result<Bytes, IoFault>) -> Option<ReadName> {
-        let id = self.reads.pieces.take(token)?;
-        let read = self.reads.reads.get_mut(&id.read)?;
+    /// A piece was read, or could not be: of which read, and what people are told.
+    pub(super) fn piece_read(
+        &mut self,
+        token: Token,
+        result: Result<Bytes, IoFault>,
+    ) -> Option<(ReadName, Option<Notice>)> {
+        let id = self.pieces.take(token)?;
+        let read = self.reads.get_mut(&id.read)?;
         read.missing -= 1;
         let state = &mut read.pieces[id.index];
         let at = match state {
@@ -161,43 +157,34 @@ impl Core {
                 }
             }
         }
-        if let Some(notice) = failed {
-            if let Notice::JournalUnreadable(seq) = notice {
-                self.tell(Signal::Unreadable(seq));
-            }
-            self.read_failed(notice);
-        }
-        Some(id.read)
+        Some((id.read, failed))
     }
 
-    /// All bytes there? Then the read waits only until what it saw is durable.
-    pub(crate) fn finish_read(&mut self, name: ReadName) -> Option<ReadDone> {
-        let durable = self.journal.durable().seq;
-        let read = self.reads.reads.get(&name).filter(|r| r.missing == 0)?;
-        let (newest, failed) = (read.newest, read.failed.is_some());
-        // It touches no segment any more. Held back on, they could be the very ones that the records it waits for need.
-        honest!(self.read_closed(name), WaitingReadHolds => ());
-        if honest!(newest <= durable || failed, ReadBeforeDurable => true) {
-            return self.end_read(name);
-        }
-        self.reads.seen.push((newest, name));
-        None
+    /// Where all bytes of a read are there, the newest record it saw, and whether it failed.
+    pub(super) fn all_there(&self, name: ReadName) -> Option<(Seq, bool)> {
+        let read = self.reads.get(&name).filter(|r| r.missing == 0)?;
+        Some((read.newest, read.failed.is_some()))
     }
 
-    /// Everything up to `durable` is durable: what has seen no more is done.
-    pub(crate) fn reads_durable(&mut self, durable: Seq) -> Vec<ReadDone> {
-        if !self.reads.seen.iter().any(|(seq, _)| *seq <= durable) {
+    /// A read that has all bytes waits until what it saw is durable.
+    pub(super) fn wait(&mut self, name: ReadName, newest: Seq) {
+        self.seen.push((newest, name));
+    }
+
+    /// Everything up to `durable` is durable: the reads that waited for no more.
+    pub(super) fn durable(&mut self, durable: Seq) -> Vec<ReadName> {
+        if !self.seen.iter().any(|(seq, _)| *seq <= durable) {
             return Vec::new();
         }
         let (ready, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.reads.seen).into_iter().partition(|(seq, _)| *seq <= durable);
-        self.reads.seen = waiting;
-        ready.into_iter().filter_map(|(_, name)| self.end_read(name)).collect()
+            std::mem::take(&mut self.seen).into_iter().partition(|(seq, _)| *seq <= durable);
+        self.seen = waiting;
+        ready.into_iter().map(|(_, name)| name).collect()
     }
 
-    fn end_read(&mut self, name: ReadName) -> Option<ReadDone> {
-        let read = self.reads.reads.remove(&name)?;
-        honest!((), WaitingReadHolds => self.read_closed(name));
+    /// Ends a read: what was read goes to whom has asked for it.
+    pub(super) fn end(&mut self, name: ReadName) -> Option<ReadDone> {
+        let read = self.reads.remove(&name)?;
         let ready = |piece| match piece {
             PieceState::Ready(bytes) => bytes,
             PieceState::Home(_) | PieceState::Disk { .. } => Vec::new(),
@@ -209,16 +196,10 @@ impl Core {
         Some(ReadDone { name, reader: read.reader, data })
     }
 
-    /// Ends all reads; gives the operations of hosts among them.
-    pub(crate) fn forget_reads(&mut self) -> Vec<Io> {
-        let Reads { reads, .. } = std::mem::take(&mut self.reads);
-        let hosts = reads.values().filter_map(|r| match r.reader {
-            Reader::Host(io) => Some(io),
-            Reader::Compare | Reader::Copy(_) | Reader::Verify(_) => None,
-        });
-        let hosts = hosts.collect();
-        reads.into_keys().for_each(|read| self.read_closed(read));
-        hosts
+    /// Forgets all reads; gives their names, and whom they were for.
+    pub(super) fn forget(&mut self) -> Vec<(ReadName, Reader)> {
+        let Self { reads, .. } = std::mem::take(self);
+        reads.into_iter().map(|(name, read)| (name, read.reader)).collect()
     }
 }
 

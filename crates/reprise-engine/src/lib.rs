@@ -22,7 +22,8 @@ mod verify;
 
 pub use core::{GroupConfig, GroupStats};
 pub use cursor::{Hold, PeerTrouble, ROUND_BYTES_MAX};
-pub use group::{CommandError, Group};
+pub use group::Group;
+pub use group::command::CommandError;
 pub use io::{
     CacheFill, Effect, Event, HostError, HostOp, HostReply, Io, IoFault, LegId, LinkInput, Notice, PeerId, Token, Until,
 };

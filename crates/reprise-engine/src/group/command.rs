@@ -4,7 +4,7 @@ use reprise_format::link::{CloseReason, Instance};
 use reprise_format::superblock::VOLUMES_MAX;
 use reprise_types::{BoxId, ByteLen, Now, Role, SectorCount, Seq, VolumeSlot};
 
-use crate::core::{Barrier, SUPERBLOCK_FILL_OWN, superblock_has_room};
+use crate::core::{SUPERBLOCK_FILL_OWN, superblock_has_room};
 use crate::group::Group;
 use crate::io::{Effect, Io, Notice, Until};
 use crate::meta::{PeerMeta, VolumeMeta};
@@ -65,11 +65,6 @@ pub enum CommandError {
         reason: String,
     },
 }
-
-/// What commands wait for that is not there yet, with the barrier of what they changed. As many as
-/// there are callers that wait, which the front end bounds.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(Vec<(Io, Until, Barrier)>);
 
 impl Group {
     /// Has [`Effect::Kept`] tell when something has come, or cannot come any more because the group is fenced.

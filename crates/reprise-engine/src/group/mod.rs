@@ -1,6 +1,6 @@
 //! The group: what happened goes to the part that it concerns, and what a part says to those that have to know.
 
-mod command;
+pub(crate) mod command;
 mod limits;
 mod link;
 mod route;
@@ -11,13 +11,10 @@ use reprise_format::link::CloseReason;
 use reprise_journal::{Journal, JournalStart, JournalWrite, WriteToken};
 use reprise_types::{Mono, Now, Point, Role, Seq, honest};
 
-pub use command::CommandError;
-use command::Waiting;
-
-use crate::core::{Core, GroupConfig, MetaStore, Open, Part};
+use crate::core::{Barrier, Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::{Leg, Peer};
 use crate::feed::{HostFeed, LinkFeed, Units};
-use crate::io::{Effect, Event, HostError, IoFault, Notice, Token};
+use crate::io::{Effect, Event, HostError, Io, IoFault, Notice, Token, Until};
 use crate::meta::GroupMeta;
 use crate::repair::Repair;
 use crate::verify::{Verify, VerifyEnd};
@@ -44,6 +41,11 @@ pub struct Group {
     units: Units,
     waiting: Waiting,
 }
+
+/// What commands wait for that is not there yet, with the barrier of what they changed. As many as
+/// there are callers that wait, which the front end bounds.
+#[derive(Debug, Default)]
+struct Waiting(Vec<(Io, Until, Barrier)>);
 
 impl Group {
     /// Opens a group after recovery. `superblock_version` is the durable one that `meta` came from, `start` what

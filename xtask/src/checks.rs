@@ -1,5 +1,6 @@
 //! Rules about the source that no compiler knows.
 
+mod circles;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +80,7 @@ pub(crate) fn all() -> Result<Vec<Checked>> {
     let text = output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&text).context("read cargo metadata")?;
     let edges = edges(&metadata)?;
-    Ok(vec![forbidden_edges(&edges), no_io(&edges)?, unsafe_code()?, links::check()?])
+    Ok(vec![forbidden_edges(&edges), no_io(&edges)?, unsafe_code()?, circles::check()?, links::check()?])
 }
 
 /// Normal and build dependencies of each crate of the workspace.

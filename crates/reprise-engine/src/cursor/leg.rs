@@ -104,7 +104,7 @@ pub(crate) struct Leg {
     /// Rounds whose `applied` is on its way to the superblock.
     counted: VecDeque<(Barrier, Seq)>,
     /// When the journal last took records.
-    pub(crate) fed_at: Mono,
+    fed_at: Mono,
 }
 
 impl Leg {
@@ -340,6 +340,11 @@ impl Leg {
             Some(fault) => self.detach(core, Notice::HomeFailed(fault)),
             None => self.round_flush(core, to, volumes),
         }
+    }
+
+    /// The journal takes records.
+    pub(crate) fn fed(&mut self, now: Mono) {
+        self.fed_at = now;
     }
 
     /// The feed is busy.

@@ -78,14 +78,32 @@ pub(crate) struct Standing {
     pub(crate) home_waits: bool,
 }
 
+/// The source's offer on this connection, until the verdict.
+#[derive(Debug, Default)]
+enum Offer {
+    #[default]
+    None,
+    /// It waits for its answer.
+    Asked(Box<GroupOffer>),
+    /// The verdict is to come.
+    Answered(Box<GroupOffer>),
+}
+
+impl Offer {
+    fn take(&mut self) -> Option<Box<GroupOffer>> {
+        match std::mem::take(self) {
+            Self::None => None,
+            Self::Asked(offer) | Self::Answered(offer) => Some(offer),
+        }
+    }
+}
+
 /// The connection that feeds the group.
 #[derive(Debug, Default)]
 pub(crate) struct LinkFeed {
     session: Option<MirrorSession>,
     row: Option<Row>,
-    /// The offer on this connection, until the verdict.
-    offer: Option<Box<GroupOffer>>,
-    offer_answered: bool,
+    offer: Offer,
     flush: CopyFlush,
     /// What was asked for this connection.
     open: Open<FeedStep>,
@@ -138,7 +156,7 @@ impl LinkFeed {
     pub(crate) fn disconnected(&mut self, fx: &mut Effects) {
         self.session = None;
         self.row = None;
-        self.offer = None;
+        self.offer = Offer::None;
         self.flush = CopyFlush::Idle;
         let regions = self.open.forget().filter(|(_, step)| matches!(step, FeedStep::Region(_)));
         fx.astray(regions.map(|(token, _)| token));
@@ -172,8 +190,7 @@ impl LinkFeed {
     fn event(&mut self, core: &mut Core, units: &mut Units, standing: Standing, event: MirrorEvent, payload: Payload) {
         match event {
             MirrorEvent::Offer(offer) => {
-                self.offer = Some(offer);
-                self.offer_answered = false;
+                self.offer = Offer::Asked(offer);
                 self.answer_offer(core, units, standing);
             }
             MirrorEvent::Verdict { row, start, instance_seen } => {
@@ -324,9 +341,9 @@ impl LinkFeed {
     /// Answers the offer once everything received on earlier connections is durable: the source goes on behind what
     /// the answer says, and the journal behind what it has.
     fn answer_offer(&mut self, core: &mut Core, units: &mut Units, standing: Standing) {
-        let asked = self.offer.is_some() && !self.offer_answered;
+        let Offer::Asked(offer) = &self.offer else { return };
         let fed = core.meta.role() == Role::Mirror;
-        if asked && fed && core.journal.stalled() && honest!(standing.home_waits, StallKept => false) {
+        if fed && core.journal.stalled() && honest!(standing.home_waits, StallKept => false) {
             // The journal waits for room that home would make, and home for a batch that only the peer has.
             core.journal.forget_undurable(core.meta.applied);
             units.forget();
@@ -334,10 +351,13 @@ impl LinkFeed {
         // What a source holds is what hosts are told is durable: it streams nothing and waits for nothing.
         let settled = core.journal.durable().seq == core.journal.written() || !fed;
         let settled = honest!(settled, AnswerUnsettled => true);
-        let settled = settled && core.is_ready() && !core.fx.has_strays() && !units.hold();
-        let Some(offer) = self.offer.as_ref().filter(|_| settled && !self.offer_answered) else { return };
+        if !settled || !core.is_ready() || core.fx.has_strays() || units.hold() {
+            return;
+        }
         let state = Self::state(core, offer);
-        self.offer_answered = true;
+        if let Some(offer) = self.offer.take() {
+            self.offer = Offer::Answered(offer);
+        }
         if let Some(session) = &mut self.session {
             session.answer(state);
         }

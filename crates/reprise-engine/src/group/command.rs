@@ -334,15 +334,6 @@ impl Group {
         self.settle(now);
     }
 
-    /// Gives the peer another instance of this box, at start (see reprise-link, `instance`).
-    pub fn set_instance(&mut self, now: Now, instance: Instance) {
-        self.core.now = now;
-        if self.core.meta.note_peer(|peer| peer.instance = instance).is_some() {
-            self.core.meta.keep();
-            self.pump();
-        }
-    }
-
     /// Limits the first copy to so many bytes of volumes a second, and says what the link is limited to; 0 for no limit.
     /// Counts from now on.
     pub fn set_rates(&mut self, copy: u64, link: u64) {

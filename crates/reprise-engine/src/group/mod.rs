@@ -201,9 +201,14 @@ impl Group {
 
     /// Re-establishes everything that follows from the state: called after each event.
     fn pump(&mut self) {
-        if self.core.is_fenced() {
-            return self.tell_kept();
+        if !self.core.is_fenced() {
+            self.pump_parts();
         }
+        self.tell_kept();
+        self.assert_invariants();
+    }
+
+    fn pump_parts(&mut self) {
         // A first copy reads what is durable, beside hosts that write.
         let copies = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
         self.core.journal.keep_covered(copies && self.core.meta.role() == Role::Source);
@@ -230,12 +235,10 @@ impl Group {
         self.route();
         self.trim();
         self.write_superblock();
-        self.tell_kept();
-        self.assert_invariants();
     }
 
     fn start_journal_write(&mut self, write: JournalWrite) {
-        self.leg.fed_at = self.core.now.mono;
+        self.leg.fed(self.core.now.mono);
         self.core.stats.journal_writes += 1;
         honest!((), SendBeforeDurable => self.peer.send_to(self.core.journal.packed()));
         let JournalWrite { token: name, at, bufs, .. } = write;

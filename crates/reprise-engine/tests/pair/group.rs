@@ -5,7 +5,6 @@ use reprise_engine::{
     CacheFill, CommandError, CopyState, Effect, Event, GroupMeta, HostError, HostOp, Io, Notice, PeerMeta, Until,
 };
 use reprise_format::link::{CloseReason, Message};
-use reprise_link::instance;
 use reprise_types::{BoxId, SectorCount};
 
 use crate::harness::{
@@ -654,15 +653,6 @@ fn a_paused_link_is_closed_and_not_wanted_until_it_is_resumed() {
     assert!(pair.a.group.wants_link());
     pair.a.run();
     assert!(!pair.a.stored().peer().unwrap().paused);
-}
-
-#[test]
-fn another_instance_of_the_box_is_stored() {
-    let mut a = Pair::apart(&Setup::default()).a;
-    let other = instance::first([77; 16]);
-    a.command(|g, now| g.set_instance(now, other));
-    a.run();
-    assert_eq!(a.stored().peer().unwrap().instance, other);
 }
 
 /// A source whose home has refused a write, and how many home writes it had under way.

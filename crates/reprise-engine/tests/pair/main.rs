@@ -6,6 +6,7 @@ mod bytes;
 mod feed;
 mod group;
 mod harness;
+mod held;
 mod home;
 mod host;
 mod hostile;

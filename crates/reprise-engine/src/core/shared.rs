@@ -67,7 +67,7 @@ const READ_TOLD_MILLIS: u64 = 1000;
 
 /// Whether what the last recovery chose is sealed: nothing is served, and nothing written to the journal, before.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Seal {
+enum Seal {
     /// What the journal holds of units is being read.
     Reading,
     /// The superblock with the seal is on its way.
@@ -88,11 +88,12 @@ pub(crate) struct Core {
     pub(crate) fill: CacheFill,
     pub(crate) stats: GroupStats,
     /// None once sealed.
-    pub(crate) seal: Option<Seal>,
-    /// Messages wait for it: each end stores what instance of the other it saw before the other is told.
-    pub(crate) link_opens: Option<Barrier>,
+    seal: Option<Seal>,
+    /// What holds back messages that follow the verdict on this connection: each end stores what instance of the other it
+    /// saw before the other is told.
+    link_opens: Option<Barrier>,
     /// `applied` as the durable superblock has it, where that is behind memory.
-    pub(crate) applied_durable: Option<Seq>,
+    applied_durable: Option<Seq>,
     /// What parts have said and nobody has heard.
     pub(crate) signals: VecDeque<Signal>,
     /// When a failed read was told last.
@@ -122,12 +123,17 @@ impl Core {
 
     /// True once the seal of the last recovery is durable.
     pub(crate) fn is_ready(&self) -> bool {
-        self.seal.is_none()
+        honest!(self.seal.is_none(), ServedBeforeSeal => true)
     }
 
     /// True where a write of the journal or the superblock failed.
     pub(crate) fn is_fenced(&self) -> bool {
         self.meta.fenced.is_some()
+    }
+
+    /// What is in the superblock now is what the last recovery chose: ready once it is durable.
+    pub(crate) fn seal(&mut self, barrier: Barrier) {
+        self.seal = Some(Seal::Storing(barrier));
     }
 
     /// Says something to whom it concerns.
@@ -137,7 +143,17 @@ impl Core {
 
     /// Messages of this connection wait.
     pub(crate) fn link_held(&self) -> bool {
+        self.link_opens.is_some_and(|barrier| !self.meta.holds(barrier))
+    }
+
+    /// True behind a verdict on this connection that let data flow.
+    pub(crate) fn link_opens(&self) -> bool {
         self.link_opens.is_some()
+    }
+
+    /// A connection begins or has ended.
+    pub(crate) fn forget_link(&mut self) {
+        self.link_opens = None;
     }
 
     /// Holds messages of this connection until the superblock as it is in memory is durable.
@@ -149,13 +165,25 @@ impl Core {
     /// The superblock has been written.
     pub(crate) fn stored(&mut self) {
         self.seal.take_if(|seal| matches!(seal, Seal::Storing(barrier) if self.meta.holds(*barrier)));
-        self.link_opens.take_if(|barrier| self.meta.holds(*barrier));
         self.segments.stored(&mut self.fx, &self.meta);
     }
 
     /// Home holds everything up to here, as the durable superblock says.
     pub(crate) fn applied(&self) -> Seq {
         self.applied_durable.unwrap_or(self.meta.applied)
+    }
+
+    /// The homes hold everything up to here; what asks for [`Self::applied`] hears it from [`Self::applied_stored`] on.
+    pub(crate) fn set_applied(&mut self, to: Seq) -> Barrier {
+        self.applied_durable = Some(self.applied());
+        self.meta.change(|meta| meta.applied = to)
+    }
+
+    /// The durable superblock says that the homes hold everything up to here. Gives what it said before.
+    pub(crate) fn applied_stored(&mut self, to: Seq) -> Seq {
+        let before = self.applied();
+        self.applied_durable = (to < self.meta.applied).then_some(to);
+        before
     }
 
     pub(crate) fn read_opened(&mut self) -> ReadName {

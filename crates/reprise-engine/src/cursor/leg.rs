@@ -279,9 +279,8 @@ impl Leg {
         match result {
             Err(fault) => self.detach(core, Notice::HomeFailed(fault)),
             Ok(_) => {
-                core.applied_durable = Some(core.applied());
                 self.round = Round::Idle;
-                let barrier = core.meta.change(|meta| meta.applied = to);
+                let barrier = core.set_applied(to);
                 self.counted.push_back((barrier, to));
             }
         }
@@ -305,9 +304,8 @@ impl Leg {
 
     /// `applied` is durable: reads go to home and the journal may be trimmed.
     fn round_applied(&mut self, core: &mut Core, seq: Seq) {
-        let before = core.applied();
+        let before = core.applied_stored(seq);
         core.journal.forget_applied(before, seq);
-        core.applied_durable = (seq < core.meta.applied).then_some(seq);
         core.tell(Signal::Applied(seq));
     }
 

@@ -13,7 +13,7 @@ use reprise_link::mirror::{MirrorEvent, MirrorSession};
 use reprise_types::{Extent, Mono, Point, Role, Seq, VolumeSlot, honest};
 
 use super::unit::Units;
-use crate::core::{Barrier, Core, Effects, Open, Part, Seal};
+use crate::core::{Barrier, Core, Effects, Open, Part};
 use crate::io::{Effect, IoFault, LegId, LinkInput, Notice, PeerId, Token};
 use crate::meta::{CopyState, VolumeMeta};
 use crate::signal::Signal;
@@ -285,7 +285,7 @@ impl LinkFeed {
             meta.set_copy(Some(CopyState::default()));
         });
         // What comes waits until the superblock says where the journal begins.
-        core.seal = Some(Seal::Storing(barrier));
+        core.seal(barrier);
         core.segments.free_after(barrier, unused);
     }
 

@@ -20,7 +20,7 @@ use reprise_journal::ChangeRecord;
 use reprise_link::LinkError;
 use reprise_types::{Extent, Sector, SectorCount, Seq, UnitState, VolumeSlot, honest};
 
-use crate::core::{Barrier, Core, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, Seal, superblock_has_room};
+use crate::core::{Barrier, Core, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 use crate::io::{Effect, HostError, HostReply, Io, IoFault, Token};
 use crate::meta::GroupMeta;
 use crate::signal::Signal;
@@ -329,7 +329,7 @@ impl Units {
             self.lasting.clear();
             // Nobody is told anything before this version is durable.
             let barrier = core.meta.keep();
-            core.seal = core.seal.map(|_| Seal::Storing(barrier));
+            core.seal(barrier);
         } else {
             self.keep(core, Vec::new(), sizes);
         }

@@ -15,7 +15,7 @@ impl Group {
             return;
         }
         if matches!(input, LinkInput::Connected { .. } | LinkInput::Disconnected) {
-            self.core.link_opens = None;
+            self.core.forget_link();
             self.repair.link_broke();
             self.verify.end(&mut self.core, VerifyEnd::LINK_BROKE);
         }

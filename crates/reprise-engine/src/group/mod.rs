@@ -79,7 +79,6 @@ impl Group {
             waiting: Waiting::default(),
         };
         group.units.replay(&mut group.core);
-        honest!((), ServedBeforeSeal => group.core.seal = None);
         group.pump();
         group
     }

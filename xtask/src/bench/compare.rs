@@ -16,6 +16,7 @@ cargo xtask bench compare --old BINARY [OPTIONS]
   --old BINARY   an earlier build of `reprise`
   --new BINARY   the other one; this tree's, built as it is released, if absent
   --pairs N      so many pairs of runs of each row; 15 if absent
+  --rounds N     the boxes are made anew so often, since where files lie on a disk counts too; 3 if absent
   --secs S       seconds of a run; 2 if absent
   --dir DIR      where the disks are put; /var/tmp if absent";
 
@@ -30,13 +31,15 @@ struct Options {
     old: PathBuf,
     new: Option<PathBuf>,
     pairs: usize,
+    rounds: usize,
     secs: f64,
     dir: PathBuf,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Result<Self> {
-        let (mut old, mut new, mut pairs, mut secs, mut dir) = (None, None, 15, 2.0_f64, PathBuf::from("/var/tmp"));
+        let (mut old, mut new, mut dir) = (None, None, PathBuf::from("/var/tmp"));
+        let (mut pairs, mut rounds, mut secs) = (15, 3, 2.0_f64);
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value\n\n{USAGE}"));
@@ -44,15 +47,17 @@ impl Options {
                 "--old" => old = Some(std::path::absolute(value()?)?),
                 "--new" => new = Some(std::path::absolute(value()?)?),
                 "--pairs" => pairs = value()?.parse().context("--pairs takes a number")?,
+                "--rounds" => rounds = value()?.parse().context("--rounds takes a number")?,
                 "--secs" => secs = value()?.parse().context("--secs takes a number")?,
                 "--dir" => dir = value()?.into(),
                 other => bail!("unknown option {other:?}\n\n{USAGE}"),
             }
         }
-        if pairs == 0 || secs.is_nan() || secs <= 0.0 {
-            bail!("--pairs and --secs take numbers above 0");
+        if pairs == 0 || rounds == 0 || secs.is_nan() || secs <= 0.0 {
+            bail!("--pairs, --rounds and --secs take numbers above 0");
         }
-        Ok(Self { old: old.with_context(|| format!("--old is missing\n\n{USAGE}"))?, new, pairs, secs, dir })
+        let old = old.with_context(|| format!("--old is missing\n\n{USAGE}"))?;
+        Ok(Self { old, new, pairs, rounds, secs, dir })
     }
 }
 
@@ -112,40 +117,59 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     };
     let place = Place(options.dir.join(format!("reprise-compare-{}", std::process::id())));
     std::fs::create_dir_all(&place.0)?;
-    let builds = [
-        Build::start(&options.old, &place.0.join("old")).context("the old build")?,
-        Build::start(&new, &place.0.join("new")).context("the new build")?,
-    ];
-    println!("new / old, median of {} pairs (middle half)", options.pairs);
-    println!("| | operations a second | processor time of one operation | old, us | new, us |\n|---|---|---|---|---|");
-    for mirrored in [false, true] {
-        for case in CASES {
-            let first = if case.bytes < 1 << 20 { 2000 } else { 100 };
-            let warm = builds.iter().map(|b| b.run(mirrored, case, first)).collect::<Result<Vec<_>>>()?;
-            let slower = warm.iter().map(|s| s.per_sec).fold(f64::INFINITY, f64::min);
-            let count = ((slower * options.secs) as u64).clamp(first, 1_000_000);
-            let mut runs = Vec::new();
-            for pair in 0..options.pairs {
-                // Whoever is first meets what the last run has left behind: each is first as often as the other.
-                let first = pair % 2;
-                let one = builds[first].run(mirrored, case, count)?;
-                let other = builds[1 - first].run(mirrored, case, count)?;
-                runs.push(if first == 0 { (one, other) } else { (other, one) });
-            }
-            let (rate, cpu) = (ratios(&runs, |s| s.per_sec), ratios(&runs, |s| s.cpu_us));
-            let whole = |of: fn(&(Sample, Sample)) -> f64| median(runs.iter().map(of));
-            println!(
-                "| {}, {} | {} | {} | {:.1} | {:.1} |",
-                if mirrored { "mirrored" } else { "alone" },
-                case.name(),
-                spread(&rate),
-                spread(&cpu),
-                whole(|(old, _)| old.cpu_us),
-                whole(|(_, new)| new.cpu_us)
-            );
+    let rows: Vec<(bool, Case)> = [false, true].into_iter().flat_map(|m| CASES.map(|case| (m, case))).collect();
+    let mut runs: Vec<Vec<(Sample, Sample)>> = rows.iter().map(|_| Vec::new()).collect();
+    for round in 0..options.rounds {
+        // Whoever is first gets the better place on a disk, or meets what the last run has left behind: each is first as
+        // often as the other.
+        let mut builds = [("old", &options.old), ("new", &new)];
+        builds.rotate_left(round % 2);
+        let start = |(name, binary): (&str, &PathBuf)| {
+            Build::start(binary, &place.0.join(name)).with_context(|| format!("the {name} build"))
+        };
+        let [one, other] = builds;
+        let mut builds = [start(one)?, start(other)?];
+        builds.rotate_left(round % 2);
+        for ((mirrored, case), runs) in rows.iter().zip(&mut runs) {
+            let pairs = options.pairs * (round + 1) / options.rounds - options.pairs * round / options.rounds;
+            runs.extend(compare(&builds, *mirrored, *case, pairs, options.secs)?);
+        }
+        drop(builds);
+        for name in ["old", "new"] {
+            std::fs::remove_dir_all(place.0.join(name)).context("make room for the next round")?;
         }
     }
+    println!("new / old, median of {} pairs in {} rounds (middle half)", options.pairs, options.rounds);
+    println!("| | operations a second | processor time of one operation | old, us | new, us |\n|---|---|---|---|---|");
+    for ((mirrored, case), runs) in rows.iter().zip(&runs) {
+        let (rate, cpu) = (ratios(runs, |s| s.per_sec), ratios(runs, |s| s.cpu_us));
+        let whole = |of: fn(&(Sample, Sample)) -> f64| median(runs.iter().map(of));
+        println!(
+            "| {}, {} | {} | {} | {:.1} | {:.1} |",
+            if *mirrored { "mirrored" } else { "alone" },
+            case.name(),
+            spread(&rate),
+            spread(&cpu),
+            whole(|(old, _)| old.cpu_us),
+            whole(|(_, new)| new.cpu_us)
+        );
+    }
     Ok(())
+}
+
+/// So many pairs of runs, old and new, as long as the slower one needs for `secs`.
+fn compare(builds: &[Build; 2], mirrored: bool, case: Case, pairs: usize, secs: f64) -> Result<Vec<(Sample, Sample)>> {
+    let first = if case.bytes < 1 << 20 { 2000 } else { 100 };
+    let warm = builds.iter().map(|b| b.run(mirrored, case, first)).collect::<Result<Vec<_>>>()?;
+    let slower = warm.iter().map(|s| s.per_sec).fold(f64::INFINITY, f64::min);
+    let count = ((slower * secs) as u64).clamp(first, 1_000_000);
+    let pair = |n: usize| {
+        let first = n % 2;
+        let one = builds[first].run(mirrored, case, count)?;
+        let other = builds[1 - first].run(mirrored, case, count)?;
+        Ok(if first == 0 { (one, other) } else { (other, one) })
+    };
+    (0..pairs).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -164,7 +188,8 @@ mod tests {
     fn an_old_build_must_be_named() {
         let parsed = |line: &str| Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         assert!(parsed("--old /x --pairs 3").is_ok_and(|o| o.pairs == 3 && o.old == Path::new("/x")));
-        for wrong in ["", "--old", "--old /x --pairs 0", "--old /x --secs 0", "--old /x --what"] {
+        for wrong in ["", "--old", "--old /x --pairs 0", "--old /x --rounds 0", "--old /x --secs 0", "--old /x --what"]
+        {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
     }

@@ -27,8 +27,12 @@ const VOLUME_SECTORS: u64 = VOLUME_BYTES / 512;
 /// What the writers may write, bytes per second. Enough for a thousand writes a second; a limit, so that the checker keeps up.
 const WRITE_RATE: u64 = 6 << 20;
 
-/// How much longer a flush of the source's homes takes until its records have been read after a kill, milliseconds.
+/// How much longer a flush of the source's homes takes, milliseconds. A segment that both boxes have at home is given up with
+/// its records: a home that is slow leaves the checker the time to read them on a busy machine, and after a kill.
 const UNREAD_MS: u64 = 800;
+/// Nothing comes to a mirror any more whose line is silent and which has said the same for so long. A box renews what it
+/// says every 100 ms, less often on a busy machine.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
@@ -82,6 +86,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<String> {
     };
     let log = Arc::new(OpLog::with_file(&setup.dir.join("oplog"))?);
     let history = History::new(SourceRecords::start(a.socket(), GROUP), VOLUMES.to_vec(), VOLUME_SECTORS);
+    a.set_faults(GROUP, &format!("sync .home delay={UNREAD_MS}"))?;
     let mut world = World { a, b, line, log: log.clone(), history, rng, heals: Vec::new() };
 
     let plan =
@@ -145,36 +150,35 @@ impl World {
             }
         }
         // Without its source a mirror comes to rest at some Seq; its homes must be exactly that.
-        let at = self.at_rest().await?;
+        let at = self.at_rest(blow == Blow::Cut(Line::Silent)).await?;
         let homes = self.b.homes(GROUP).await?;
         if blow == Blow::KillSource {
             self.line.set_line(Line::Reset);
-            // What was written in the last moment before the kill has not been read yet, and a segment that both boxes have at
-            // home is given up with its records: home is slow until they are read.
-            self.a.set_faults(GROUP, &format!("sync .home delay={UNREAD_MS}"))?;
             self.a.run().await.context("start the source again")?;
         }
         let ops = self.log.ops();
         self.history.collect(&self.log).await?;
-        self.a.set_faults(GROUP, "")?;
         self.history.holds_acknowledged(&ops)?;
         self.history.is_replay(&homes, at)?;
         self.line.set_line(Line::Up);
         self.healed(at).await
     }
 
-    /// Waits until the mirror has applied all that it has, and says up to where.
-    async fn at_rest(&mut self) -> Result<u64> {
+    /// Waits until the mirror has applied all that it has and nothing more can come, and says up to where.
+    async fn at_rest(&mut self, silent: bool) -> Result<u64> {
         let start = Instant::now();
-        let mut before = None;
+        let mut same: Option<(u64, Instant)> = None;
         loop {
             self.b.still_runs()?;
             let group = self.b.group(GROUP).await?;
-            let (applied, durable) = (position(&group, "applied")?, position(&group, "durable")?);
-            if applied == durable && before == Some(durable) {
+            let [applied, written] = [position(&group, "applied")?, position(&group, "written")?];
+            let before = same.filter(|(at, _)| *at == written);
+            let since = before.map_or_else(Instant::now, |(_, since)| since);
+            same = Some((written, since));
+            let ended = if silent { since.elapsed() >= SILENT_FOR } else { group["link"]["state"]["kind"] != "up" };
+            if applied == written && ended && before.is_some() {
                 return Ok(applied);
             }
-            before = Some(durable);
             if start.elapsed().as_secs() > HEAL_SECS_MAX {
                 bail!("the mirror does not come to rest: {}", group["positions"]);
             }
@@ -204,6 +208,7 @@ impl World {
 
     /// The end: all that was acknowledged is at both homes, which are equal, and a host reads it.
     async fn finish(mut self, setup: &Setup, target: &Target) -> Result<Self> {
+        self.a.set_faults(GROUP, "")?;
         drained(&self.a, &self.b, GROUP).await?;
         let ops = self.log.ops();
         self.history.collect(&self.log).await?;

@@ -29,6 +29,7 @@ cargo xtask COMMAND
   demo [--image FILE] [--stay]   start a pair on this machine, copy a disk image onto it, cut, kill, compare
   bench [OPTIONS]                measure against tgt and write docs/benchmarks.md; --help lists the options
   sim OPTIONS [--patch FILE]     a pair in a simulator; --help lists the options; a patch goes to a scratch copy
+  fuzz [--long]                  every decoder for some seconds, as in `test`
   lint                           fmt, clippy and docs, warnings as errors
 ";
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "sim" => sim::run(rest),
+        "fuzz" => test::run(&[&["--only".to_owned(), "fuzz".to_owned()], rest].concat()),
         "lint" => lint::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -100,6 +100,13 @@ pub struct PeerMeta {
     pub seen: Option<Nonce>,
 }
 
+impl PeerMeta {
+    /// The first copy to it is not complete.
+    pub fn is_copying(&self) -> bool {
+        self.durable.is_none() || self.copy.is_some()
+    }
+}
+
 /// What a box is for a group, and what only a box with that role keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleMeta {

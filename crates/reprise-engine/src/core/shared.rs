@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use reprise_journal::{Journal, JournalConfig, NewRecord, ReadPlan};
-use reprise_types::{BoxId, Extent, Mono, Now, RecordKind, Seq, honest};
+use reprise_journal::{Journal, JournalConfig, JournalStart, NewRecord, ReadPlan};
+use reprise_types::{BoxId, Extent, Mono, Now, Point, RecordKind, Seq, honest};
 
 use super::effects::Effects;
 use super::pins::Pins;
@@ -12,6 +12,7 @@ use super::reads::{ReadDone, Reader, Reads};
 use super::segments::{ReadName, Segments};
 use super::superblock::{Barrier, MetaStore};
 use crate::io::{CacheFill, Io, IoFault, Notice, Token};
+use crate::meta::GroupMeta;
 use crate::signal::Signal;
 
 /// What the node gives a group at start.
@@ -134,6 +135,38 @@ impl Core {
     /// What is in the superblock now is what the last recovery chose: ready once it is durable.
     pub(crate) fn seal(&mut self, barrier: Barrier) {
         self.seal = Some(Seal::Storing(barrier));
+    }
+
+    /// A write of the journal or the superblock failed.
+    pub(crate) fn fence(&mut self, fault: IoFault) {
+        self.meta.note(|meta| meta.fenced = Some(fault.to_string()));
+    }
+
+    /// The journal begins anew, empty behind `start`, and the superblock with it; ready again once that is durable.
+    pub(crate) fn begin_at(&mut self, start: Point, edit: impl FnOnce(&mut GroupMeta)) {
+        // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
+        let unused: Vec<_> = self.journal.segment_ids().collect();
+        let begin = JournalStart::empty(start, self.meta.incarnation);
+        self.journal = Journal::new(self.config.journal, begin, start.seq);
+        self.applied_durable = None;
+        let barrier = self.meta.change(|meta| {
+            meta.trimmed = start;
+            (meta.applied, meta.applying, meta.seal) = (start.seq, start.seq, start);
+            edit(meta);
+        });
+        self.seal(barrier);
+        self.segments.free_after(barrier, unused);
+    }
+
+    /// Nobody needs records of the journal up to here: segments that hold no others are free once that is durable.
+    pub(crate) fn trim(&mut self, to: Seq) {
+        if let Some((trimmed, freed)) = self.journal.trim(to) {
+            let barrier = self.meta.change(|meta| meta.trimmed = trimmed);
+            honest!(
+                self.segments.free_after(barrier, freed),
+                FreedBeforeTrimDurable => self.segments.retire(&mut self.fx, freed),
+            );
+        }
     }
 
     /// Says something to whom it concerns.

@@ -14,6 +14,7 @@ use reprise_link::source::{SourceEvent, SourceSession};
 use reprise_link::throttle::TokenBucket;
 use reprise_types::{Extent, Mono, Now, Point, Role, Seq, honest};
 
+use super::gate::Limit;
 use crate::core::{Core, Open, Part, ReadName, Reader, RegionRead};
 use crate::io::{Effect, HostError, IoFault, LinkInput, Notice, PeerId, Token};
 use crate::meta::CopyState;
@@ -381,18 +382,19 @@ impl Peer {
         }
     }
 
-    /// Hands the link what there is for the peer and what it takes.
-    pub(crate) fn pump(&mut self, core: &mut Core) {
+    /// Hands the link what there is for the peer and what it takes, where nothing holds the peer.
+    pub(crate) fn pump(&mut self, core: &mut Core, limit: Option<Limit>) {
         self.flush_control(core);
+        let open = limit.is_some_and(|limit| limit.why.is_none());
         let collecting = self.collects_burst(core);
-        while !core.link_held() && self.queued < LINK_QUEUE_BYTES {
+        while open && self.queued < LINK_QUEUE_BYTES {
             if !self.send_region(core) && (collecting || !self.send_batch(core)) {
                 break;
             }
         }
         self.read_regions(core);
-        let open = self.session.as_mut().filter(|_| !core.link_held());
-        if let Some(done) = open.and_then(SourceSession::poll_copy_done) {
+        let session = self.session.as_mut().filter(|_| open);
+        if let Some(done) = session.and_then(SourceSession::poll_copy_done) {
             core.fx.send(PeerId::FIRST, Message::CopyDone(done), Vec::new());
         }
     }

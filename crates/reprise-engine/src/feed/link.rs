@@ -5,7 +5,7 @@ use reprise_format::batch::ReceivedBody;
 use reprise_format::link::{
     CloseReason, CopyCursor, GroupOffer, GroupState, Membership, Nonce, Row, Side, Trouble, Volume,
 };
-use reprise_journal::{BodyError, Journal, JournalStart};
+use reprise_journal::BodyError;
 use reprise_link::LinkError;
 use reprise_link::copy::{CopyMark, CopyProgress, CopyRegion};
 use reprise_link::handshake::{self, Consequence, rule_of};
@@ -273,20 +273,11 @@ impl LinkFeed {
 
     /// The journal of a mirror begins where the copy begins.
     fn start_mirror(core: &mut Core, units: &mut Units, start: Point, offer: &GroupOffer) {
-        // A segment that was granted ahead holds nothing, and the journal that begins asks for its own.
-        let unused: Vec<_> = core.journal.segment_ids().collect();
-        let begin = JournalStart::empty(start, core.meta.incarnation);
-        core.journal = Journal::new(core.config.journal, begin, start.seq);
-        units.forget();
-        let barrier = core.meta.change(|meta| {
+        core.begin_at(start, |meta| {
             meta.set_lineage(&offer.lineage);
-            meta.trimmed = start;
-            (meta.applied, meta.applying, meta.seal) = (start.seq, start.seq, start);
             meta.set_copy(Some(CopyState::default()));
         });
-        // What comes waits until the superblock says where the journal begins.
-        core.seal(barrier);
-        core.segments.free_after(barrier, unused);
+        units.forget();
     }
 
     /// Takes a batch into the journal.

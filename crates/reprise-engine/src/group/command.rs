@@ -146,7 +146,7 @@ impl Group {
     /// Not on the source, no such volume, no room in its home, a first copy or a comparison is under way.
     pub fn resize_volume(&mut self, now: Now, slot: VolumeSlot, sectors: SectorCount) -> Result<(), CommandError> {
         self.source_only()?;
-        let copying = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        let copying = self.core.meta.peer().is_some_and(PeerMeta::is_copying);
         if copying || self.core.pins.lowest().is_some() {
             return Err(CommandError::Busy);
         }
@@ -315,7 +315,7 @@ impl Group {
     pub fn verify(&mut self, now: Now, plan: VerifyPlan) -> Result<u64, CommandError> {
         self.source_only()?;
         let peer = self.core.meta.peer().ok_or(CommandError::NoPeer)?;
-        let begun = if peer.durable.is_none() || peer.copy.is_some() {
+        let begun = if peer.is_copying() {
             Err("the first copy is not complete")
         } else if !self.peer.is_streaming() || self.core.link_held() {
             Err("the link is down")

@@ -15,7 +15,7 @@ use crate::core::{Barrier, Core, GroupConfig, MetaStore, Open, Part};
 use crate::cursor::{Leg, Peer};
 use crate::feed::{HostFeed, LinkFeed, Units};
 use crate::io::{Effect, Event, HostError, Io, IoFault, Notice, Token, Until};
-use crate::meta::GroupMeta;
+use crate::meta::{GroupMeta, PeerMeta};
 use crate::repair::Repair;
 use crate::verify::{Verify, VerifyEnd};
 
@@ -164,7 +164,7 @@ impl Group {
         if self.core.is_fenced() {
             return;
         }
-        self.core.meta.note(|meta| meta.fenced = Some(fault.to_string()));
+        self.core.fence(fault);
         self.verify.end(&mut self.core, VerifyEnd::Stopped { reason: "the group is fenced" });
         self.core.fx.notice(Notice::Fenced(fault));
         self.host.fail_all(&mut self.core, &mut self.units, HostError::Fenced);
@@ -209,7 +209,7 @@ impl Group {
 
     fn pump_parts(&mut self) {
         // A first copy reads what is durable, beside hosts that write.
-        let copies = self.core.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some());
+        let copies = self.core.meta.peer().is_some_and(PeerMeta::is_copying);
         self.core.journal.keep_covered(copies && self.core.meta.role() == Role::Source);
         self.want_segment();
         let paced = self.pace_until > self.core.now.mono && self.core.meta.role() == Role::Source;
@@ -224,7 +224,8 @@ impl Group {
         self.route();
         // What the feed has to say by this time goes before what follows for it.
         self.feed.flush_control(&mut self.core);
-        self.peer.pump(&mut self.core);
+        let limit = self.peer_limit();
+        self.peer.pump(&mut self.core, limit);
         self.route();
         let standing = self.standing();
         self.feed.pump(&mut self.core, &mut self.units, standing);
@@ -258,13 +259,8 @@ impl Group {
     }
 
     fn trim(&mut self) {
-        let Some(to) = self.holders().map(|(_, after)| after).min() else { return };
-        if let Some((trimmed, freed)) = self.core.journal.trim(to) {
-            let barrier = self.core.meta.change(|meta| meta.trimmed = trimmed);
-            honest!(
-                self.core.segments.free_after(barrier, freed),
-                FreedBeforeTrimDurable => self.core.segments.retire(&mut self.core.fx, freed),
-            );
+        if let Some(to) = self.holders().map(|(_, after)| after).min() {
+            self.core.trim(to);
         }
     }
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use reprise_api::{MirrorTroubleKind, Name};
-use reprise_format::link::Row;
-use reprise_link::handshake::{Consequence, rule_of};
+use reprise_link::handshake::rule_of;
 use reprise_types::{Role, Seq};
 
 use super::image::{self, Heard};
@@ -154,14 +153,9 @@ fn room(seen: &GroupSeen<'_>, subject: &str) -> Option<Told> {
     Some(Message::HomeTooSmall { volume, bytes: sectors.bytes(), why: &why }.about(subject))
 }
 
-/// The verdict that ended the link for good.
-fn stopped(snapshot: &Snapshot) -> Option<Row> {
-    snapshot.link.row.filter(|row| rule_of(*row).consequence != Consequence::Stream)
-}
-
 fn link(seen: &GroupSeen<'_>, subject: &str) -> Vec<Told> {
     let (snapshot, mut found) = (seen.snapshot, Vec::new());
-    let stopped = stopped(snapshot).map(rule_of);
+    let stopped = view::stopping(snapshot).map(rule_of);
     if let Some(rule) = stopped {
         found.push(Message::LinkStopped { why: rule.label, advice: rule.advice }.about(subject));
     }
@@ -237,6 +231,7 @@ fn cache(seen: &GroupSeen<'_>, subject: &str) -> Option<Told> {
 #[cfg(test)]
 mod tests {
     use reprise_engine::GroupMeta;
+    use reprise_format::link::Row;
     use reprise_types::VolumeSlot;
 
     use super::super::view::known_name;

@@ -1,8 +1,9 @@
 //! Who may change this box, and who may ask a peer meanwhile.
 //!
 //! Two locks order the control plane. `commands` is held by every command of this box that changes what there is, from its
-//! first look to its end, so that two of them never decide on the same state. `change` is held while what there is on this
-//! box is changed, by commands of this box and of a peer alike. A command takes `commands` first, and gives `change` back
+//! first look to its end, so that two of them never decide on the same state. `change` is held while groups, homes and what the
+//! box knows of its peers are made, moved or ended, by commands of this box and of a peer alike; what one group's thread does in
+//! one step (a peer or a volume put in or taken out, read-only, a pause, a size) its thread puts in order by itself. A command takes `commands` first, and gives `change` back
 //! before it asks a peer: two boxes that ask each other while each holds its own would wait for each other.
 //!
 //! That order is a matter of types here. A [`Task`] is all a tokio task has to take the locks with, and only

@@ -7,7 +7,7 @@ use reprise_api::{
     LinkStatus, MirrorTrouble, MirrorTroubleKind, Name, Rates, SessionStatus, TargetStatus, Totals, VolumeKind,
     VolumeState, VolumeStatus,
 };
-use reprise_engine::{CacheFill, GroupMeta, Hold, PeerTrouble, VolumeMeta};
+use reprise_engine::{CacheFill, GroupMeta, Hold, PeerMeta, PeerTrouble, VolumeMeta};
 use reprise_format::link::Row;
 use reprise_link::handshake::{Consequence, rule_of};
 use reprise_scsi::Naa;
@@ -53,7 +53,7 @@ pub(crate) fn known_name(text: &str) -> Name {
 }
 
 /// The row, if it is one on which data does not flow.
-fn stopping(snapshot: &Snapshot) -> Option<Row> {
+pub(super) fn stopping(snapshot: &Snapshot) -> Option<Row> {
     snapshot.link.row.filter(|row| rule_of(*row).consequence != Consequence::Stream)
 }
 
@@ -64,7 +64,7 @@ fn advice(row: Row) -> String {
 
 fn copy_unfinished(meta: &GroupMeta) -> bool {
     match meta.role() {
-        Role::Source => meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some()),
+        Role::Source => meta.peer().is_some_and(PeerMeta::is_copying),
         Role::Mirror => meta.copy().is_some(),
     }
 }
@@ -376,7 +376,7 @@ pub(crate) fn failed_status(
 pub(crate) mod tests {
     use std::sync::Arc;
 
-    use reprise_engine::{Branch, CopyState, LegMeta, PeerMeta, RoleMeta};
+    use reprise_engine::{Branch, CopyState, LegMeta, RoleMeta};
     use reprise_format::link::Instance;
     use reprise_types::{BoxId, BranchId, Point, Positions, SectorCount, Seq, VolumeSlot};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use reprise_engine::Notice;
+use reprise_engine::{Notice, PeerMeta};
 use reprise_format::link::Row;
 use reprise_link::handshake::rule_of;
 use reprise_media::MediaKind;
@@ -333,8 +333,7 @@ impl Inner {
 
 /// The group's first copy is not complete.
 fn under_way(snapshot: &Snapshot) -> bool {
-    snapshot.meta.role() == Role::Source
-        && snapshot.meta.peer().is_some_and(|p| p.durable.is_none() || p.copy.is_some())
+    snapshot.meta.role() == Role::Source && snapshot.meta.peer().is_some_and(PeerMeta::is_copying)
 }
 
 fn copy_waits(snapshot: &Snapshot) -> Option<String> {

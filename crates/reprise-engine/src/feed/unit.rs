@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use reprise_journal::ChangeRecord;
 use reprise_link::LinkError;
-use reprise_types::{Extent, Sector, SectorCount, Seq, UnitState, VolumeSlot, honest};
+use reprise_types::{Extent, RecordKind, Sector, SectorCount, Seq, UnitState, VolumeSlot, honest};
 
 use crate::core::{Barrier, Core, SUPERBLOCK_FILL_OWN, SUPERBLOCK_FILL_PEER, superblock_has_room};
 use crate::io::{Effect, HostError, HostReply, Io, IoFault, Token};
@@ -60,12 +60,12 @@ pub(crate) struct Units {
     first: VecDeque<First>,
     /// What is on its way to the superblock, which a mirror's acknowledgement waits for.
     kept: VecDeque<Kept>,
-    /// The newest record that this box has appended of each volume's state (false) and size (true).
-    appended: BTreeMap<(VolumeSlot, bool), Seq>,
+    /// The newest record of each kind that this box has appended for a volume.
+    appended: BTreeMap<(VolumeSlot, RecordKind), Seq>,
     /// Sizes that the durable superblock holds, of volumes for which a larger one is on its way there.
     lasting: BTreeMap<VolumeSlot, SectorCount>,
-    /// Records that sizes (true) and states of units come from, as far as this process has seen them.
-    taken: BTreeMap<(VolumeSlot, bool), Seq>,
+    /// Records of each kind that sizes and states of units come from, as far as this process has seen them.
+    taken: BTreeMap<(VolumeSlot, RecordKind), Seq>,
     /// What the homes have room for.
     homes: BTreeMap<VolumeSlot, SectorCount>,
     /// A size of the source that a home here has no room for.
@@ -114,7 +114,7 @@ impl Units {
     fn append(&mut self, core: &mut Core, io: Option<Io>, volume: VolumeSlot, what: What) {
         let extent = Extent { volume, sector: Sector::ZERO, sectors: SectorCount::from_raw(0) };
         let seq = core.append(what.kind(), extent, what.payload());
-        self.appended.insert((volume, what.is_size()), seq);
+        self.appended.insert((volume, what.kind()), seq);
         self.changes.push_back(Change { record: UnitRecord { seq, volume, what }, io });
     }
 
@@ -160,7 +160,7 @@ impl Units {
     /// A record counts from here on, if it is the newest of its volume. Gives the size, where it is a larger one.
     fn take(&mut self, core: &mut Core, record: UnitRecord) -> Option<(VolumeSlot, SectorCount)> {
         let UnitRecord { seq, volume: slot, what } = record;
-        let taken = self.taken.entry((slot, what.is_size())).or_default();
+        let taken = self.taken.entry((slot, what.kind())).or_default();
         if *taken > seq {
             return None;
         }
@@ -170,7 +170,7 @@ impl Units {
             self.too_large = Some((slot, sectors));
             return None;
         }
-        *self.taken.entry((slot, what.is_size())).or_default() = seq;
+        *self.taken.entry((slot, what.kind())).or_default() = seq;
         let before = core.meta.volume(slot)?.sectors;
         let larger = match what {
             What::Size(sectors) if sectors <= before => return None,
@@ -287,7 +287,7 @@ impl Units {
             let stored = [What::Size(volume.sectors), What::State(volume.unit.clone().unwrap_or_default())];
             for what in stored {
                 let on_its_way = |seq: &Seq| *seq > held;
-                if !self.appended.get(&(slot, what.is_size())).is_some_and(on_its_way) {
+                if !self.appended.get(&(slot, what.kind())).is_some_and(on_its_way) {
                     self.append(core, None, slot, what);
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use reprise_journal::BatchPlace;
-use reprise_types::{Seq, VolumeSlot, honest};
+use reprise_types::{RecordKind, Seq, VolumeSlot, honest};
 
 use super::change::{UnitRecord, What};
 use crate::core::{Core, Open, Part, ReadName};
@@ -33,8 +33,8 @@ struct ReplayStep {
 struct Reading {
     waiting: VecDeque<BatchPlace>,
     under_way: usize,
-    /// By volume, sizes apart from states: the newest record found.
-    found: BTreeMap<(VolumeSlot, bool), (Seq, What)>,
+    /// The newest record of each kind found for a volume.
+    found: BTreeMap<(VolumeSlot, RecordKind), (Seq, What)>,
     /// The last record of the newest batch that could not be read: what is older may not be the newest.
     unread_to: Seq,
     /// The group opens when it is done.
@@ -114,7 +114,7 @@ impl Replay {
             Some(batch) => {
                 for (record, payload) in batch.records() {
                     let Some(what) = What::of(record.descriptor.kind, payload) else { continue };
-                    let newest = reading.found.entry((record.descriptor.volume, what.is_size()));
+                    let newest = reading.found.entry((record.descriptor.volume, what.kind()));
                     let newest = newest.or_insert_with(|| (record.seq, what.clone()));
                     if record.seq > newest.0 {
                         *newest = (record.seq, what);

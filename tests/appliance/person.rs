@@ -8,6 +8,8 @@ use super::vm::Vm;
 
 /// Longest wait for what follows a key.
 const ANSWER: Duration = Duration::from_secs(90);
+/// After so long without a question the page is drawn again, by Ctrl-L.
+const REDRAW: Duration = Duration::from_secs(15);
 /// So long nothing must come before a screen is taken as complete.
 const CALM: Duration = Duration::from_millis(150);
 
@@ -78,7 +80,14 @@ impl Person {
 
     /// Waits for the question, then types the answer and Enter.
     pub(super) fn answers(&mut self, question: &str, answer: &str) -> Result<()> {
-        self.until(question, ANSWER, |p| p.prompt().starts_with(question))?;
+        let begun = Instant::now();
+        while let Err(error) = self.until(question, REDRAW, |p| p.prompt().starts_with(question)) {
+            if begun.elapsed() >= ANSWER {
+                return Err(error);
+            }
+            // The system may have said something where is typed: whoever sits there has the page drawn again.
+            self.vm.serial.send("\x0c")?;
+        }
         self.types(answer)?;
         // Else the next answer could be typed too early.
         self.until("the end of a question", ANSWER, |p| !p.prompt().starts_with(question))

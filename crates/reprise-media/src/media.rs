@@ -139,8 +139,8 @@ pub struct Media {
 
 /// How often a lock is tried, every 10 ms. It may be held for a moment by nobody who matters: by udev, which looks at every
 /// device that was closed after writing, and by the kernel, which keeps the files of a process that was killed open until
-/// the requests of its ring have ended. A busy disk may take a second for those.
-const LOCK_TRIES: u32 = 300;
+/// the requests of its ring have ended. A busy disk may take seconds for those.
+const LOCK_TRIES: u32 = 800;
 
 impl Media {
     /// Opens a file or block device that exists.
